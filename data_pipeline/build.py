@@ -1,0 +1,345 @@
+"""Makes a database, stage by stage; what is there and still right is used again."""
+
+import dataclasses
+import platform
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+
+from data_pipeline import chunks, corpora, database, dataset, deduplicate, index
+from data_pipeline import neighbours as neighbour_tables
+from data_pipeline.config import DataConfig
+from data_pipeline.documents import Document, Skipped
+from data_pipeline.embedder import load_embedder
+from data_pipeline.engine import fingerprint, read_json, run_stage, write_json
+from data_pipeline.progress import Progress, say
+from data_pipeline.tokenizer import Tokenizer
+
+STAGES = (
+    "documents",
+    "tokenizer",
+    "chunks",
+    "embeddings",
+    "index",
+    "neighbours",
+    "dataset",
+)
+_TEXTS_AT_ONCE = 1024
+_RECALL_QUERIES = 1000
+
+
+class Build:
+    """The stages of one database; a method makes each, from what those before it made."""
+
+    def __init__(self, cfg: DataConfig, folder: Path):
+        """Raises ValueError, naming the field, if `cfg` is not consistent."""
+        cfg.validate()
+        self._cfg = cfg
+        self._folder = folder
+        self._contents: dict[str, str] = {}
+
+    def run(self, last_stage: str = STAGES[-1]) -> None:
+        """Makes all stages up to the last one named; the manifest after the last of all.
+
+        Raises:
+            ValueError: for an unknown stage, or a corpus that holds nothing usable.
+        """
+        if last_stage not in STAGES:
+            raise ValueError(f"no stage {last_stage!r}; there are {', '.join(STAGES)}")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for stage in STAGES[: STAGES.index(last_stage) + 1]:
+            if stage == "dataset":
+                self._write_manifest()  # the dataset is made from a finished database
+            getattr(self, f"make_{stage}")()
+
+    def make_documents(self) -> None:
+        """Reads the corpus, splits it and drops copies."""
+        cfg = self._cfg
+        settings: dict[str, object] = {
+            "corpus": corpus_identity(cfg.corpus),
+            "embedded_size_bytes": None if cfg.corpus else cfg.embedded_size_bytes,
+            "validation_share": cfg.validation_share,
+            "test_share": cfg.test_share,
+            "shard_size_bytes": cfg.shard_size_bytes,
+        }
+        self._stage("documents", settings, (), ["all"], self._write_documents)
+
+    def _write_documents(self, _, folder: Path) -> None:
+        skipped = Skipped()
+        limit = None if self._cfg.corpus else self._cfg.embedded_size_bytes
+        say(f"reading {self._cfg.corpus or 'the text of this Python installation'}")
+        read = corpora.read_documents(self._cfg.corpus, skipped, max_size_bytes=limit)
+        kept = deduplicate.deduplicate(
+            read, self._cfg.validation_share, self._cfg.test_share
+        )
+        for line in skipped.summary_lines():
+            say(f"left out: {line}")
+        if not kept.documents["train"]:
+            raise ValueError(
+                f"no training document is left of {self._cfg.corpus!r}: give more text, "
+                "or smaller data.validation_share and data.test_share"
+            )
+        facts = {
+            "exact_duplicates": kept.exact_duplicates,
+            "near_duplicates": kept.near_duplicates,
+            "skipped": skipped.as_dict(),
+        }
+        for split, documents in kept.documents.items():
+            size_bytes = sum(len(document.text.encode()) for document in documents)
+            facts[split] = {"documents": len(documents), "size_bytes": size_bytes}
+            say(f"{split}: {len(documents):,} documents, {size_bytes / 1e6:.2f} MB")
+            self._write_split(folder, split, documents)
+        say(
+            f"dropped {kept.exact_duplicates} exact duplicates and "
+            f"{kept.near_duplicates} near copies of held-out documents"
+        )
+        write_json(folder / "facts.json", facts)
+
+    def _write_split(self, folder: Path, split: str, documents: list[Document]) -> None:
+        """A Parquet file for about every `shard_size_bytes` of text."""
+        shard: list[Document] = []
+        number = row = size_bytes = 0
+        for position, document in enumerate(documents, start=1):
+            shard.append(document)
+            size_bytes += len(document.text.encode())
+            if size_bytes >= self._cfg.shard_size_bytes or position == len(documents):
+                path = folder / f"{split}-{number:05d}.parquet"
+                database.write_documents(path, shard, first_row=row)
+                number, row, size_bytes, shard = number + 1, position, 0, []
+
+    def make_tokenizer(self) -> None:
+        """Trains the tokenizer on the training split, or takes the one that is given."""
+        cfg = self._cfg
+        if cfg.tokenizer:  # a damaged one is noticed here, before it is copied
+            settings: dict[str, object] = {
+                "model": Tokenizer.load(cfg.tokenizer).fingerprint
+            }
+            inputs: tuple[str, ...] = ()
+        else:
+            settings, inputs = {"vocab_size": cfg.vocab_size}, ("documents",)
+        self._stage("tokenizer", settings, inputs, ["all"], self._write_tokenizer)
+
+    def _write_tokenizer(self, _, folder: Path) -> None:
+        path = folder / "tokenizer.model"
+        if self._cfg.tokenizer:
+            path.write_bytes(Path(self._cfg.tokenizer).read_bytes())
+            return
+        say("training the tokenizer")
+        texts = (
+            text for shard in self._shard_names("train") for text in self._texts(shard)
+        )
+        Tokenizer.train(texts, self._cfg.vocab_size, path)
+
+    def make_chunks(self) -> None:
+        """Cuts the documents of every split."""
+        settings = {"chunk_len": self._cfg.chunk_len}
+        inputs = ("documents", "tokenizer")
+        shards = self._shard_names()
+        with Progress("chunks", len(shards), "shards") as progress:
+            tokenizer = Tokenizer.load(self._path("tokenizer", "tokenizer.model"))
+
+            def cut(shard: str, folder: Path) -> None:
+                table = self._read_documents(shard, ["row", "text"])
+                first_row = table.column("row")[0].as_py()
+                texts = table.column("text").to_pylist()
+                chunks.write_shard(
+                    texts, first_row, tokenizer, self._cfg.chunk_len, folder
+                )
+                progress.advance(1)
+
+            self._stage("chunks", settings, inputs, shards, cut)
+
+    def make_embeddings(self) -> None:
+        """Embeds every chunk; held-out ones too, as queries."""
+        embedder = load_embedder(self._cfg.embedder)
+        settings = {"embedder": embedder.fingerprint}
+        shards = self._shard_names()
+        tables = {shard: self._chunk_shard(shard) for shard in shards}
+        todo = [s for s in shards if not (self._folder / "embeddings" / s).exists()]
+        total = sum(len(tables[shard]) for shard in todo)
+        tokenizer = Tokenizer.load(self._path("tokenizer", "tokenizer.model"))
+        with Progress("embeddings", total, "chunks") as progress:
+
+            def embed(shard: str, folder: Path) -> None:
+                tokens_TM = tables[shard].take("tokens", np.arange(len(tables[shard])))
+                blocks = []
+                for start in range(0, len(tokens_TM), _TEXTS_AT_ONCE):
+                    block = tokens_TM[start : start + _TEXTS_AT_ONCE]
+                    texts = [tokenizer.decode(tokens_M) for tokens_M in block]
+                    blocks.append(embedder.embed(texts).astype(np.float16))
+                    progress.advance(len(texts))
+                np.save(
+                    folder / "vectors.npy", np.concatenate(blocks), allow_pickle=False
+                )
+
+            self._stage("embeddings", settings, ("chunks", "tokenizer"), shards, embed)
+
+    def make_index(self) -> None:
+        """Indexes the training chunks and measures the recall on held-out ones."""
+        settings = {"kind": self._cfg.index, "recall_target": self._cfg.recall_target}
+        self._stage("index", settings, ("embeddings",), ["all"], self._write_index)
+
+    def _write_index(self, _, folder: Path) -> None:
+        vectors_TW = self._vectors("train")
+        say(f"indexing {len(vectors_TW):,} vectors")
+        held_out = [self._vectors(split) for split in ("validation", "test")]
+        queries_QW = np.concatenate(held_out)[: 2 * _RECALL_QUERIES]
+        built = index.build_index(
+            vectors_TW,
+            self._cfg.index,
+            recall_target=self._cfg.recall_target,
+            queries_QW=queries_QW[::2],
+        )
+        queries_QW = queries_QW[1::2]  # measured with others than it was tuned with
+        if not len(queries_QW):
+            queries_QW = vectors_TW[:_RECALL_QUERIES]
+        recall = {
+            f"recall@{k}": index.measure_recall(built, vectors_TW, queries_QW, k)
+            for k in (2, 10)
+            if k <= len(vectors_TW)
+        }
+        built.save(folder / "index")
+        facts = {"kind": type(built).__name__, "queries": len(queries_QW), **recall}
+        write_json(folder / "facts.json", facts)
+        say(f"{facts['kind']}: " + ", ".join(f"{n} {v:.3f}" for n, v in recall.items()))
+
+    def make_neighbours(self) -> None:
+        """Finds the neighbours of every chunk of every split."""
+        settings = {"candidates": self._cfg.candidates}
+        shards = self._shard_names()
+        self._write_manifest()
+        opened = database.Database.open(self._folder)
+        todo = [s for s in shards if not (self._folder / "neighbours" / s).exists()]
+        total = sum(len(self._chunk_shard(shard)) for shard in todo)
+        with Progress("neighbours", total, "chunks") as progress:
+
+            def find(shard: str, folder: Path) -> None:
+                split, number = shard.split("-")
+                rows = opened.chunks(split).rows_of_shard(int(number))
+                queries = database.vectors(self._folder / "embeddings" / shard)
+                ids, distances = neighbour_tables.find_neighbours(
+                    opened.index,
+                    queries,
+                    self._cfg.candidates,
+                    opened.allowed_for(split, rows),
+                )
+                neighbour_tables.write_shard(folder, ids, distances)
+                progress.advance(len(queries))
+
+            inputs = ("chunks", "embeddings", "index")
+            self._stage("neighbours", settings, inputs, shards, find)
+
+    def make_dataset(self) -> None:
+        """Packs chunks and neighbours into sequences."""
+        fields = ("sequence_chunks", "num_neighbours", "neighbour_len", "seed")
+        settings = {name: getattr(self._cfg, name) for name in fields}
+        opened = database.Database.open(self._folder)
+
+        def write(_, folder: Path) -> None:
+            say("writing sequences")
+            dataset.write(opened, self._cfg, folder)
+
+        inputs = ("chunks", "neighbours", "tokenizer")
+        self._stage("dataset", settings, inputs, ["all"], write)
+
+    def _stage(
+        self,
+        name: str,
+        settings: Mapping,
+        inputs: tuple[str, ...],
+        shards: list[str],
+        make_shard: Callable[[str, Path], None],
+    ) -> None:
+        self._contents[name] = run_stage(
+            self._folder / name,
+            {"format": database.FORMAT_VERSION, **settings},
+            {stage: self._contents[stage] for stage in inputs},
+            shards,
+            make_shard,
+        )
+
+    def _path(self, stage: str, file: str) -> Path:
+        return self._folder / stage / "all" / file
+
+    def _shard_names(self, split: str = "*") -> list[str]:
+        paths = (self._folder / "documents" / "all").glob(f"{split}-*.parquet")
+        return sorted(path.stem for path in paths)
+
+    def _read_documents(self, shard: str, columns: list[str]):
+        path = self._path("documents", f"{shard}.parquet")
+        return pyarrow.parquet.read_table(path, columns=columns)
+
+    def _texts(self, shard: str) -> list[str]:
+        return self._read_documents(shard, ["text"]).column("text").to_pylist()
+
+    def _chunk_shard(self, shard: str) -> chunks.ChunkTable:
+        return chunks.ChunkTable([self._folder / "chunks" / shard])
+
+    def _vectors(self, split: str) -> np.ndarray:
+        """All vectors of a split in memory, float32."""
+        shards = self._shard_names(split)
+        parts = [database.vectors(self._folder / "embeddings" / s) for s in shards]
+        width = load_embedder(self._cfg.embedder).width if not parts else 0
+        empty = np.zeros((0, width), np.float32)
+        return np.concatenate(parts).astype(np.float32) if parts else empty
+
+    def _write_manifest(self) -> None:
+        """Says what the directory holds; the database is open to readers from now on."""
+        tokenizer = Tokenizer.load(self._path("tokenizer", "tokenizer.model"))
+        embedder = load_embedder(self._cfg.embedder)
+        made_before = {
+            stage: self._contents[stage]
+            for stage in STAGES[:-1]
+            if stage in self._contents
+        }
+        num_chunks = {
+            split: sum(len(self._chunk_shard(s)) for s in self._shard_names(split))
+            for split in dataset.SPLITS
+        }
+        manifest = {
+            "format_version": database.FORMAT_VERSION,
+            "fingerprint": fingerprint(made_before),
+            "contents": made_before,
+            "chunk_len": self._cfg.chunk_len,
+            "vocab_size": tokenizer.vocab_size,
+            "tokenizer_fingerprint": tokenizer.fingerprint,
+            "embedder": self._cfg.embedder,
+            "embedder_fingerprint": embedder.fingerprint,
+            "embedding_width": embedder.width,
+            "corpus": self._cfg.corpus or "the text of this Python installation",
+            "chunks": num_chunks,
+            "documents": read_json(self._path("documents", "facts.json")),
+            "index": read_json(self._path("index", "facts.json")),
+            "settings": dataclasses.asdict(self._cfg),
+        }
+        write_json(self._folder / "manifest.json", manifest)
+
+
+def corpus_identity(corpus: str) -> dict:
+    """What tells whether a corpus is still the one that was read.
+
+    For files their names, sizes and times of change; for this Python's own text the
+    versions of what is installed; for a named dataset its name.
+    """
+    if corpus in ("", "python"):
+        installed = sorted(
+            f"{found.metadata['Name']}=={found.version}"
+            for found in metadata.distributions()
+        )
+        return {
+            "python": platform.python_version(),
+            "installed": fingerprint(installed),
+        }
+    path = Path(corpus)
+    if not path.exists():  # tfds:NAME, hf:NAME, or a mistake, which the reader explains
+        return {"corpus": corpus}
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*"))
+    listing = [
+        [str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns]
+        for file in files
+        if file.is_file()
+    ]
+    return {"files": fingerprint(listing)}

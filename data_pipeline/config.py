@@ -1,0 +1,50 @@
+"""Settings of the data: the corpus, the database and the sequences made from them."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
+class DataConfig:
+    """From text to batches. Changing a field makes again what depends on it, no more."""
+
+    corpus: str = ""  # folder, file, tfds:NAME or hf:NAME; '' = this Python's own text
+    embedded_size_bytes: int = 8_000_000  # how much of this Python's own text
+    validation_share: float = 0.02  # of documents
+    test_share: float = 0.04  # of documents
+    tokenizer: str = ""  # a SentencePiece .model; '' = train one
+    vocab_size: int = 4096  # of a trained tokenizer, at most
+    chunk_len: int = 64  # tokens (M)
+    embedder: str = "minilm"  # or a folder with a BERT, or a sentence-transformers name
+    index: str = "auto"  # exact | scann; auto = exact while it is small
+    recall_target: float = 0.97  # recall@2 that a ScaNN index is tuned to
+    candidates: int = 8  # neighbours kept for a chunk; a sequence picks among them
+    shard_size_bytes: int = (
+        2_000_000  # text of a shard, the unit of work and of resuming
+    )
+    sequence_chunks: int = 8  # chunks of a sequence (C)
+    num_neighbours: int = 2  # of a chunk (N)
+    neighbour_len: int = 128  # tokens of a neighbour (R), a multiple of chunk_len
+    seed: int = 0  # order of documents in training sequences
+
+    def validate(self) -> None:
+        """Raises ValueError, naming the field, if the data can't be made."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if type(value) is int and value < (0 if field.name == "seed" else 1):
+                raise ValueError(f"data.{field.name} must be at least 1, is {value}")
+        if self.neighbour_len % self.chunk_len:
+            raise ValueError(
+                f"data.neighbour_len {self.neighbour_len} is not a multiple of "
+                f"data.chunk_len {self.chunk_len}"
+            )
+        if self.candidates < self.num_neighbours:
+            raise ValueError(
+                f"data.candidates {self.candidates} is less than data.num_neighbours "
+                f"{self.num_neighbours}"
+            )
+        shares = (self.validation_share, self.test_share)
+        if min(shares) < 0 or sum(shares) >= 1:
+            raise ValueError(
+                "data.validation_share and data.test_share must not be negative and "
+                f"must leave something to train on, are {shares}"
+            )

@@ -1,0 +1,247 @@
+"""Sequences of chunks with their neighbours, as a TFDS dataset of TFRecord files.
+
+Written once, then read by anything that reads TFDS: `tfds.builder_from_directory(...)`
+needs no code of ours. Neighbour tokens are materialised, so that training reads one
+stream and no table; neighbour ids are kept, so that every example can be traced.
+"""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from data_pipeline.config import DataConfig
+from data_pipeline.database import Database
+
+VERSION = "1.0.0"
+SPLITS = ("train", "validation", "test")
+
+
+def windows(
+    documents: Int[np.ndarray, " D"],
+    first_chunk_D: Int[np.ndarray, " D"],
+    num_chunks_D: Int[np.ndarray, " D"],
+    sequence_chunks: int,
+    stride: int,
+    *,
+    keep_incomplete: bool,
+) -> Int[np.ndarray, "S C"]:
+    """Chunk ids of sequences: windows over the chunks of documents, one after the other.
+
+    Args:
+        documents: rows of documents, in the order in which their chunks follow.
+        first_chunk_D, num_chunks_D: where each document's chunks are, by row.
+        sequence_chunks: C.
+        stride: chunks from one window's start to the next; less than C repeats the last
+            C - stride chunks of a window as context of the next.
+        keep_incomplete: also the last window, filled up with -1.
+    """
+    stream = np.concatenate(
+        [
+            np.arange(first_chunk_D[d], first_chunk_D[d] + num_chunks_D[d])
+            for d in documents
+        ]
+        or [np.zeros(0, np.int64)]
+    )
+    last_start = len(stream) - sequence_chunks
+    count = max(last_start // stride + 1, 0)
+    covered = (count - 1) * stride + sequence_chunks if count else 0
+    if keep_incomplete and covered < len(stream):
+        count += 1
+        missing = (count - 1) * stride + sequence_chunks - len(stream)
+        stream = np.append(stream, np.full(missing, -1))
+    starts = np.arange(count) * stride
+    return stream[starts[:, None] + np.arange(sequence_chunks)]
+
+
+def sequences(database: Database, split: str, cfg: DataConfig) -> Iterator[dict]:
+    """Examples of a split, in order.
+
+    Training: documents in an order drawn from `cfg.seed`, each chunk once. Validation
+    and test: documents in their own order, windows that overlap by half, of which only
+    the new half is scored; so all text is scored once, most of it with long context and
+    with neighbours. (Paper, section 4: a window of 2048 and a stride of 1024.)
+    """
+    table = database.chunks(split)
+    document_of = table.column("documents")
+    rows, first_chunk, num_chunks = np.unique(
+        document_of, return_index=True, return_counts=True
+    )
+    is_train = split == "train"
+    stride = cfg.sequence_chunks if is_train else max(cfg.sequence_chunks // 2, 1)
+    order = np.arange(len(rows))
+    if is_train:
+        np.random.default_rng(cfg.seed).shuffle(order)
+    ids_SC = windows(
+        order,
+        first_chunk,
+        num_chunks,
+        cfg.sequence_chunks,
+        stride,
+        keep_incomplete=not is_train,
+    )
+    for number, ids_C in enumerate(ids_SC):
+        context = 0 if number == 0 else cfg.sequence_chunks - stride
+        yield _example(database, split, cfg, ids_C, context, document_of)
+
+
+def _example(
+    database: Database, split: str, cfg: DataConfig, ids_C, context, document_of
+):
+    table, tokenizer = database.chunks(split), database.tokenizer
+    # One chunk more than the sequence has, for the target of its last position.
+    following = ids_C[-1] + 1 if ids_C[-1] >= 0 else -1
+    there = 0 <= following < len(table)
+    wide = np.append(ids_C, following if there else -1)
+    documents = np.where(wide >= 0, document_of[np.maximum(wide, 0)], -1)
+    real = (
+        np.arange(cfg.chunk_len)
+        < np.where(wide >= 0, table.take("lengths", np.maximum(wide, 0)), 0)[:, None]
+    )
+    tokens = np.where(real, table.take("tokens", np.maximum(wide, 0)), 0).reshape(-1)
+    # Documents of a sequence get the segments 1, 2, ... in the order they appear in.
+    segment_of_chunk = np.cumsum(np.append(True, documents[1:] != documents[:-1]))
+    segments = np.where(real, segment_of_chunk[:, None], 0).reshape(-1)
+    length = cfg.sequence_chunks * cfg.chunk_len
+    inputs, targets = tokens[:length], tokens[1 : length + 1]
+    weights = (segments[:length] == segments[1 : length + 1]) & (segments[:length] > 0)
+    weights[: context * cfg.chunk_len] = False  # scored in the window before
+    neighbours = _neighbours(database, split, cfg, ids_C, documents[:-1])
+    return {
+        "inputs_L": inputs.astype(np.int32),
+        "targets_L": targets.astype(np.int32),
+        "loss_weights_L": weights.astype(np.uint8),
+        "target_bytes_L": tokenizer.token_bytes_V[targets].astype(np.int32),
+        "segments_L": segments[:length].astype(np.int32),
+        "documents_C": documents[:-1].astype(np.int64),
+        **neighbours,
+    }
+
+
+def _neighbours(database: Database, split: str, cfg: DataConfig, ids_C, documents_C):
+    """Neighbours of a sequence's chunks, from none of the sequence's own documents."""
+    own = np.unique(documents_C) if split == "train" else np.zeros(0, np.int64)
+    ids_CN, distances_CN = database.neighbours(split).outside(
+        ids_C, own, database.document_of_chunk, cfg.num_neighbours
+    )
+    tokens_CNR, lengths_CN = database.chunks().passages(ids_CN, cfg.neighbour_len)
+    return {
+        "neighbours_CNR": tokens_CNR.astype(np.int32),
+        "neighbour_lengths_CN": lengths_CN.astype(np.int32),
+        "neighbour_ids_CN": ids_CN,
+        "neighbour_distances_CN": distances_CN,
+    }
+
+
+def write(database: Database, cfg: DataConfig, folder: Path) -> None:
+    """Writes all splits below `folder`, as `retro/VERSION/`; same input, same bytes.
+
+    A split of no documents is left out.
+
+    Raises:
+        ValueError: if there is less training text than one sequence.
+    """
+    import tensorflow_datasets as tfds
+
+    num_chunks = len(database.chunks())
+    if num_chunks < cfg.sequence_chunks:
+        raise ValueError(
+            f"{database.folder} has {num_chunks} training chunks, less than "
+            f"data.sequence_chunks={cfg.sequence_chunks}: give more text"
+        )
+
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
+        _builder(database, cfg, folder).download_and_prepare()
+    for path in sorted(folder.rglob("*.tfrecord-*")):
+        _order_features(path)
+
+
+def _order_features(path: Path) -> None:
+    """Writes a record file again, with each example's features in one order.
+
+    Protobuf puts them in an order that differs from process to process.
+    """
+    import tensorflow as tf
+
+    temporary = path.with_name(f".{path.name}.tmp")
+    with tf.io.TFRecordWriter(str(temporary)) as writer:
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            example = tf.train.Example.FromString(record)
+            writer.write(example.SerializeToString(deterministic=True))
+    os.replace(temporary, path)
+
+
+def _builder(database: Database, cfg: DataConfig, folder: Path):
+    # TensorFlow takes seconds to import; only who writes or reads sequences pays.
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    length, chunks = cfg.sequence_chunks * cfg.chunk_len, cfg.sequence_chunks
+    per_chunk = (chunks, cfg.num_neighbours)
+
+    def tensor(shape, dtype):
+        return tfds.features.Tensor(shape=shape, dtype=dtype)
+
+    version = tfds.core.Version(VERSION)
+
+    # Registered, it could be made once in a process only. TFDS carries no types.
+    class Retro(  # type: ignore[call-arg]
+        tfds.core.GeneratorBasedBuilder, skip_registration=True
+    ):
+        """Token sequences with the neighbours of each of their chunks."""
+
+        VERSION = version
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description="Token sequences with the neighbours of their chunks.",
+                disable_shuffling=True,  # the order is ours: shuffled documents
+                metadata=tfds.core.MetadataDict(
+                    {"database": database.fingerprint, "data": _identity(cfg)}
+                ),
+                features=tfds.features.FeaturesDict(
+                    {
+                        "inputs_L": tensor((length,), tf.int32),
+                        "targets_L": tensor((length,), tf.int32),
+                        "loss_weights_L": tensor((length,), tf.uint8),
+                        "target_bytes_L": tensor((length,), tf.int32),
+                        "segments_L": tensor((length,), tf.int32),
+                        "documents_C": tensor((chunks,), tf.int64),
+                        "neighbours_CNR": tensor(
+                            (*per_chunk, cfg.neighbour_len), tf.int32
+                        ),
+                        "neighbour_lengths_CN": tensor(per_chunk, tf.int32),
+                        "neighbour_ids_CN": tensor(per_chunk, tf.int64),
+                        "neighbour_distances_CN": tensor(per_chunk, tf.float32),
+                    }
+                ),
+            )
+
+        def _split_generators(self, dl_manager):
+            # TFDS refuses a split without examples.
+            return {
+                split: self._generate_examples(split)
+                for split in SPLITS
+                if len(database.chunks(split))
+            }
+
+        def _generate_examples(self, split):
+            yield from enumerate(sequences(database, split, cfg))
+
+    return Retro(data_dir=str(folder))
+
+
+def _identity(cfg: DataConfig) -> dict:
+    return {
+        "sequence_chunks": cfg.sequence_chunks,
+        "chunk_len": cfg.chunk_len,
+        "num_neighbours": cfg.num_neighbours,
+        "neighbour_len": cfg.neighbour_len,
+        "seed": cfg.seed,
+    }

@@ -1,0 +1,59 @@
+"""A document, and the account of what a corpus held that could not become one."""
+
+from dataclasses import dataclass
+
+_NAMES_KEPT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text with where it comes from.
+
+    Attributes:
+      id: unique within its corpus.
+      text: holds something but white space, and can be encoded as UTF-8.
+      title: what to call it when it is shown as a source.
+      uri: where a reader finds the original.
+      licence: as its publisher names it; empty if not known.
+    """
+
+    id: str
+    text: str
+    title: str = ""
+    uri: str = ""
+    licence: str = ""
+
+
+class Skipped:
+    """Counts what was left out of a corpus by reason, and names the first of each."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """Counts one file or record; `reason` is a few words, as "undecodable"."""
+        self._counts[reason] = self._counts.get(reason, 0) + 1
+        names = self._names.setdefault(reason, [])
+        if len(names) < _NAMES_KEPT:
+            names.append(name)
+
+    @property
+    def total(self) -> int:
+        """How much was left out, for whatever reason."""
+        return sum(self._counts.values())
+
+    def summary_lines(self) -> list[str]:
+        """One line a reason, by name: "3 undecodable: notes/a.txt, b.bin, c.txt"."""
+        return [
+            f"{count} {reason}: {', '.join(self._names[reason])}"
+            + (", ..." if count > len(self._names[reason]) else "")
+            for reason, count in sorted(self._counts.items())
+        ]
+
+    def as_dict(self) -> dict[str, dict[str, int | list[str]]]:
+        """Reason -> its count and the names of the first, for JSON."""
+        return {
+            reason: {"count": count, "names": list(self._names[reason])}
+            for reason, count in sorted(self._counts.items())
+        }

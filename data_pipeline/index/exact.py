@@ -1,0 +1,260 @@
+"""Exact nearest neighbours in numpy, and what every index checks and writes.
+
+The vectors may be a memory map: memory is bounded by the block, whatever Q and T are.
+The letter P here counts pairs of a query and a row.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, Int64
+
+META = "meta.json"
+FORMAT_VERSION = 1
+_QUERIES = 1024
+_ROWS = 32_768  # a block of scores is 128 MB
+_PAIRS = 16_384
+_SLACK = 1e-5  # relative rounding of the fast distances, generously
+
+
+def check_vectors(vectors_TW: np.ndarray, name: str = "vectors") -> None:
+    """Refuses what makes a distance meaningless, reading one block at a time.
+
+    Raises:
+      ValueError: for another rank, no float dtype, or a row that is zero, not finite, or
+        so large or small that its square is.
+    """
+    if vectors_TW.ndim != 2:
+        raise ValueError(f"{name} must be (rows, width), not {vectors_TW.shape}")
+    if not np.issubdtype(vectors_TW.dtype, np.floating):
+        raise ValueError(f"{name} must be floats, not {vectors_TW.dtype}")
+    if not vectors_TW.shape[1]:
+        raise ValueError(f"{name} have width 0")
+    for start in range(0, len(vectors_TW), _ROWS):
+        norms_T = _squared_norms(_float32(vectors_TW[start : start + _ROWS]))
+        bad_T = np.flatnonzero(~np.isfinite(norms_T) | (norms_T == 0))
+        if bad_T.size:
+            raise ValueError(
+                f"row {start + bad_T[0]} of {name} is zero, not finite or out of range "
+                f"(squared norm {norms_T[bad_T[0]]})"
+            )
+
+
+def check_queries(queries_QW: np.ndarray, k: int, width: int) -> None:
+    """Checks queries as `check_vectors` does, and that k and their width fit.
+
+    Raises:
+      ValueError: naming what is wrong.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    check_vectors(queries_QW, "queries")
+    if queries_QW.shape[1] != width:
+        raise ValueError(
+            f"queries have width {queries_QW.shape[1]}, the index has {width}"
+        )
+
+
+class ExactIndex:
+    """Compares every query with every row; satisfies `Index`."""
+
+    def __init__(self, vectors_TW: Float[np.ndarray, "T W"]):
+        """Takes float16 or float32 vectors as they are, checked before (`build_index`).
+
+        Other floats become float32.
+        """
+        if vectors_TW.dtype not in (np.float16, np.float32):
+            vectors_TW = vectors_TW.astype(np.float32)
+        self._vectors_TW = vectors_TW
+
+    @property
+    def size(self) -> int:
+        """T, the number of rows."""
+        return len(self._vectors_TW)
+
+    @property
+    def width(self) -> int:
+        """W, the width of a vector."""
+        return self._vectors_TW.shape[1]
+
+    def search(
+        self, queries_QW: Float[np.ndarray, "Q W"], k: int
+    ) -> tuple[Int64[np.ndarray, "Q N"], Float32[np.ndarray, "Q N"]]:
+        """See `Index.search`.
+
+        A matrix product gives distances fast and roughly; rows that may be among the k
+        nearest are computed again without cancellation, so ties are found exactly.
+        """
+        check_queries(queries_QW, k, self.width)
+        queries_QW = _float32(queries_QW)
+        ids_QN = np.full((len(queries_QW), k), -1, np.int64)
+        distances_QN = np.full((len(queries_QW), k), np.inf, np.float32)
+        for row in range(0, self.size, _ROWS):
+            rows_TW = _float32(self._vectors_TW[row : row + _ROWS])
+            norms_T = _squared_norms(rows_TW)
+            for start in range(0, len(queries_QW), _QUERIES):
+                block = slice(start, start + _QUERIES)
+                ids_QN[block], distances_QN[block] = _merge(
+                    rows_TW,
+                    norms_T,
+                    queries_QW[block],
+                    (ids_QN[block], distances_QN[block]),
+                    row,
+                )
+        return ids_QN, distances_QN
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """See `Index.save`: vectors.npy in the dtype it has, and meta.json."""
+
+        def write(folder: pathlib.Path) -> None:
+            np.save(folder / "vectors.npy", self._vectors_TW, allow_pickle=False)
+
+        facts = {"kind": "exact", "size": self.size, "width": self.width}
+        save_folder(folder, write, facts)
+
+    @classmethod
+    def load(cls, folder: pathlib.Path) -> "ExactIndex":
+        """Opens the memory map in a folder that `load_index` has checked."""
+        vectors_TW = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        return cls(vectors_TW)
+
+
+def _merge(
+    rows_TW: np.ndarray,
+    norms_T: np.ndarray,
+    queries_QW: np.ndarray,
+    best: tuple[np.ndarray, np.ndarray],
+    first_row: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of what is known and of one block of rows."""
+    ids_QN, distances_QN = best
+    query_P, row_P = _candidates(rows_TW, norms_T, queries_QW, distances_QN)
+    distance_P = pair_distances(rows_TW, queries_QW, query_P, row_P)
+    known_P, place_P = np.nonzero(ids_QN >= 0)
+    query_P = np.concatenate([known_P, query_P])
+    id_P = np.concatenate([ids_QN[known_P, place_P], row_P + first_row])
+    distance_P = np.concatenate([distances_QN[known_P, place_P], distance_P])
+    order_P = np.lexsort((id_P, distance_P, query_P))
+    query_P = query_P[order_P]
+    counts_Q = np.bincount(query_P, minlength=len(queries_QW))
+    starts_Q = np.cumsum(counts_Q) - counts_Q
+    rank_P = np.arange(len(query_P)) - starts_Q[query_P]
+    keep_P = rank_P < ids_QN.shape[1]
+    ids_QN, distances_QN = np.full_like(ids_QN, -1), np.full_like(distances_QN, np.inf)
+    place = (query_P[keep_P], rank_P[keep_P])
+    ids_QN[place] = id_P[order_P][keep_P]
+    distances_QN[place] = distance_P[order_P][keep_P]
+    return ids_QN, distances_QN
+
+
+def _candidates(
+    rows_TW: np.ndarray,
+    norms_T: np.ndarray,
+    queries_QW: np.ndarray,
+    distances_QN: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs that may be among the k nearest: all that are, and few that are not.
+
+    The k-th smallest of the minima of groups of rows bounds the k-th smallest distance
+    from above. It costs two passes over the scores, far less than a partition of them.
+    """
+    k, num_rows = distances_QN.shape[1], len(rows_TW)
+    query_norms_Q = _squared_norms(queries_QW)
+    scores_QT = queries_QW @ rows_TW.T
+    scores_QT *= -2
+    scores_QT += norms_T
+    limit_Q = distances_QN[:, -1] - query_norms_Q
+    if k <= num_rows:
+        group = min(32, num_rows // k)
+        groups = num_rows // group
+        grouped_QGT = scores_QT[:, : group * groups].reshape(-1, group, groups)
+        minima_QT = grouped_QGT.min(axis=1)
+        kth_Q = np.partition(minima_QT, k - 1, axis=1)[:, k - 1]
+        limit_Q = np.minimum(limit_Q, kth_Q)
+    limit_Q += 2 * _SLACK * (query_norms_Q + norms_T.max())
+    query_P, row_P = np.nonzero(scores_QT <= limit_Q[:, None])
+    return query_P, row_P
+
+
+def pair_distances(
+    vectors_TW: np.ndarray,
+    queries_QW: np.ndarray,
+    query_P: Int64[np.ndarray, " P"],
+    row_P: Int64[np.ndarray, " P"],
+) -> Float32[np.ndarray, " P"]:
+    """Gives squared distances of pairs (query, row), rounded once from float64.
+
+    So a distance depends on its two vectors alone, not on where they stand.
+    """
+    distances_P = np.empty(len(query_P), np.float32)
+    for start in range(0, len(query_P), _PAIRS):
+        pairs = slice(start, start + _PAIRS)
+        difference_PW = vectors_TW[row_P[pairs]].astype(np.float64)
+        difference_PW -= queries_QW[query_P[pairs]]
+        distances_P[pairs] = np.square(difference_PW, out=difference_PW).sum(axis=1)
+    return distances_P
+
+
+def _squared_norms(vectors_TW: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        return np.einsum("TW,TW->T", vectors_TW, vectors_TW)
+
+
+def _float32(vectors_TW: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(vectors_TW, np.float32)
+
+
+def save_folder(
+    folder: str | os.PathLike[str],
+    write: Callable[[pathlib.Path], None],
+    facts: dict[str, Any],
+) -> None:
+    """Writes an index folder under a temporary name, then renames it.
+
+    An index that was there is replaced; between the two renames there is none.
+    """
+    folder = pathlib.Path(folder)
+    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
+    old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    write(temporary)
+    sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
+    meta = {"format_version": FORMAT_VERSION, **facts, "file_sizes_bytes": sizes}
+    text = json.dumps(meta, indent=2, sort_keys=True) + "\n"
+    (temporary / META).write_text(text, encoding="utf-8")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(temporary, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def check_files(folder: pathlib.Path, meta: dict[str, Any]) -> None:
+    """Checks version and files of an index folder against its meta.json.
+
+    Raises:
+      ValueError: naming the file that is missing, truncated or not of this index.
+    """
+    if meta.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder / META} has format version {meta.get('format_version')!r}, this "
+            f"code reads {FORMAT_VERSION}: build the index again"
+        )
+    sizes = meta["file_sizes_bytes"]
+    extra = sorted({path.name for path in folder.iterdir()} - set(sizes) - {META})
+    if extra:  # ScaNN would unpickle a file of document ids if it found one
+        raise ValueError(f"{folder / extra[0]} does not belong to this index")
+    for name, size_bytes in sorted(sizes.items()):
+        path = folder / name
+        found_bytes = path.stat().st_size if path.exists() else None
+        if found_bytes != size_bytes:
+            raise ValueError(
+                f"{path} has {found_bytes} bytes, {size_bytes} were written: "
+                "build the index again"
+            )

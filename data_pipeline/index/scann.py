@@ -1,0 +1,279 @@
+"""Approximate nearest neighbours with ScaNN.
+
+ScaNN ends the process when a vector is not finite and fills rows it does not find with
+id 0 at distance NaN: nothing unchecked goes in, nothing unmasked comes out. It is used
+without document ids, the only thing it would pickle.
+"""
+
+import contextlib
+import importlib
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from absl import logging
+from jaxtyping import Float, Float32, Int64
+
+from data_pipeline.index import exact
+
+MIN_ROWS = 1_000  # fewer do not train its quantiser
+_REORDER = 100  # candidates whose distance is computed exactly, per query
+_TUNING_QUERIES, _MIN_TUNING_QUERIES = 1_000, 100
+# Part of the way from the target to 1: queries to come are not those tuned with.
+_TUNING_MARGIN = 0.3
+_TUNING_K = 2  # the paper's neighbours of a chunk
+_PARALLEL_QUERIES = 64
+_NORMS = "squared_norms.npy"
+_UNIT = 2e-3  # how far float16 may move the squared norm of a unit vector
+
+
+def import_scann() -> Any:
+    """Imports ScaNN's search without TensorFlow.
+
+    ScaNN imports TensorFlow when it finds it, for operations not used here: 10 s and
+    600 MB, and a crash when their versions do not fit. A thread that imports TensorFlow
+    for the first time at this very moment would not find it.
+
+    Raises:
+      ImportError: where there is no ScaNN (it has Linux wheels only).
+    """
+    missing = object()
+    tensorflow: Any = sys.modules.get("tensorflow", missing)
+    sys.modules["tensorflow"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("scann").scann_ops_pybind
+    finally:
+        if tensorflow is missing:
+            del sys.modules["tensorflow"]
+        else:
+            sys.modules["tensorflow"] = tensorflow
+
+
+class ScannIndex:
+    """A tree of about 2 sqrt(T) leaves over quantised vectors; satisfies `Index`.
+
+    Distances are exact, to float32, for the rows returned. Which rows are found depends
+    on the data; the number of leaves searched was chosen for `recall` of 2 neighbours.
+    """
+
+    def __init__(self, searcher: Any, norms_T: np.ndarray, facts: dict[str, Any]):
+        """Takes ScaNN's searcher and what is kept beside it; use build or load."""
+        self._searcher = searcher
+        self._norms_T = norms_T  # squared
+        self._facts = facts
+
+    @property
+    def size(self) -> int:
+        """T, the number of rows."""
+        return int(self._facts["size"])
+
+    @property
+    def width(self) -> int:
+        """W, the width of a vector."""
+        return int(self._facts["width"])
+
+    @property
+    def leaves_to_search(self) -> int:
+        """Leaves searched for each query, as tuned at the build."""
+        return int(self._facts["leaves_to_search"])
+
+    @property
+    def recall(self) -> float:
+        """Recall of 2 neighbours measured at the build, on rows without themselves."""
+        return float(self._facts["recall_at_2"])
+
+    @classmethod
+    def build(
+        cls,
+        vectors_TW: Float[np.ndarray, "T W"],
+        *,
+        recall_target: float,
+        seed: int,
+        queries_QW: Float[np.ndarray, "Q W"] | None = None,
+    ) -> "ScannIndex":
+        """Trains, then raises the leaves searched until the recall is reached.
+
+        Takes at least 1,000 vectors, checked before (`build_index`), and copies them to
+        memory as float32. The same input gives the same index.
+
+        Unit vectors, which every embedder gives, are searched by dot product, for which
+        ScaNN has its best quantiser and spilling; others by distance.
+
+        Source: Guo et al. 2020 (arXiv 1908.10396); spilling: Sun et al. 2023 (SOAR, arXiv
+        2404.00774), which more than halves the leaves needed.
+        """
+        vectors_TW = np.ascontiguousarray(vectors_TW, np.float32)
+        num_leaves = round(2 * len(vectors_TW) ** 0.5)
+        norms_T = np.square(vectors_TW).sum(axis=1)
+        is_unit = bool(np.abs(norms_T - 1).max() < _UNIT)
+        searcher = _train(vectors_TW, num_leaves, is_unit=is_unit)
+        facts = {
+            "kind": "scann",
+            "size": len(vectors_TW),
+            "width": vectors_TW.shape[1],
+            "measure": "dot_product" if is_unit else "squared_l2",
+            "num_leaves": num_leaves,
+            "leaves_to_search": num_leaves,
+            "recall_at_2": 1.0,
+            "recall_target": recall_target,
+        }
+        index = cls(searcher, norms_T, facts)
+        if queries_QW is None or len(queries_QW) < _MIN_TUNING_QUERIES:
+            num_queries = min(_TUNING_QUERIES, len(vectors_TW))
+            rng = np.random.default_rng(seed)
+            rows_Q = np.sort(rng.choice(len(vectors_TW), num_queries, replace=False))
+            index._tune(vectors_TW, vectors_TW[rows_Q], rows_Q, recall_target)
+        else:
+            queries_QW = np.asarray(queries_QW[:_TUNING_QUERIES], np.float32)
+            nobody_Q = np.full(len(queries_QW), -1)
+            index._tune(vectors_TW, queries_QW, nobody_Q, recall_target)
+        return index
+
+    def _tune(self, vectors_TW, queries_QW, rows_Q, target: float) -> None:
+        """Raises the leaves searched; a query does not count its own row, if it has one."""
+        nearest = exact.ExactIndex(vectors_TW).search(queries_QW, _TUNING_K + 1)
+        limit_Q = _without(rows_Q, *nearest)[:, -1] + 1e-6
+        aim = target + _TUNING_MARGIN * (1 - target)
+        num_leaves = self._facts["num_leaves"]
+        leaves, recall = max(1, num_leaves // 100), 0.0
+        while True:
+            self._facts["leaves_to_search"] = leaves
+            found = self.search(queries_QW, _TUNING_K + 1)
+            recall = float(np.mean(_without(rows_Q, *found) <= limit_Q[:, None]))
+            if recall >= aim or leaves == num_leaves:
+                break
+            leaves = min(num_leaves, max(leaves + 1, leaves * 5 // 4))
+        self._facts["recall_at_2"] = recall
+        logging.info(
+            "ScaNN: %d of %d leaves give recall@2 %.3f", leaves, num_leaves, recall
+        )
+        if recall < target:
+            logging.warning("ScaNN: recall@2 %.3f is below %.3f", recall, target)
+
+    def search(
+        self, queries_QW: Float[np.ndarray, "Q W"], k: int
+    ) -> tuple[Int64[np.ndarray, "Q N"], Float32[np.ndarray, "Q N"]]:
+        """See `Index.search`; equal distances at the k-th place may lose a lower row."""
+        exact.check_queries(queries_QW, k, self.width)
+        queries_QW = np.ascontiguousarray(queries_QW, np.float32)
+        ids_QN = np.full((len(queries_QW), k), -1, np.int64)
+        distances_QN = np.full((len(queries_QW), k), np.inf, np.float32)
+        if not len(queries_QW):
+            return ids_QN, distances_QN
+        num_found = min(k, self.size)
+        found = self._search(queries_QW, num_found, self.leaves_to_search)
+        # Where the searched leaves hold fewer than k, the others are searched as well.
+        short_Q = np.flatnonzero((found[0] < 0).any(axis=1))
+        if short_Q.size:
+            all_leaves = self._facts["num_leaves"]
+            rest = self._search(queries_QW[short_Q], num_found, all_leaves)
+            found[0][short_Q], found[1][short_Q] = rest
+        ids_QN[:, :num_found], distances_QN[:, :num_found] = found
+        return ids_QN, distances_QN
+
+    def _search(
+        self, queries_QW: np.ndarray, k: int, leaves: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        is_large = len(queries_QW) >= _PARALLEL_QUERIES
+        name = "search_batched_parallel" if is_large else "search_batched"
+        ids_QN, distances_QN = getattr(self._searcher, name)(
+            queries_QW,
+            final_num_neighbors=k,
+            pre_reorder_num_neighbors=min(self.size, max(_REORDER, 4 * k)),
+            leaves_to_search=leaves,
+        )
+        is_padding_QN = ~np.isfinite(distances_QN)
+        if self._facts["measure"] == "dot_product":
+            norms_QN = np.square(queries_QW).sum(axis=1, keepdims=True)
+            norms_QN = norms_QN + self._norms_T[np.where(is_padding_QN, 0, ids_QN)]
+            distances_QN = norms_QN - 2 * distances_QN
+        ids_QN = np.where(is_padding_QN, -1, ids_QN.astype(np.int64))
+        distances_QN = np.where(is_padding_QN, np.inf, np.maximum(distances_QN, 0))
+        order_QN = np.lexsort((ids_QN, distances_QN))
+        return (
+            np.take_along_axis(ids_QN, order_QN, axis=1),
+            np.take_along_axis(distances_QN, order_QN, axis=1).astype(np.float32),
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """See `Index.save`: ScaNN's own files, which may be moved, and meta.json."""
+
+        def write(folder: pathlib.Path) -> None:
+            self._searcher.serialize(os.fspath(folder), relative_path=True)
+            np.save(folder / _NORMS, self._norms_T, allow_pickle=False)
+
+        exact.save_folder(folder, write, self._facts)
+
+    @classmethod
+    def load(cls, folder: pathlib.Path, meta: dict[str, Any]) -> "ScannIndex":
+        """Reads into memory the files of a folder that `load_index` has checked."""
+        facts = {
+            name: value
+            for name, value in meta.items()
+            if name not in ("format_version", "file_sizes_bytes")
+        }
+        try:
+            searcher = import_scann().load_searcher(
+                os.fspath(folder), assets_backcompat_shim=False
+            )
+        except RuntimeError as error:
+            raise ValueError(f"ScaNN cannot read {folder}: {error}") from error
+        norms_T = np.load(folder / _NORMS, allow_pickle=False)
+        return cls(searcher, norms_T, facts)
+
+
+def _train(vectors_TW: np.ndarray, num_leaves: int, *, is_unit: bool) -> Any:
+    """ScaNN's searcher; the same for the same vectors.
+
+    For that it trains in one thread from k-means++: its random start has no fixed seed
+    and its threads sum in any order. Shards keep the other cores busy.
+    """
+    scann_ops = import_scann()
+    builder = scann_ops.builder(
+        vectors_TW, 10, "dot_product" if is_unit else "squared_l2"
+    )
+    builder.tree(
+        num_leaves=num_leaves,
+        num_leaves_to_search=num_leaves,
+        training_sample_size=min(len(vectors_TW), 250_000),
+        soar_lambda=1.0 if is_unit else None,
+    )
+    # The threshold of anisotropic quantisation that its authors use; none for distances.
+    builder.score_ah(
+        2, anisotropic_quantization_threshold=0.2 if is_unit else float("nan")
+    )
+    config = builder.reorder(_REORDER).create_config()
+    start, fixed_start = "RANDOM_INITIALIZATION", "DEFAULT_KMEANS_PLUS_PLUS"
+    if start not in config:
+        raise RuntimeError("this version of ScaNN has another start: use scann==1.4.2")
+    with _native_log_aside():
+        return scann_ops.create_searcher(
+            vectors_TW, config.replace(start, fixed_start), training_threads=1
+        )
+
+
+@contextlib.contextmanager
+def _native_log_aside() -> Iterator[None]:
+    """Keeps the C++ library's lines about its training off the terminal; its errors
+    come as exceptions."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def _without(
+    rows_Q: np.ndarray, ids_QN: np.ndarray, distances_QN: np.ndarray
+) -> np.ndarray:
+    """Distances of the neighbours that are not the query's own row: one fewer."""
+    kept_QN = np.where(ids_QN == rows_Q[:, None], np.inf, distances_QN)
+    return np.sort(kept_QN, axis=1)[:, :-1]

@@ -1,0 +1,118 @@
+"""Finds the neighbours of every chunk once, before training.
+
+The table is keyed by chunk id and knows no sequences: every packing, split and ablation
+shares it. It therefore keeps more candidates for a chunk than a model reads, so that a
+sequence can pass over those from its own documents.
+
+    ids.npy        (T, N) int64 chunk ids of the database, nearest first; -1 = absent
+    distances.npy  (T, N) float32 squared L2 distances; inf where absent
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from data_pipeline.chunks import open_array
+from data_pipeline.index import Index
+
+_QUERIES_AT_ONCE = 2048
+
+
+def find_neighbours(
+    index: Index,
+    queries_QW: Float[np.ndarray, "Q W"],
+    num_neighbours: int,
+    allowed: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> tuple[Int[np.ndarray, "Q N"], Float[np.ndarray, "Q N"]]:
+    """The nearest allowed entries of each query.
+
+    A query whose nearest entries are mostly forbidden (a long document full of its own
+    kind) is asked again with four times the candidates, until it has enough or the whole
+    database was looked at: a fixed margin would leave such chunks without neighbours.
+
+    Args:
+        allowed: called with query rows (Q,) and candidate ids (Q, K); False forbids.
+    Returns:
+        Ids and squared distances; -1 and inf where the database holds no more.
+    """
+    ids_QN = np.full((len(queries_QW), num_neighbours), -1, np.int64)
+    distances_QN = np.full(ids_QN.shape, np.inf, np.float32)
+    open_rows = np.arange(len(queries_QW))
+    num_candidates = 2 * num_neighbours
+    while len(open_rows) and index.size:
+        num_candidates = min(num_candidates, index.size)
+        lacking = []
+        for start in range(0, len(open_rows), _QUERIES_AT_ONCE):
+            rows = open_rows[start : start + _QUERIES_AT_ONCE]
+            ids, distances = index.search(
+                np.asarray(queries_QW[rows], np.float32), num_candidates
+            )
+            keep = (ids >= 0) & allowed(rows, np.maximum(ids, 0))
+            ids_QN[rows], distances_QN[rows], counts = _first_kept(
+                ids, distances, keep, num_neighbours
+            )
+            lacking.append(rows[counts < num_neighbours])
+        if num_candidates == index.size:
+            break
+        open_rows = np.concatenate(lacking)
+        num_candidates *= 4
+    return ids_QN, distances_QN
+
+
+def _first_kept(ids, distances, keep, num_neighbours: int):
+    """The first `num_neighbours` kept entries of each row, in order, and how many."""
+    order = np.argsort(~keep, axis=1, kind="stable")[:, :num_neighbours]
+    kept = np.take_along_axis(keep, order, axis=1)
+    found = np.where(kept, np.take_along_axis(ids, order, axis=1), -1)
+    distance = np.where(kept, np.take_along_axis(distances, order, axis=1), np.inf)
+    padding = ((0, 0), (0, num_neighbours - order.shape[1]))
+    return (
+        np.pad(found, padding, constant_values=-1),
+        np.pad(distance.astype(np.float32), padding, constant_values=np.inf),
+        np.count_nonzero(kept, axis=1),
+    )
+
+
+def write_shard(folder: Path, ids_TN, distances_TN) -> None:
+    """Writes the neighbours of a shard of chunks."""
+    np.save(folder / "ids.npy", ids_TN, allow_pickle=False)
+    np.save(folder / "distances.npy", distances_TN, allow_pickle=False)
+
+
+class NeighbourTable:
+    """The neighbours of all chunks of a split; 12 bytes for each are held in memory."""
+
+    def __init__(self, shards: list[Path]):
+        """Reads the shards, in the order of the chunk table's."""
+        self.ids_TN = np.concatenate([open_array(s / "ids.npy") for s in shards])
+        self.distances_TN = np.concatenate(
+            [open_array(s / "distances.npy") for s in shards]
+        )
+
+    def outside(
+        self,
+        ids_C: Int[np.ndarray, " C"],
+        documents_D: Int[np.ndarray, " D"],
+        document_of: np.ndarray,
+        num_neighbours: int,
+    ) -> tuple[Int[np.ndarray, "C N"], Float[np.ndarray, "C N"]]:
+        """The nearest neighbours of chunks that come from none of these documents.
+
+        Args:
+            ids_C: chunks; -1 (padding) has no neighbours.
+            documents_D: documents of the database that must not be retrieved from.
+            document_of: document of each chunk of the database.
+            num_neighbours: N; absent ones get id -1 and distance inf.
+        """
+        candidates = self.ids_TN[np.maximum(ids_C, 0)]
+        distances = self.distances_TN[np.maximum(ids_C, 0)]
+        keep: Bool[np.ndarray, "C K"] = (candidates >= 0) & (ids_C >= 0)[:, None]
+        if len(documents_D):
+            found_in = document_of[np.maximum(candidates, 0)]
+            keep &= ~np.isin(found_in, documents_D)
+        ids, kept_distances, _ = _first_kept(
+            candidates, distances, keep, num_neighbours
+        )
+        return ids, kept_distances

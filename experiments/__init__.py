@@ -1,0 +1,1 @@
+"""Where the model and the data pipeline meet: configurations, entry points, reports."""

@@ -1,0 +1,63 @@
+"""What the command lines share: mistakes and Ctrl-C end in one line, not in a traceback."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import logging
+
+INTERRUPTED = 130  # as a shell reports Ctrl-C
+USER_ERROR = 2
+
+# Errors that say what the user can do about them; all others are ours and keep their
+# traceback.
+_EXPLAINED = (ValueError, FloatingPointError, OSError, ImportError)
+
+
+def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
+    """Runs a command and gives its exit status.
+
+    `RETRO_TRACEBACK=1` shows the traceback of every error.
+    """
+    logging.set_verbosity(logging.WARNING)  # libraries'; ours speaks through print
+    try:
+        command(argv)
+    except KeyboardInterrupt:
+        print(
+            "\nstopped; the same command goes on from here", file=sys.stderr, flush=True
+        )
+        return INTERRUPTED
+    except _EXPLAINED as error:
+        if os.environ.get("RETRO_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return USER_ERROR
+    return 0
+
+
+def no_arguments(argv: list[str]) -> None:
+    """Raises ValueError for what is neither a flag nor a flag's value."""
+    if len(argv) > 1:
+        raise ValueError(
+            f"unknown argument {argv[1]!r}; flags are written --name=value"
+        )
+
+
+def folder(path: str | None) -> Path:
+    """The folder, made if need be.
+
+    Raises:
+        ValueError: if it can't be written to.
+    """
+    if not path:
+        raise ValueError("the name of a folder is empty")
+    made = Path(path).expanduser().absolute()
+    try:
+        made.mkdir(parents=True, exist_ok=True)
+        probe = made / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"can't write to {made}: {error.strerror}") from error
+    return made

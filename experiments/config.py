@@ -1,0 +1,68 @@
+"""One experiment: its data, its model, how it is trained and how it is judged."""
+
+import dataclasses
+import json
+
+from data_pipeline.config import DataConfig
+from retro_jax.config import MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
+
+
+@dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
+class EvaluationConfig:
+    """What is measured on held-out documents, and what is generated."""
+
+    split: str = "test"  # validation | test
+    batch_size: int = 8  # sequences
+    max_sequences: int = 0  # of the split; 0 = all
+    num_samples: int = 3  # continuations of held-out documents in the report
+    sample_tokens: int = 64
+    prompt: str = ""  # what --job=generate continues
+    temperature: float = 0.0  # 0 = the likeliest token
+    top_p: float = 0.95
+    seed: int = 0  # of random neighbours, of the bootstrap and of sampling
+
+
+@dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
+class Experiment:
+    """All settings of a run. A config file's `get_config(arg)` returns one."""
+
+    data: DataConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+
+    def validate(self) -> None:
+        """Raises ValueError, naming the field, if the parts do not fit together."""
+        self.data.validate()
+        self.model.validate()
+        self.train.validate()
+        for name in ("chunk_len", "neighbour_len"):
+            of_data, of_model = getattr(self.data, name), getattr(self.model, name)
+            if of_data != of_model:
+                raise ValueError(
+                    f"data.{name} is {of_data} and model.{name} is {of_model}: they "
+                    "must be equal"
+                )
+        if self.evaluation.split not in ("validation", "test"):
+            raise ValueError(
+                "evaluation.split must be validation or test, is "
+                f"{self.evaluation.split!r}"
+            )
+
+    def set_vocab_size(self, vocab_size: int) -> None:
+        """Fits the model to a tokenizer; rounded up, so that a mesh can divide it."""
+        self.model.vocab_size = -(-vocab_size // 128) * 128
+
+    def identity(self) -> dict:
+        """What a checkpoint must agree with to be gone on from, as JSON.
+
+        Not the number of steps, so that a run can be made longer, nor what only says how
+        often something is written.
+        """
+        settings = dataclasses.asdict(self)
+        for name in ("steps", "log_every", "checkpoint_every", "keep_checkpoints"):
+            del settings["train"][name]
+        kept = {part: settings[part] for part in ("model", "optimizer", "train")}
+        return json.loads(json.dumps(kept))

@@ -1,0 +1,52 @@
+"""The whole of RETRO on a laptop, in minutes: what `make train` runs.
+
+    python -m experiments.build_database --config=experiments/configs/tiny.py \
+        --database=work/tiny/database
+    python -m experiments.main --config=experiments/configs/tiny.py --workdir=work/tiny \
+        --job=train
+
+`:baseline` is the same model without retrieval, for comparison. The chunk (64), the
+neighbour (128) and two neighbours a chunk are the paper's; all else is smaller, and CCA
+starts as a copier (`retro_jax/mimetic.py`): 0.7 M tokens are too few to find copying.
+"""
+
+from data_pipeline.config import DataConfig
+from experiments.config import Experiment
+from retro_jax.config import ModelConfig, OptimizerConfig, TrainConfig
+
+
+def get_config(arg: str = "") -> Experiment:
+    """`arg` is '' for RETRO or 'baseline'."""
+    if arg not in ("", "baseline"):
+        raise ValueError(f"tiny.py knows '' and 'baseline', not {arg!r}")
+    is_baseline = arg == "baseline"
+    return Experiment(
+        data=DataConfig(
+            embedded_size_bytes=4_000_000,
+            validation_share=0.02,
+            test_share=0.07,
+            vocab_size=2048,
+            shard_size_bytes=1_000_000,
+        ),
+        model=ModelConfig(
+            vocab_size=2048,
+            depth=4,
+            width=128,
+            num_heads=2,
+            head_size=64,
+            ffw_width=512,
+            cca_layers=() if is_baseline else (2, 4),
+            encoder_depth=1,
+            encoder_width=128,
+            encoder_heads=2,
+            encoder_head_size=64,
+            encoder_ffw_width=256,
+            share_embeddings=True,
+            copy_init=not is_baseline,
+            remat=False,
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=3e-3, warmup_steps=50, final_share=0.05
+        ),
+        train=TrainConfig(steps=700, batch_size=2, log_every=20, checkpoint_every=100),
+    )

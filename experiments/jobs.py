@@ -1,0 +1,178 @@
+"""The jobs of a run: what `main.py` does once the flags are read."""
+
+import dataclasses
+import functools
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from data_pipeline.batches import Sequences
+from data_pipeline.database import Database
+from data_pipeline.engine import fingerprint, read_json, write_json
+from data_pipeline.progress import Progress
+from experiments import measure, report, samples
+from experiments.config import Experiment
+from retro_jax import checkpoints, evaluate, sharding, state
+from retro_jax import train as training
+from retro_jax.metrics import say
+from retro_jax.optimizer import make_optimizer
+
+# What belongs to a run and is put aside with it.
+_RUN_FILES = (
+    "checkpoints",
+    "metrics",
+    "evaluation",
+    "report.html",
+    "report.md",
+    "report_files",
+)
+
+
+class Job:
+    """One run: its settings, its folder and its database."""
+
+    def __init__(self, cfg: Experiment, workdir: Path, database: Path):
+        """Raises ValueError if there is no database or it was made for other settings."""
+        self._cfg, self._workdir = cfg, workdir
+        self.database = Database.open(database)
+        if self.database.chunk_len != cfg.model.chunk_len:
+            raise ValueError(
+                f"{database} has chunks of {self.database.chunk_len} tokens, "
+                f"model.chunk_len is {cfg.model.chunk_len}"
+            )
+        cfg.set_vocab_size(self.database.manifest["vocab_size"])
+        self._mesh = sharding.make_mesh(cfg.mesh)
+
+    def _sequences(self, split: str) -> Sequences:
+        """A split of the dataset; refuses one that was made from another database."""
+        found = Sequences(self.database.folder / "dataset" / "all", split)
+        if found.metadata.get("database") != self.database.fingerprint:
+            raise ValueError(
+                f"{self.database.folder}/dataset was made from another database "
+                f"({found.metadata.get('database')}, this one is "
+                f"{self.database.fingerprint}): build it again"
+            )
+        made_for, cfg = found.metadata["data"], self._cfg.data
+        for name, value in made_for.items():
+            if getattr(cfg, name) != value:
+                raise ValueError(
+                    f"the dataset was made with data.{name}={value}, this run has "
+                    f"{getattr(cfg, name)}: build the database again"
+                )
+        return found
+
+    def _run_identity(self) -> dict:
+        """What a checkpoint must agree with."""
+        stage = read_json(self.database.folder / "dataset" / "stage.json") or {}
+        return {**self._cfg.identity(), "dataset": stage.get("contents")}
+
+    def train(self, *, restart: bool) -> None:
+        """Trains to the last step, from the newest checkpoint of this same run."""
+        identity = self._run_identity()
+        marker = self._workdir / "run.json"
+        known = read_json(marker)
+        if known is not None and known != identity:
+            self._put_aside(known, identity, restart)
+        write_json(marker, identity)
+        if self._last_step() == self._cfg.train.steps:
+            say(f"training: up to date, {self._cfg.train.steps} steps are done")
+            return
+        training.train(
+            self._cfg.model,
+            self._cfg.optimizer,
+            self._cfg.train,
+            self._mesh,
+            self._batches_from,
+            self._workdir,
+            identity,
+        )
+
+    def _batches_from(self, first_step: int) -> Iterator[training.Batch]:
+        batches = self._sequences("train").shuffled(
+            self._cfg.train.batch_size,
+            seed=self._cfg.train.seed,
+            first_step=first_step,
+            num_steps=self._cfg.train.steps,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+        )
+        return (evaluate.model_inputs(batch) for batch in batches)
+
+    def _put_aside(self, known: dict, identity: dict, restart: bool) -> None:
+        differing = [k for k in identity if known.get(k) != identity[k]]
+        if not restart:
+            raise ValueError(
+                f"{self._workdir} holds a run with other settings "
+                f"({', '.join(differing)}): use another --workdir, or "
+                "--on_other_run=restart to put that run aside"
+            )
+        aside = next(
+            path
+            for number in itertools.count(1)
+            if not (path := self._workdir / f"previous-{number}").exists()
+        )
+        aside.mkdir()
+        for name in (
+            "checkpoints",
+            "metrics",
+            "evaluation",
+            "report.html",
+            "report.md",
+        ):
+            if (self._workdir / name).exists():
+                os.replace(self._workdir / name, aside / name)
+        say(f"other settings ({', '.join(differing)}): the old run is now in {aside}")
+
+    def _last_step(self) -> int | None:
+        keeper = checkpoints.Checkpoints(self._workdir / "checkpoints", keep=1000)
+        step = keeper.latest_step()
+        keeper.close()
+        return step
+
+    def _parameters(self) -> tuple[int, state.Parameters]:
+        """Parameters of the newest checkpoint."""
+        optimizer = make_optimizer(self._cfg.optimizer, self._cfg.train.steps)
+        shapes = jax.eval_shape(
+            functools.partial(training.initial_state, self._cfg.model, optimizer, 0)
+        )
+        wanted = checkpoints.abstract(
+            shapes, sharding.state_shardings(shapes, self._mesh)
+        )
+        keeper = checkpoints.Checkpoints(self._workdir / "checkpoints", keep=1000)
+        step, restored = keeper.restore(wanted, self._run_identity())
+        keeper.close()
+        return step, restored["params"]
+
+    def evaluate(self) -> None:
+        """Measures retrieval on, off and random on held-out text; writes the report."""
+        step, params = self._parameters()
+        folder = self._workdir / "evaluation"
+        folder.mkdir(exist_ok=True)
+        judged = [dataclasses.asdict(self._cfg.evaluation), step, self._run_identity()]
+        known = read_json(folder / "results.json")
+        if known is not None and known["fingerprint"] == fingerprint(judged):
+            say("evaluation: up to date")
+        else:
+            sequences = self._sequences(self._cfg.evaluation.split)
+            results = measure.conditions(
+                self._cfg, params, self._mesh, sequences, self.database
+            )
+            made = samples.of_held_out(self._cfg, params, self.database)
+            results |= {"fingerprint": fingerprint(judged), "step": step}
+            with Progress("samples", self._cfg.evaluation.num_samples, "texts") as done:
+                results["samples"] = []
+                for sample in made:
+                    results["samples"].append(sample)
+                    done.advance(1)
+            write_json(folder / "results.json", results)
+        report.write(self._workdir, self.database)
+
+    def generate(self) -> None:
+        """Continues the prompt and prints the text with its sources."""
+        _, params = self._parameters()
+        prompt = self._cfg.evaluation.prompt
+        sample = samples.continuation(self._cfg, params, self.database, prompt)
+        samples.print_continuation(sample, say)

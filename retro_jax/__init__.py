@@ -1,0 +1,21 @@
+"""The RETRO model and its training. Knows arrays; never text, files of text or indexes.
+
+Every array's name ends in one letter an axis, here and in `data_pipeline`:
+
+    B  sequences of a batch              D  width of the stream that a module reads and
+    L  tokens of a sequence                 writes: the decoder's, in the encoder its own
+    C  chunks of a sequence              E  width of the other stream, which a cross-
+    M  tokens of a chunk                    attention looks at (in self-attention E = D)
+    N  neighbours of a chunk             H  heads              K  size of one head
+    R  tokens of a neighbour             F  feed-forward width
+       (match, then continuation)        V  vocabulary
+    S  keys attended to                  P  relative positions (distances)
+    Q  queries   T  database entries     W  embedding width
+
+`hidden_BLD` has the axes B, L, D. Parameters follow the same rule (`w_q_DHK`), and their
+letters are also their partition rule: `sharding.py` maps letters to mesh axes.
+
+All training state is a flat dict, name -> array (`state.py`); `nnx.Module` only describes
+the forward pass. A chunk's neighbours are first read by the position that has read all of
+the chunk: 0-based position t reads those of chunk (t + 1) // M - 1, none when t < M - 1.
+"""

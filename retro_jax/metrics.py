@@ -1,0 +1,96 @@
+"""Metrics of a run: JSON lines for programs, TensorBoard for eyes, a line for people."""
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def bits_per_byte(loss_nats: float, num_bytes: float) -> float:
+    """Summed loss in nats over a text of so many UTF-8 bytes, in bits for each byte.
+
+    Comparable between tokenizers, as a loss per token is not. NaN for a text of 0 bytes.
+    """
+    return loss_nats / (num_bytes * math.log(2)) if num_bytes else math.nan
+
+
+class MetricsWriter:
+    """Appends to `metrics.jsonl` and to TensorBoard event files in one folder.
+
+    After a restart at an earlier step the JSON lines past that step are dropped, so the
+    file never holds two lines for a step.
+    """
+
+    def __init__(self, folder: Path, *, first_step: int):
+        from tensorboardX import SummaryWriter  # slow to import: only who writes pays
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(self._path) if row["step"] <= first_step]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(temporary, self._path)
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(str(folder), purge_step=first_step + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The rows of a `metrics.jsonl`; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class Rate:
+    """Tokens per second and the share of time spent waiting for data, since last asked."""
+
+    def __init__(self, clock=time.perf_counter):
+        self._clock = clock
+        self._start_s = clock()
+        self._tokens, self._waited_s = 0, 0.0
+
+    def add(self, tokens: int, waited_s: float) -> None:
+        self._tokens += tokens
+        self._waited_s += waited_s
+
+    def take(self) -> dict[str, float]:
+        elapsed_s = max(self._clock() - self._start_s, 1e-9)
+        values = {
+            "tokens_per_s": self._tokens / elapsed_s,
+            "waiting_for_data_share": self._waited_s / elapsed_s,
+        }
+        self._start_s, self._tokens, self._waited_s = self._clock(), 0, 0.0
+        return values
+
+
+def say(line: str) -> None:
+    """One line for the person who watches, at once, whatever standard output is."""
+    print(line, file=sys.stdout, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """'12 s', '3 min 05 s', '2 h 07 min'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,300 @@
+"""The RETRO model: a decoder that reads neighbours, and their encoder.
+
+Source: Borgeaud et al. 2022, sections 2.3 to 2.5 and algorithm 1. Ours where the paper is
+silent: pre-normalisation, a norm at the encoder's end, no biases in matrices.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from retro_jax import chunked_attention
+from retro_jax.config import ModelConfig
+from retro_jax.layers import Attention, FeedForward, RMSNorm, matrix
+from retro_jax.sharding import constrain
+
+
+class EncoderLayer(nnx.Module):
+    """One layer over a neighbour's tokens, which may also look at the asking chunk."""
+
+    def __init__(self, cfg: ModelConfig, *, reads_chunk: bool, rngs: nnx.Rngs):
+        width, heads = cfg.encoder_width, (cfg.encoder_heads, cfg.encoder_head_size)
+        gain = (3 * cfg.encoder_depth) ** -0.5
+        self.norm_attention = RMSNorm(width)
+        self.attention = Attention(width, width, *heads, rngs=rngs, out_gain=gain)
+        self.norm_cross = RMSNorm(width) if reads_chunk else None
+        self.cross = (
+            Attention(width, cfg.width, *heads, rngs=rngs, out_gain=gain)
+            if reads_chunk
+            else None
+        )
+        self.norm_ffw = RMSNorm(width)
+        self.ffw = FeedForward(width, cfg.encoder_ffw_width, rngs=rngs, out_gain=gain)
+
+    def __call__(self, x_BLD, chunk_BNSE, own_mask_BLNS, chunk_mask_BLNS):
+        normed = self.norm_attention(x_BLD)
+        x_BLD += self.attention(normed, normed[:, None], own_mask_BLNS)
+        if self.cross is not None:
+            x_BLD += self.cross(self.norm_cross(x_BLD), chunk_BNSE, chunk_mask_BLNS)
+        return x_BLD + self.ffw(self.norm_ffw(x_BLD))
+
+
+class Encoder(nnx.Module):
+    """Encodes each neighbour, bidirectionally, in the light of the chunk that found it."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        self.embedding_VE = (
+            None
+            if cfg.share_embeddings
+            else embedding(rngs, cfg.vocab_size, cfg.encoder_width)
+        )
+        self.layers = nnx.List(
+            EncoderLayer(cfg, reads_chunk=layer in cfg.encoder_cca_layers, rngs=rngs)
+            for layer in range(1, cfg.encoder_depth + 1)
+        )
+        self.norm = RMSNorm(cfg.encoder_width)
+
+    def __call__(
+        self,
+        neighbours_BCNR: Int[Array, "B C N R"],
+        real_BCNR: Bool[Array, "B C N R"],
+        chunk_BCME: Float[Array, "B C M E"],
+        chunk_real_BCM: Bool[Array, "B C M"],
+        shared_VE: Float[Array, "V E"] | None,
+    ) -> Float[Array, "B C N R D"]:
+        """Encodes neighbours; what a padded token gives is never looked at.
+
+        Args:
+            neighbours_BCNR: token ids.
+            real_BCNR: False for padding.
+            chunk_BCME: the decoder's activations of the asking chunks, of its width.
+            chunk_real_BCM: False for padding at a document's end.
+            shared_VE: the decoder's embedding table, if it is shared.
+        """
+        batch, num_chunks, num_neighbours, neighbour_len = neighbours_BCNR.shape
+        table = shared_VE if self.embedding_VE is None else self.embedding_VE[...]
+        rows = batch * num_chunks * num_neighbours
+        tokens_BL = neighbours_BCNR.reshape(rows, neighbour_len)
+        x = look_up(table, tokens_BL, chunk_BCME.dtype)
+        own_mask = real_BCNR.reshape(rows, 1, 1, neighbour_len)
+        chunk_rows = _for_each_neighbour(chunk_BCME, num_neighbours)[:, None]
+        chunk_mask = _for_each_neighbour(chunk_real_BCM, num_neighbours)[:, None, None]
+        for layer in self.layers:
+            x = _run(
+                self.cfg,
+                EncoderLayer.__call__,
+                layer,
+                x,
+                chunk_rows,
+                own_mask,
+                chunk_mask,
+            )
+        shape = (batch, num_chunks, num_neighbours, neighbour_len, x.shape[-1])
+        return self.norm(x).reshape(shape)
+
+
+def _for_each_neighbour(x, num_neighbours: int):
+    """(B, C, ...) -> (B * C * N, ...): each chunk's entry once for each neighbour."""
+    folded = x.reshape(-1, *x.shape[2:])
+    return jnp.repeat(folded, num_neighbours, axis=0)
+
+
+def _run(cfg: ModelConfig, step, *inputs):
+    """One step of a layer, its activations recomputed when gradients need them."""
+    if cfg.remat:
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        step = jax.checkpoint(step, policy=policy)
+    return step(*inputs)
+
+
+def embedding(rngs: nnx.Rngs, vocab_size: int, width: int) -> nnx.Param:
+    """A table of token embeddings, small so that tied logits start near zero."""
+    return matrix(rngs, (vocab_size, width), fan_in=1, gain=0.02)
+
+
+def look_up(table_VD, tokens_BL, dtype):
+    """Embeddings of tokens, times sqrt(D): the table is small for the read-out's sake."""
+    embedded_BLD = jnp.take(table_VD, tokens_BL, axis=0) * table_VD.shape[-1] ** 0.5
+    return constrain(embedded_BLD.astype(dtype), "BLD")
+
+
+def activation_dtype(cfg: ModelConfig):
+    """float32 on CPUs, which gain nothing from bfloat16, and bfloat16 elsewhere."""
+    if cfg.dtype != "auto":
+        return jnp.dtype(cfg.dtype)
+    return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+
+
+class DecoderLayer(nnx.Module):
+    """Self-attention, then chunked cross-attention in some layers, then feed-forward.
+
+    Three steps that the model calls one by one, because the encoder reads the
+    activations that stand between the first and the second.
+    """
+
+    def __init__(self, cfg: ModelConfig, *, reads_neighbours: bool, rngs: nnx.Rngs):
+        width, heads = cfg.width, (cfg.num_heads, cfg.head_size)
+        gain = (2 * cfg.depth) ** -0.5
+        self.norm_attention = RMSNorm(width)
+        self.attention = Attention(width, width, *heads, rngs=rngs, out_gain=gain)
+        self.norm_cross = RMSNorm(width) if reads_neighbours else None
+        self.cross = (
+            Attention(width, cfg.encoder_width, *heads, rngs=rngs, out_gain=gain)
+            if reads_neighbours
+            else None
+        )
+        self.norm_ffw = RMSNorm(width)
+        self.ffw = FeedForward(width, cfg.ffw_width, rngs=rngs, out_gain=gain)
+
+    def attend(self, hidden_BLD, mask_BLNS):
+        normed = self.norm_attention(hidden_BLD)
+        return hidden_BLD + self.attention(
+            normed, normed[:, None], mask_BLNS, causal=True
+        )
+
+    def retrieve(self, hidden_BLD, encoded_BCNRE, mask_BCMNR):
+        """Adds what each position reads in the neighbours of the last complete chunk."""
+        batch, num_chunks, chunk_len, *_ = mask_BCMNR.shape
+        attending_BCMD = chunked_attention.attending_chunks(
+            self.norm_cross(hidden_BLD), chunk_len
+        )
+        update = self.cross(
+            attending_BCMD.reshape(batch * num_chunks, chunk_len, -1),
+            encoded_BCNRE.reshape(batch * num_chunks, *encoded_BCNRE.shape[2:]),
+            mask_BCMNR.reshape(batch * num_chunks, *mask_BCMNR.shape[2:]),
+            distance_offset=chunk_len - 1,
+        )
+        update_BCMD = update.reshape(batch, num_chunks, chunk_len, -1)
+        return hidden_BLD + chunked_attention.rejoin(update_BCMD, hidden_BLD.shape[1])
+
+    def feed_forward(self, hidden_BLD):
+        return hidden_BLD + self.ffw(self.norm_ffw(hidden_BLD))
+
+
+class Retro(nnx.Module):
+    """A language model that reads the neighbours of every chunk it has completed."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        """Builds the parameters; raises ValueError if `cfg` is not consistent."""
+        cfg.validate()
+        self.cfg = cfg
+        self.embedding_VD = embedding(rngs, cfg.vocab_size, cfg.width)
+        self.decoder = nnx.List(
+            DecoderLayer(cfg, reads_neighbours=layer in cfg.cca_layers, rngs=rngs)
+            for layer in range(1, cfg.depth + 1)
+        )
+        self.encoder = Encoder(cfg, rngs=rngs) if cfg.cca_layers else None
+        self.norm = RMSNorm(cfg.width)
+        self.w_read_VD = (
+            None
+            if cfg.tie_output
+            else matrix(rngs, (cfg.vocab_size, cfg.width), cfg.width)
+        )
+
+    def __call__(
+        self,
+        inputs_BL: Int[Array, "B L"],
+        neighbours_BCNR: Int[Array, "B C N R"] | None = None,
+        neighbour_lengths_BCN: Int[Array, "B C N"] | None = None,
+        segments_BL: Int[Array, "B L"] | None = None,
+    ) -> Float[Array, "B L V"]:
+        """Logits of the token after each position.
+
+        Position t reads the neighbours of chunk (t + 1) // M - 1, if that chunk belongs
+        to its own document. Without neighbours, and where all are absent (length 0), the
+        result is that of the decoder alone.
+
+        Args:
+            inputs_BL: token ids, of any length L.
+            neighbours_BCNR: token ids of each chunk's neighbours, for the L // M complete
+                chunks (one more, for an incomplete last chunk, is not looked at).
+            neighbour_lengths_BCN: how many of the R tokens are text; all, if not given.
+            segments_BL: document of each token, from 1; 0 is padding. One document, if
+                not given.
+        Returns:
+            float32 logits.
+        Raises:
+            ValueError: if neighbours are given for another number of chunks.
+        """
+        if segments_BL is None:
+            segments_BL = jnp.ones_like(inputs_BL)
+        memory = None
+        if neighbours_BCNR is not None and self.encoder is not None:
+            memory = self._neighbours(
+                inputs_BL, neighbours_BCNR, neighbour_lengths_BCN, segments_BL
+            )
+        hidden_BLD = look_up(
+            self.embedding_VD[...], inputs_BL, activation_dtype(self.cfg)
+        )
+        hidden_BLD = self._decode(hidden_BLD, memory, segments_BL)
+        return self._read_out(self.norm(hidden_BLD))
+
+    def _neighbours(self, inputs_BL, neighbours_BCNR, lengths_BCN, segments_BL):
+        """Token ids of the complete chunks' neighbours and their masks; None if none."""
+        length, num_given = inputs_BL.shape[1], neighbours_BCNR.shape[1]
+        num_chunks = length // self.cfg.chunk_len
+        if not num_chunks <= num_given <= -(-length // self.cfg.chunk_len):
+            raise ValueError(
+                f"neighbours of {num_given} chunks for a sequence of {num_chunks} "
+                f"complete chunks ({length} tokens in chunks of {self.cfg.chunk_len})"
+            )
+        if num_chunks == 0:
+            return None
+        neighbours_BCNR = neighbours_BCNR[:, :num_chunks]
+        places_R = jnp.arange(neighbours_BCNR.shape[-1])
+        real_BCNR = jnp.ones(neighbours_BCNR.shape, bool)
+        if lengths_BCN is not None:
+            real_BCNR = places_R < lengths_BCN[:, :num_chunks, :, None]
+        readers_BCM = chunked_attention.readers_mask(segments_BL, self.cfg.chunk_len)
+        mask_BCMNR = readers_BCM[:, :, :, None, None] & real_BCNR[:, :, None]
+        return neighbours_BCNR, real_BCNR, mask_BCMNR
+
+    def _decode(self, hidden_BLD, memory, segments_BL):
+        length = hidden_BLD.shape[1]
+        causal_LL = jnp.tril(jnp.ones((length, length), bool))
+        same_document_BLL = segments_BL[:, :, None] == segments_BL[:, None, :]
+        mask_BLNS = (causal_LL & same_document_BLL)[:, :, None]
+        encoded_BCNRE = None
+        for layer in self.decoder:
+            hidden_BLD = _run(
+                self.cfg, DecoderLayer.attend, layer, hidden_BLD, mask_BLNS
+            )
+            if layer.cross is not None and memory is not None:
+                if encoded_BCNRE is None:
+                    encoded_BCNRE = self._encode(hidden_BLD, memory, segments_BL)
+                hidden_BLD = _run(
+                    self.cfg,
+                    DecoderLayer.retrieve,
+                    layer,
+                    hidden_BLD,
+                    encoded_BCNRE,
+                    memory[2],
+                )
+            hidden_BLD = _run(self.cfg, DecoderLayer.feed_forward, layer, hidden_BLD)
+        return hidden_BLD
+
+    def _encode(self, hidden_BLD, memory, segments_BL):
+        """Encodes all neighbours once, given the decoder's activations so far."""
+        neighbours_BCNR, real_BCNR, _ = memory
+        chunk_len = self.cfg.chunk_len
+        segments_BCM = chunked_attention.chunks(segments_BL[..., None], chunk_len)
+        return self.encoder(
+            neighbours_BCNR,
+            real_BCNR,
+            chunked_attention.chunks(hidden_BLD, chunk_len),
+            segments_BCM[..., 0] > 0,
+            self.embedding_VD[...],
+        )
+
+    def _read_out(self, hidden_BLD):
+        tied = self.w_read_VD is None
+        weights_VD = self.embedding_VD[...] if tied else self.w_read_VD[...]
+        logits_BLV = jnp.einsum(
+            "BLD,VD->BLV",
+            hidden_BLD,
+            weights_VD.astype(hidden_BLD.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        return constrain(logits_BLV, "BLV")

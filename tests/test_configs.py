@@ -1,0 +1,114 @@
+"""Every config builds, fits together and takes a step."""
+
+import functools
+import importlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.config import Experiment
+from retro_jax import sharding, train
+from retro_jax.config import MeshConfig
+from retro_jax.optimizer import make_optimizer
+
+_CONFIGS = sorted(
+    path.stem
+    for path in (Path(__file__).parent.parent / "experiments" / "configs").glob("*.py")
+    if path.stem != "__init__"
+)
+_ARGUMENTS = {
+    "tiny": ("", "baseline"),
+    "retro": ("172m", "425m", "1.5b", "7.5b", "172m,baseline"),
+}
+# Tracing takes seconds for each layer; these have every kind of layer.
+_TRACED = (("tiny", ""), ("tiny", "baseline"), ("retro", "172m"))
+
+
+def _cases():
+    return [(name, arg) for name in _CONFIGS for arg in _ARGUMENTS[name]]
+
+
+def _config(name: str, arg: str) -> Experiment:
+    return importlib.import_module(f"experiments.configs.{name}").get_config(arg)
+
+
+def _batch(cfg: Experiment, *, batch_size: int, num_chunks: int) -> dict:
+    rng = np.random.default_rng(0)
+    data, length = cfg.data, num_chunks * cfg.data.chunk_len
+    shape = (batch_size, num_chunks, data.num_neighbours)
+    tokens = rng.integers(0, 256, (batch_size, length + 1)).astype(np.int32)
+    return {
+        "inputs_BL": tokens[:, :-1],
+        "targets_BL": tokens[:, 1:],
+        "loss_weights_BL": np.ones((batch_size, length), np.float32),
+        "target_bytes_BL": np.full((batch_size, length), 3, np.int32),
+        "segments_BL": np.ones((batch_size, length), np.int32),
+        "neighbours_BCNR": rng.integers(0, 256, (*shape, data.neighbour_len)).astype(
+            np.int32
+        ),
+        "neighbour_lengths_BCN": np.full(shape, data.neighbour_len, np.int32),
+    }
+
+
+@pytest.mark.parametrize(("name", "arg"), _cases())
+def test_every_config_is_consistent_and_can_be_sharded(name, arg):
+    cfg = _config(name, arg)
+    cfg.validate()
+    optimizer = make_optimizer(cfg.optimizer, cfg.train.steps)
+    shapes = jax.eval_shape(
+        functools.partial(train.initial_state, cfg.model, optimizer, 0)
+    )
+    mesh = sharding.make_mesh(MeshConfig(data=4, model=2))
+    shardings = jax.tree.leaves(sharding.state_shardings(shapes, mesh))
+    assert len(shardings) == len(jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(("name", "arg"), _TRACED)
+def test_the_whole_step_can_be_traced(name, arg):
+    cfg = _config(name, arg)
+    optimizer = make_optimizer(cfg.optimizer, cfg.train.steps)
+    shapes = jax.eval_shape(
+        functools.partial(train.initial_state, cfg.model, optimizer, 0)
+    )
+    batch = _batch(
+        cfg, batch_size=cfg.train.batch_size, num_chunks=cfg.data.sequence_chunks
+    )
+    step = functools.partial(
+        train.train_step, cfg.model, optimizer, cfg.train.accumulation
+    )
+    after, sums = jax.eval_shape(step, shapes, batch)
+    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(
+        lambda x: x.shape, shapes
+    )
+    assert set(sums) >= {"loss_nats", "tokens", "bytes", "gradient_norm"}
+
+
+@pytest.mark.parametrize(("name", "arg"), _TRACED)
+def test_every_config_takes_a_step_at_a_small_width(name, arg):
+    cfg = _config(name, arg)
+    model = cfg.model
+    model.vocab_size, model.width, model.ffw_width = 256, 32, 64
+    model.num_heads = model.encoder_heads = 2
+    model.head_size = model.encoder_head_size = 16
+    model.encoder_width, model.encoder_ffw_width = 32, 64
+    model.depth = max(model.cca_layers[:2], default=2)
+    model.cca_layers = model.cca_layers[:2]
+    optimizer = make_optimizer(cfg.optimizer, 10)
+    before = train.initial_state(model, optimizer, 0)
+    step = jax.jit(functools.partial(train.train_step, model, optimizer, 1))
+    after, sums = step(before, _batch(cfg, batch_size=2, num_chunks=2))
+    assert np.isfinite(sums["loss_nats"])
+    moved = [
+        name
+        for name, array in after["params"].items()
+        if not np.array_equal(array, before["params"][name])
+    ]
+    assert len(moved) > 0.8 * len(before["params"])
+
+
+@pytest.mark.parametrize("name", _CONFIGS)
+def test_an_unknown_argument_is_named(name):
+    with pytest.raises(ValueError, match="nonsense"):
+        _config(name, "nonsense")

@@ -1,0 +1,195 @@
+"""The whole path on a tiny corpus, and what the command lines say to mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import jobs
+from experiments.config import EvaluationConfig, Experiment
+from retro_jax.config import OptimizerConfig, TrainConfig
+from retro_jax.metrics import read_metrics
+from tests import tiny_corpus, tiny_model
+
+_ROOT = Path(__file__).parent.parent
+
+
+def _experiment(corpus: str, *, steps: int = 40, **model) -> Experiment:
+    cfg = tiny_model.config()
+    cfg.chunk_len, cfg.neighbour_len = 8, 16
+    cfg.share_embeddings = cfg.tie_output = True
+    cfg.encoder_width = cfg.width
+    for name, value in model.items():
+        setattr(cfg, name, value)
+    return Experiment(
+        data=tiny_corpus.config(corpus),
+        model=cfg,
+        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
+        # One sequence for each of the eight simulated devices.
+        train=TrainConfig(steps=steps, batch_size=8, log_every=10, checkpoint_every=20),
+        evaluation=EvaluationConfig(num_samples=1, sample_tokens=5, batch_size=8),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_corpus_folder, tiny_database, tmp_path_factory):
+    """A workdir with a trained, evaluated run."""
+    workdir = tmp_path_factory.mktemp("run")
+    job = jobs.Job(_experiment(tiny_corpus_folder), workdir, tiny_database.folder)
+    job.database = tiny_database  # whose embedder is loaded
+    (workdir / "settings.json").write_text("{}")
+    job.train(restart=False)
+    job.evaluate()
+    return job, workdir
+
+
+def _again(trained, tiny_database, corpus, **changes) -> jobs.Job:
+    job = jobs.Job(_experiment(corpus, **changes), trained[1], tiny_database.folder)
+    job.database = tiny_database
+    return job
+
+
+def test_the_loss_falls_and_every_condition_is_measured(trained):
+    _, workdir = trained
+    rows = read_metrics(workdir / "metrics" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    assert rows[-1]["bits_per_byte"] < rows[0]["bits_per_byte"]
+    results = json.loads((workdir / "evaluation" / "results.json").read_text())
+    assert set(results["conditions"]) == {"on", "off", "random"}
+    values = [row["bits_per_byte"] for row in results["conditions"].values()]
+    assert len(set(values)) == 3  # retrieval reaches the logits, chance differs from it
+    assert results["conditions"]["off"]["minus_off"] == 0
+    assert results["samples"][0]["sources"]
+
+
+def test_the_report_names_the_sources(trained):
+    _, workdir = trained
+    results = json.loads((workdir / "evaluation" / "results.json").read_text())
+    for name in ("report.html", "report.md"):
+        text = (workdir / name).read_text()
+        for source in results["samples"][0]["sources"]:
+            assert source["document_id"] in text
+
+
+def test_a_second_run_uses_everything_again(
+    trained, tiny_database, tiny_corpus_folder, capsys
+):
+    job = _again(trained, tiny_database, tiny_corpus_folder)
+    job.train(restart=False)
+    job.evaluate()
+    said = capsys.readouterr().out
+    assert "training: up to date" in said
+    assert "evaluation: up to date" in said
+
+
+def test_other_settings_are_refused_or_put_the_old_run_aside(
+    trained, tiny_database, tiny_corpus_folder
+):
+    _, workdir = trained
+    job = _again(trained, tiny_database, tiny_corpus_folder, ffw_width=48)
+    with pytest.raises(ValueError, match=r"other settings \(model\)"):
+        job.train(restart=False)
+    assert (workdir / "report.html").exists()
+    job.train(restart=True)
+    assert (workdir / "previous-1" / "report.html").exists()
+    assert (workdir / "previous-1" / "checkpoints" / "40").exists()
+    assert not (workdir / "report.html").exists()
+
+
+def test_a_dataset_of_another_database_is_refused(
+    trained, tiny_database, tiny_corpus_folder
+):
+    job = _again(trained, tiny_database, tiny_corpus_folder)
+    known = dict(tiny_database.manifest)
+    try:
+        tiny_database.manifest["fingerprint"] = "another"
+        with pytest.raises(ValueError, match="another database"):
+            job._sequences("train")
+    finally:
+        tiny_database.manifest.update(known)
+
+
+def test_generation_continues_and_cites(
+    tiny_corpus_folder, tiny_database, tmp_path, capsys
+):
+    cfg = _experiment(tiny_corpus_folder, steps=2)
+    cfg.evaluation.prompt = tiny_corpus.PLANTED
+    job = jobs.Job(cfg, tmp_path, tiny_database.folder)
+    job.database = tiny_database
+    job.train(restart=False)
+    job.generate()
+    said = capsys.readouterr().out
+    assert tiny_corpus.PLANTED in said
+    sources = [line for line in said.splitlines() if line.startswith("[1] ")]
+    assert sources, "no source is cited"
+    known = tiny_database.documents().column("id").to_pylist()
+    assert sources[0].split()[1] in known
+
+
+def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=_ROOT,
+        env={**os.environ, **environment},
+        check=False,
+        timeout=120,
+    )
+
+
+_TINY = "--config=experiments/configs/tiny.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("experiments.main", _TINY, "--workdir=/tmp/none", "--job=fly"), "fly"),
+        (("experiments.main", _TINY, "--workdir={tmp}"), "job"),
+        (
+            ("experiments.main", _TINY, "--workdir={tmp}", "--job=train"),
+            "build it with python -m experiments.build_database",
+        ),
+        (
+            (
+                "experiments.build_database",
+                _TINY,
+                "--database={tmp}",
+                "--config.data.corpus=/no/such/place",
+            ),
+            "/no/such/place",
+        ),
+        (
+            (
+                "experiments.build_database",
+                _TINY,
+                "--database={tmp}",
+                "--config.data.chunk_len=0",
+            ),
+            "data.chunk_len",
+        ),
+        (
+            (
+                "experiments.build_database",
+                _TINY,
+                "--database={tmp}",
+                "--stage=nothing",
+            ),
+            "nothing",
+        ),
+        (
+            ("experiments.build_database", _TINY, "--database=/proc/nothing"),
+            "can't write to /proc/nothing",
+        ),
+        (("experiments.build_database", _TINY, "--database={tmp}", "extra"), "extra"),
+    ],
+)
+def test_mistakes_end_in_a_line_and_not_in_a_traceback(arguments, expected, tmp_path):
+    made = _run(*(word.format(tmp=tmp_path) for word in arguments))
+    assert made.returncode not in (0, -6, -11)
+    assert expected in made.stderr
+    assert "Traceback" not in made.stderr
+    assert not (tmp_path / "manifest.json").exists()

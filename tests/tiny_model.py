@@ -1,0 +1,102 @@
+"""Tiny RETROs for tests, with parameters none of which is accidentally 0 or 1."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from retro_jax import state
+from retro_jax.config import ModelConfig
+
+
+def config(**changes) -> ModelConfig:
+    """M = 4, R = 8, D = 16, E = 24, V = 32, three layers, CCA in the last two."""
+    settings = {
+        "vocab_size": 32,
+        "depth": 3,
+        "width": 16,
+        "num_heads": 2,
+        "head_size": 8,
+        "ffw_width": 32,
+        "chunk_len": 4,
+        "cca_layers": (2, 3),
+        "neighbour_len": 8,
+        "encoder_depth": 2,
+        "encoder_width": 24,
+        "encoder_heads": 2,
+        "encoder_head_size": 8,
+        "encoder_ffw_width": 32,
+    }
+    return ModelConfig(**(settings | changes))
+
+
+def small_config(**changes) -> ModelConfig:
+    """One layer with CCA and one encoder layer: quick to compile with gradients."""
+    return config(**({"depth": 1, "cca_layers": (1,), "encoder_depth": 1} | changes))
+
+
+def parameters(cfg: ModelConfig, seed: int = 0) -> dict[str, jax.Array]:
+    """Random gains, biases and matrices of about unit gain."""
+    rng = np.random.default_rng(seed)
+    params = {}
+    for name, shape in shapes(cfg).items():
+        leaf = name.rsplit("/", 1)[-1]
+        values = rng.standard_normal(shape)
+        if leaf.startswith("scale"):
+            values = 1 + 0.3 * values
+        elif leaf.startswith("w_"):
+            fan_in = shape[0] * shape[1] if leaf == "w_o_HKD" else shape[0]
+            values = values * (fan_in if leaf != "w_read_VD" else shape[1]) ** -0.5
+        elif leaf.startswith("embedding"):
+            values = values * shape[1] ** -0.5  # the model scales it by the inverse
+        params[name] = jnp.asarray(values, jnp.float32)
+    return params
+
+
+@functools.cache
+def shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of each parameter."""
+    make = functools.partial(state.initial_parameters, cfg, 0)
+    return {name: array.shape for name, array in jax.eval_shape(make).items()}
+
+
+@functools.cache
+def forward(cfg: ModelConfig):
+    """The jitted model: (params, inputs, neighbours, lengths, segments) -> logits."""
+
+    def model(params, *inputs):
+        return state.rebuild(cfg, params)(*inputs)
+
+    return jax.jit(model)
+
+
+def batch(
+    cfg: ModelConfig, *, num_sequences: int = 2, num_chunks: int = 3, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """A random training batch; some neighbours absent, some targets without weight."""
+    rng = np.random.default_rng(seed)
+    tokens_BL = (num_sequences, num_chunks * cfg.chunk_len)
+    neighbours_BCNR = (num_sequences, num_chunks, 2, cfg.neighbour_len)
+    return {
+        "inputs_BL": rng.integers(0, cfg.vocab_size, tokens_BL, np.int32),
+        "targets_BL": rng.integers(0, cfg.vocab_size, tokens_BL, np.int32),
+        "loss_weights_BL": (rng.random(tokens_BL) < 0.8).astype(np.float32),
+        "target_bytes_BL": rng.integers(1, 6, tokens_BL, np.int32),
+        "segments_BL": np.ones(tokens_BL, np.int32),
+        "neighbours_BCNR": rng.integers(0, cfg.vocab_size, neighbours_BCNR, np.int32),
+        "neighbour_lengths_BCN": rng.integers(
+            0, cfg.neighbour_len + 1, neighbours_BCNR[:3], np.int32
+        ),
+    }
+
+
+def mesh(data: int, model: int) -> Mesh:
+    """A mesh of the first data * model devices."""
+    return jax.make_mesh(
+        (data, model),
+        ("data", "model"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=jax.devices()[: data * model],
+    )
