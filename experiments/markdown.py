@@ -89,7 +89,7 @@ def _samples(page) -> Iterable[str]:
         yield "No held-out document was long enough for a sample, or none was asked for.\n"
     for number, sample in enumerate(page.samples, start=1):
         yield f"### Sample {number}: {code(sample.document_id)}\n"
-        yield f"Opening of a held-out document:\n\n{block(sample.prompt)}"
+        yield f"From a held-out document:\n\n{block(sample.prompt)}"
         yield f"The model continues:\n\n{block(sample.text)}"
         yield f"What really follows:\n\n{block(sample.truth)}"
         if not sample.sources:

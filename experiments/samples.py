@@ -60,7 +60,10 @@ def _passages(database: Database, source: generate.Source) -> Iterator[Found]:
 def of_held_out(
     cfg: Experiment, params: state.Parameters, database: Database
 ) -> Iterator[dict]:
-    """Continuations of the openings of held-out documents, with what really follows."""
+    """Continuations of text from held-out documents, with what really follows.
+
+    From the middle of each: openings are licences and imports, the same everywhere.
+    """
     split, chunk_len = cfg.evaluation.split, cfg.model.chunk_len
     table, decode = database.chunks(split), database.tokenizer.decode
     rows, first, counts = np.unique(
@@ -69,7 +72,8 @@ def of_held_out(
     long_enough = np.flatnonzero(counts > _PROMPT_CHUNKS + 1)
     rng = np.random.default_rng(cfg.evaluation.seed)
     for place in rng.permutation(long_enough)[: cfg.evaluation.num_samples]:
-        ids = first[place] + np.arange(_PROMPT_CHUNKS + 1)
+        middle = (counts[place] - _PROMPT_CHUNKS - 1) // 2
+        ids = first[place] + middle + np.arange(_PROMPT_CHUNKS + 1)
         tokens = table.take("tokens", ids).reshape(-1)
         prompt_len = _PROMPT_CHUNKS * chunk_len
         sample = continuation(cfg, params, database, decode(tokens[:prompt_len]))
