@@ -11,7 +11,7 @@ starts as a copier (`retro_jax/mimetic.py`): 0.7 M tokens are too few to find co
 """
 
 from data_pipeline.config import DataConfig
-from experiments.config import Experiment
+from experiments.config import EvaluationConfig, Experiment
 from retro_jax.config import ModelConfig, OptimizerConfig, TrainConfig
 
 
@@ -49,4 +49,6 @@ def get_config(arg: str = "") -> Experiment:
             learning_rate=3e-3, warmup_steps=50, final_share=0.05
         ),
         train=TrainConfig(steps=700, batch_size=2, log_every=20, checkpoint_every=100),
+        # The likeliest token alone sends a model this small round in circles.
+        evaluation=EvaluationConfig(temperature=0.7, top_p=0.9),
     )
