@@ -117,6 +117,14 @@ def model(settings: Mapping) -> list[Fact]:
                 f"{counted(neighbours, 'passage')} of {cfg['neighbour_len']} tokens",
             ),
         ]
+    if layers and cfg.get("copy_init"):
+        found.append(
+            Fact(
+                "start",
+                "cross-attention starts as a copier of what its passages say, not at "
+                "random (model.copy_init)",
+            )
+        )
     return [*found, Fact("numbers", code=(cfg["dtype"],))]
 
 
