@@ -6,9 +6,8 @@ Every stage is skipped if it is up to date, and goes on where it was broken off.
 """
 
 import os
-import sys
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from experiments import commands
@@ -29,4 +28,4 @@ def build(argv: list[str]) -> None:
 if __name__ == "__main__":
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # accelerators are for training
     flags.mark_flags_as_required(["config", "database"])
-    app.run(lambda argv: sys.exit(commands.run(build, argv)))
+    commands.start(build)

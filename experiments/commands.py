@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import logging
+from absl import app, flags, logging
 
 INTERRUPTED = 130  # as a shell reports Ctrl-C
 USER_ERROR = 2
@@ -34,6 +34,25 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return USER_ERROR
     return 0
+
+
+def start(command: Callable[[list[str]], None]) -> None:
+    """Parses the flags, runs the command and ends the process with its exit status."""
+    app.run(lambda argv: sys.exit(run(command, argv)), flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Also explains an unknown setting and a config file that can't be used."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, KeyError, TypeError, *_EXPLAINED) as error:
+        if os.environ.get("RETRO_TRACEBACK"):
+            raise
+        # A config file's own error comes as the text of a traceback: its last line.
+        lines = str(error.args[-1]).strip().splitlines()
+        said = lines[-1] if any("Traceback" in line for line in lines) else lines[0]
+        print(f"error: {said}", file=sys.stderr, flush=True)
+        sys.exit(USER_ERROR)
 
 
 def no_arguments(argv: list[str]) -> None:

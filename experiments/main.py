@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from experiments import commands
@@ -83,4 +83,4 @@ def _commit() -> str:
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     flags.mark_flags_as_required(["config", "workdir", "job"])
-    app.run(lambda argv: sys.exit(commands.run(main, argv)))
+    commands.start(main)

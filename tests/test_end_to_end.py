@@ -185,6 +185,34 @@ _TINY = "--config=experiments/configs/tiny.py"
             "can't write to /proc/nothing",
         ),
         (("experiments.build_database", _TINY, "--database={tmp}", "extra"), "extra"),
+        (
+            (
+                "experiments.main",
+                _TINY,
+                "--workdir={tmp}",
+                "--job=train",
+                "--config.train.stepz=3",
+            ),
+            "stepz",
+        ),
+        (
+            (
+                "experiments.main",
+                _TINY,
+                "--workdir={tmp}",
+                "--job=train",
+                "--config.train.steps=abc",
+            ),
+            "abc",
+        ),
+        (
+            ("experiments.main", f"{_TINY}:huge", "--workdir={tmp}", "--job=train"),
+            "huge",
+        ),
+        (
+            ("experiments.main", "--config=no.py", "--workdir={tmp}", "--job=train"),
+            "no.py",
+        ),
     ],
 )
 def test_mistakes_end_in_a_line_and_not_in_a_traceback(arguments, expected, tmp_path):
