@@ -27,7 +27,9 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
         print(
             "\nstopped; the same command goes on from here", file=sys.stderr, flush=True
         )
-        return INTERRUPTED
+        # Not a return: work still under way in native threads crashes Python's own end.
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
     except _EXPLAINED as error:
         if os.environ.get("RETRO_TRACEBACK"):
             raise
