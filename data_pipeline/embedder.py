@@ -4,6 +4,7 @@ The database embeds its chunks with it, the retrieval service its queries. JAX s
 `bert.py`; sentence-transformers (and torch) is imported only when a model needs it.
 """
 
+import concurrent.futures
 import hashlib
 import importlib
 import importlib.util
@@ -129,6 +130,7 @@ class BertEmbedder:
         # The file may carry padding and a length of its own.
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(bert.config.max_length)
+        self._compiled: set[tuple[int, ...]] = set()
         self._fingerprint = _bert_fingerprint(bert, self._tokenizer)
 
     @property
@@ -150,14 +152,30 @@ class BertEmbedder:
         """
         _check_texts(texts)
         vectors_QW = np.empty((len(texts), self.width), np.float32)
-        running = []
-        for start in range(0, len(texts), self._rows * _BATCHES_AT_ONCE):
-            block = list(texts[start : start + self._rows * _BATCHES_AT_ONCE])
-            for rows, tokens_BL, lengths_B in self._batches(block):
-                running.append((start + rows, self._bert(tokens_BL, lengths_B)))
-        for rows, vectors_BW in running:
-            vectors_QW[rows] = np.asarray(vectors_BW)[: len(rows)]
+        with concurrent.futures.ThreadPoolExecutor(bert_lib.default_callers()) as pool:
+            running = [
+                self._start(pool, start + rows, tokens_BL, lengths_B)
+                for start in range(0, len(texts), self._rows * _BATCHES_AT_ONCE)
+                for rows, tokens_BL, lengths_B in self._batches(
+                    list(texts[start : start + self._rows * _BATCHES_AT_ONCE])
+                )
+            ]
+            for rows, found in running:
+                vectors_QW[rows] = found.result()[: len(rows)]
         return vectors_QW
+
+    def _start(
+        self,
+        pool: concurrent.futures.Executor,
+        rows: Int[np.ndarray, " Q"],
+        tokens_BL: Int[np.ndarray, "B L"],
+        lengths_B: Int[np.ndarray, " B"],
+    ) -> tuple[np.ndarray, concurrent.futures.Future[np.ndarray]]:
+        """Hands a batch to the device; a new shape first, or every thread compiles it."""
+        if tokens_BL.shape not in self._compiled:
+            self._bert(tokens_BL, lengths_B)
+            self._compiled.add(tokens_BL.shape)
+        return rows, pool.submit(self._bert, tokens_BL, lengths_B)
 
     def _batches(
         self, texts: list[str]

@@ -147,7 +147,7 @@ def test_padding_rows_are_finite_and_bfloat16_is_close(tmp_path):
     fast = bert.load_bert(tmp_path)
     fast_BW = np.asarray(fast(*padded(rows, 16)))
     assert np.isfinite(fast_BW).all()
-    assert fast.params["layers/w_up_EF"].dtype == "bfloat16"
+    assert fast.params["layers/0/w_up_EF"].dtype == "bfloat16"
     assert 0 < np.abs(fast_BW - exact_BW)[0].max() < 0.05
 
 
