@@ -21,7 +21,6 @@ def build(argv: list[str]) -> None:
     commands.no_arguments(argv)
     from data_pipeline.build import Build  # after the flags were checked
 
-    _CONFIG.value.validate()
     Build(_CONFIG.value.data, commands.folder(_DATABASE.value)).run(_STAGE.value)
 
 

@@ -1,6 +1,7 @@
 """What the command lines share: mistakes and Ctrl-C end in one line, not in a traceback."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,13 +24,6 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)  # libraries'; ours speaks through print
     try:
         command(argv)
-    except KeyboardInterrupt:
-        print(
-            "\nstopped; the same command goes on from here", file=sys.stderr, flush=True
-        )
-        # Not a return: work still under way in native threads crashes Python's own end.
-        sys.stdout.flush()
-        os._exit(INTERRUPTED)
     except _EXPLAINED as error:
         if os.environ.get("RETRO_TRACEBACK"):
             raise
@@ -40,19 +34,35 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
 
 def start(command: Callable[[list[str]], None]) -> None:
     """Parses the flags, runs the command and ends the process with its exit status."""
+    signal.signal(signal.SIGINT, _stop)
     app.run(lambda argv: sys.exit(run(command, argv)), flags_parser=_parse_flags)
 
 
+def _stop(signum: int, frame: object) -> None:
+    """Ends the process at Ctrl-C, which nothing half-written outlives.
+
+    Not by an exception: native code that calls Python back may swallow one, and work
+    still under way in native threads crashes Python's own end.
+    """
+    print("\nstopped; the same command goes on from here", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(INTERRUPTED)
+
+
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Also explains an unknown setting and a config file that can't be used."""
+    """Also explains wrong settings and a config file that can't be used."""
     try:
-        return flags.FLAGS(argv)
+        arguments = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            # A file that could not be read also says so only now.
+            flags.FLAGS.config.validate()
+        return arguments
     except (flags.Error, KeyError, TypeError, *_EXPLAINED) as error:
         if os.environ.get("RETRO_TRACEBACK"):
             raise
-        # A config file's own error comes as the text of a traceback: its last line.
-        lines = str(error.args[-1]).strip().splitlines()
-        said = lines[-1] if any("Traceback" in line for line in lines) else lines[0]
+        # A config file's error comes as the text of a traceback or of every path that
+        # was tried: what happened stands in the last line.
+        said = str(error.args[-1]).strip().splitlines()[-1].strip()
         print(f"error: {said}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR)
 

@@ -38,7 +38,6 @@ def main(argv: list[str]) -> None:
     """Checks the flags, then does the job."""
     commands.no_arguments(argv)
     cfg: Experiment = _CONFIG.value
-    cfg.validate()
     workdir = commands.folder(_WORKDIR.value)
     database = Path(_DATABASE.value).absolute() if _DATABASE.value else None
     # Imported late: a wrong flag should be reported at once, TensorFlow takes seconds.

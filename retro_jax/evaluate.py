@@ -67,12 +67,12 @@ def chunk_losses(
         retrieval: whether the neighbours in the batches are looked at.
         advance: called with the number of sequences done, for showing progress.
     """
-    measure = jax.jit(functools.partial(_sums_by_chunk, cfg, retrieval=retrieval))
     parts: dict[str, list] = {"nats": [], "bytes": [], "tokens": [], "documents": []}
     with jax.set_mesh(mesh):
         for batch in batches:
             documents_BC = batch["documents_BC"]
-            sums = measure(params, sharding.to_devices(model_inputs(batch), mesh))
+            on_devices = sharding.to_devices(model_inputs(batch), mesh)
+            sums = _sums_by_chunk(cfg, params, on_devices, retrieval=retrieval)
             for name, values_BC in jax.device_get(sums).items():
                 parts[name].append(values_BC.reshape(-1).astype(np.float64))
             parts["documents"].append(documents_BC.reshape(-1))
@@ -99,6 +99,7 @@ def model_inputs(batch: train.Batch) -> train.Batch:
     return {name: batch[name] for name in _MODEL_INPUTS}
 
 
+@functools.partial(jax.jit, static_argnames=("cfg", "retrieval"))
 def _sums_by_chunk(cfg: ModelConfig, params, batch, *, retrieval: bool):
     weights_BL = batch["loss_weights_BL"]
     # Zero weight and a loss that is not finite must give zero, hence not a product.

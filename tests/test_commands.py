@@ -1,0 +1,60 @@
+"""A user's mistakes end in one line; Ctrl-C ends a command, and it can be gone on with."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+TINY = "--config=experiments/configs/tiny.py"
+
+
+def run_main(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "experiments.main", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("--config=nope.py", "nope.py"),
+        (f"{TINY}:medium", "medium"),
+        ("--config.model.widht=3", "widht"),
+        ("--config.model.width=wide", "wide"),
+        ("--config.model.width=3", "width"),
+        ("--config.train.steps=0", "train.steps"),
+        ("--no_such_flag=1", "no_such_flag"),
+    ],
+)
+def test_wrong_flag_is_named_in_one_line(tmp_path, flag, named):
+    flags = [flag] if "--config=" in flag or flag.startswith(TINY) else [TINY, flag]
+    done = run_main(*flags, f"--workdir={tmp_path}", "--job=train")
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ") and named in line
+
+
+def test_ctrl_c_ends_the_command_with_a_word_and_nothing_half_written(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(400):
+        words = " ".join(f"word{number * i % 977}" for i in range(1, 400))
+        (corpus / f"{number}.txt").write_text(words)
+    command = [sys.executable, "-m", "experiments.build_database", TINY]
+    command += [f"--database={tmp_path / 'database'}", f"--config.data.corpus={corpus}"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    started = tmp_path / "database" / "embeddings" / "building.json"
+    deadline_s = time.monotonic() + 100
+    while not started.exists() and process.poll() is None:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    with process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1] == "stopped; the same command goes on from here"
+    assert not (tmp_path / "database" / "embeddings" / "stage.json").exists()
