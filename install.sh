@@ -9,9 +9,10 @@ fail() {
     exit 1
 }
 
-command -v "$python" >/dev/null 2>&1 || python=python3
+# Some systems have 3.11 under this name alone.
+[ "$python" != python3.11 ] || command -v "$python" >/dev/null 2>&1 || python=python3
 command -v "$python" >/dev/null 2>&1 ||
-    fail "Python 3.11 is not installed; install it, or name it: make PYTHON=/path/to/python3.11"
+    fail "$python is not there; install Python 3.11, or name it: make PYTHON=/path/to/python3.11"
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 [ "$version" = 3.11 ] ||
     fail "$python is Python $version and this project is locked for 3.11; install it, or name it: make PYTHON=/path/to/python3.11"

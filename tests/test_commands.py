@@ -13,7 +13,9 @@ TINY = "--config=experiments/configs/tiny.py"
 
 def run_main(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "experiments.main", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=100, check=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,5 +58,7 @@ def test_ctrl_c_ends_the_command_with_a_word_and_nothing_half_written(tmp_path):
     with process:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.strip().splitlines()[-1] == "stopped; the same command goes on from here"
+    assert (
+        said.strip().splitlines()[-1] == "stopped; the same command goes on from here"
+    )
     assert not (tmp_path / "database" / "embeddings" / "stage.json").exists()
