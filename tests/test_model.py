@@ -359,6 +359,10 @@ def test_parameter_counts_of_table_2(size, retro_millions, baseline_millions):
         assert count / 1e6 == pytest.approx(millions, rel=0.005)
 
 
+def _is_of_retrieval_alone(name: str) -> bool:
+    return name.startswith("encoder/") or "cross" in name
+
+
 def test_the_baseline_lacks_what_retrieval_alone_needs():
     cfg = paper_config("172m")
     baseline = tiny_model.shapes(dataclasses.replace(cfg, cca_layers=()))
