@@ -40,6 +40,7 @@ class ModelConfig:
     attention: str = "auto"  # how self-attention is computed: kernels.FORMS
     copy_init: bool = False  # CCA starts as a copier (mimetic.py); for short runs
     dtype: str = "auto"  # of activations: float32 | bfloat16 | auto, by the device
+    scan_layers: bool = False  # a loop over the layers: compiles many times faster
     remat: bool = True  # recompute all but matrix products in the backward pass
 
     def validate(self) -> None:

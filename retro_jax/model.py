@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from retro_jax import chunked_attention, sharding
+from retro_jax import chunked_attention, sharding, stack
 from retro_jax.attention import Attention
 from retro_jax.config import ModelConfig
 from retro_jax.layers import FeedForward, RMSNorm, matrix
@@ -306,24 +306,41 @@ class Retro(nnx.Module):
         return neighbours_BCNR, real_BCNR, mask_BCMNR
 
     def _decode(self, hidden_BLD, memory, segments_BL):
-        encoded_BCNRE = None
-        for layer in self.decoder:
-            hidden_BLD = _run(
-                self.cfg, DecoderLayer.attend, layer, hidden_BLD, segments_BL
+        cfg = self.cfg
+        attend = functools.partial(_run, cfg, DecoderLayer.attend)
+        feed_forward = functools.partial(_run, cfg, DecoderLayer.feed_forward)
+
+        def decoder_alone(layer, hidden_BLD):
+            return feed_forward(layer, attend(layer, hidden_BLD, segments_BL))
+
+        if memory is None:
+            return stack.run(
+                self.decoder, decoder_alone, hidden_BLD, scan=cfg.scan_layers
             )
-            if layer.cross is not None and memory is not None:
-                if encoded_BCNRE is None:
-                    encoded_BCNRE = self._encode(hidden_BLD, memory, segments_BL)
-                hidden_BLD = _run(
-                    self.cfg,
-                    DecoderLayer.retrieve,
-                    layer,
-                    hidden_BLD,
-                    encoded_BCNRE,
-                    memory[2],
-                )
-            hidden_BLD = _run(self.cfg, DecoderLayer.feed_forward, layer, hidden_BLD)
-        return hidden_BLD
+        # The encoder reads what stands between two steps of the first layer with CCA.
+        first = min(cfg.cca_layers) - 1
+        hidden_BLD = stack.run(
+            self.decoder[:first], decoder_alone, hidden_BLD, scan=cfg.scan_layers
+        )
+        hidden_BLD = attend(self.decoder[first], hidden_BLD, segments_BL)
+        encoded_BCNRE = self._encode(hidden_BLD, memory, segments_BL)
+
+        def after_attention(layer, hidden_BLD):
+            if layer.cross is not None:
+                retrieve = functools.partial(_run, cfg, DecoderLayer.retrieve, layer)
+                hidden_BLD = retrieve(hidden_BLD, encoded_BCNRE, memory[2])
+            return feed_forward(layer, hidden_BLD)
+
+        def with_neighbours(layer, hidden_BLD):
+            return after_attention(layer, attend(layer, hidden_BLD, segments_BL))
+
+        hidden_BLD = after_attention(self.decoder[first], hidden_BLD)
+        return stack.run(
+            self.decoder[first + 1 :],
+            with_neighbours,
+            hidden_BLD,
+            scan=cfg.scan_layers,
+        )
 
     def _encode(self, hidden_BLD, memory, segments_BL):
         """Encodes all neighbours once, given the decoder's activations so far.

@@ -124,6 +124,16 @@ def constrain(x, letters: str):
     return jax.lax.with_sharding_constraint(x, P(*fits))
 
 
+def constrain_stacked(x, path):
+    """Asks for a parameter's partition, of an array with the layers in front."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    name = next(key.name for key in reversed(path) if key.name != "value")
+    of_layer = parameter_spec(name, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
+    return jax.lax.with_sharding_constraint(x, P(None, *of_layer))
+
+
 def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Global arrays, split over 'data', from the rows that each process holds.
 

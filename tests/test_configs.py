@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.config import Experiment
+from experiments.configs import ablations
 from retro_jax import sharding, train
 from retro_jax.config import MeshConfig
 from retro_jax.optimizer import make_optimizer
@@ -20,10 +21,20 @@ _CONFIGS = sorted(
 )
 _ARGUMENTS = {
     "tiny": ("", "baseline"),
+    "ablations": (
+        *ablations.VARIANTS,
+        *(f"{variant},tiny" for variant in ablations.VARIANTS),
+    ),
     "retro": ("172m", "425m", "1.5b", "7.5b", "172m,baseline"),
 }
 # Tracing takes seconds for each layer; these have every kind of layer.
-_TRACED = (("tiny", ""), ("tiny", "baseline"), ("retro", "172m"))
+_TRACED = (
+    ("tiny", ""),
+    ("tiny", "baseline"),
+    ("retro", "172m"),
+    ("ablations", "continuation_only,tiny"),
+    ("ablations", "no_cca_positions,tiny"),
+)
 
 
 def _cases():
@@ -112,3 +123,22 @@ def test_every_config_takes_a_step_at_a_small_width(name, arg):
 def test_an_unknown_argument_is_named(name):
     with pytest.raises(ValueError, match="nonsense"):
         _config(name, "nonsense")
+
+
+def test_ablations_of_the_paper_s_model_are_those_of_table_13():
+    default = _config("ablations", "default").model
+    assert (default.width, default.cca_layers) == (896, (6, 9, 12))
+    layers = {
+        name: _config("ablations", name).model.cca_layers
+        for name in ("cca_1", "cca_6", "cca_12", "cca_all", "cca_every_3_from_1")
+    }
+    assert layers == {
+        "cca_1": (1,),
+        "cca_6": (6,),
+        "cca_12": (12,),
+        "cca_all": tuple(range(1, 13)),
+        "cca_every_3_from_1": (1, 4, 7, 10),
+    }
+    for variant in ablations.VARIANTS:
+        if variant != "default":
+            assert _config("ablations", variant) != _config("ablations", "default")
