@@ -4,8 +4,6 @@ How a logit knows where query and key stand to each other is one setting: the pa
 Transformer-XL positions, rotations, or not at all.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -14,8 +12,6 @@ from jaxtyping import Array, Bool, Float, Int
 from retro_jax import kernels, positions
 from retro_jax.layers import matrix, project
 from retro_jax.sharding import constrain
-
-Positions = Literal["relative", "rotary", "none"]
 
 
 class Attention(nnx.Module):
@@ -39,11 +35,17 @@ class Attention(nnx.Module):
         *,
         rngs: nnx.Rngs,
         out_gain: float,
-        positions: Positions = "relative",
+        positions: str = "relative",
         position_width: int | None = None,
         num_key_heads: int | None = None,
     ):
-        """`position_width` of the sinusoids is `width` if not given (the paper's)."""
+        """Makes the parameters.
+
+        Args:
+            positions: relative, rotary or none.
+            position_width: of the sinusoids; `width`, as in the paper, if not given.
+            num_key_heads: heads of keys and values; as many as of queries if not given.
+        """
         heads = (num_heads, head_size)
         key_heads = (num_key_heads or num_heads, head_size)
         self.positions = positions
@@ -108,7 +110,7 @@ class Attention(nnx.Module):
         self,
         x_BLD: Float[Array, "B L D"],
         segments_BL: Int[Array, "B L"],
-        form: kernels.Form = "auto",
+        form: str = "auto",
     ) -> Float[Array, "B L D"]:
         """Causal self-attention within each document, by the kernel that `form` names."""
         size = self.w_q_DHK.shape[-1]
@@ -155,7 +157,7 @@ class Attention(nnx.Module):
             constrain(jnp.concatenate([key_BLHK, key_BLHD], axis=-1), "BLHK"),
         )
 
-    def _position_logits(self, query_BLHK, num_keys: int, offset: int, causal: bool):
+    def _position_logits(self, query_BLHK, num_keys, offset, causal):
         distances_P = positions.relative_distances(
             query_BLHK.shape[1], num_keys, offset, causal
         )

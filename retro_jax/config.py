@@ -37,7 +37,7 @@ class ModelConfig:
     neighbour_part: str = "both"  # what is read of a neighbour: match | continuation
     num_key_heads: int | None = None  # of the decoder; None = num_heads
     gated_ffw: bool = False
-    attention: str = "auto"  # how self-attention is computed: kernels.FORMS
+    attention: str = "auto"  # form of self-attention (kernels.py)
     copy_init: bool = False  # CCA starts as a copier (mimetic.py); for short runs
     dtype: str = "auto"  # of activations: float32 | bfloat16 | auto, by the device
     scan_layers: bool = False  # a loop over the layers: compiles many times faster

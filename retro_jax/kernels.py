@@ -6,22 +6,18 @@ against. What a logit is beyond a product of query and key must be written as fu
 features of the two: `positions.rotate` and `positions.as_features` do.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from retro_jax import sharding
 
-Form = Literal["auto", "einsum", "features", "splash", "cudnn"]
-
 _SPLASH_BLOCK = 128  # sequences of splash are a multiple of it
 _SPLASH_MAX_FEATURES = 512
 _CUDNN_MAX_FEATURES = 128
 
 
-def choose(form: Form, num_features: int, length: int) -> Form:
+def choose(form: str, num_features: int, length: int) -> str:
     """What 'auto' stands for on this device; any other form is its own choice.
 
     Args:
@@ -52,7 +48,7 @@ def causal_attention(
     key_BLHX: Float[Array, "B L H X"],
     value_BLHK: Float[Array, "B L H K"],
     segments_BL: Int[Array, "B L"],
-    form: Form,
+    form: str,
 ) -> Float[Array, "B L H K"]:
     """What each position reads from the positions of its document up to itself.
 

@@ -54,9 +54,7 @@ class EncoderLayer(nnx.Module):
             gated=cfg.gated_ffw,
         )
 
-    def __call__(
-        self, x_BLD, chunk_BNSE, own_mask_BLNS, chunk_mask_BLNS, first_place: int
-    ):
+    def __call__(self, x_BLD, chunk_BNSE, own_mask_BLNS, chunk_mask_BLNS, first_place):
         normed = self.norm_attention(x_BLD)
         x_BLD += self.attention(normed, normed[:, None], own_mask_BLNS)
         if self.cross is not None:
