@@ -85,7 +85,7 @@ class Attention(nnx.Module):
             asking_BLHK = positions.rotate(query_BLHK, distance_offset)
             key_BNSHK = positions.rotate(key_BNSHK)
         elif self.positions == "relative":
-            asking_BLHK = query_BLHK + self.bias_content_HK[...].astype(dtype)
+            asking_BLHK = self._with_bias(query_BLHK)
         logits_BHLNS = jnp.einsum(
             "BLHK,BNSHK->BHLNS",
             asking_BLHK,
@@ -137,6 +137,9 @@ class Attention(nnx.Module):
             for x in (key_BNSHK, value_BNSHK)
         )
 
+    def _with_bias(self, query_BLHK):
+        return query_BLHK + self.bias_content_HK[...].astype(query_BLHK.dtype)
+
     def _with_positions(self, query_BLHK, key_BLHK):
         """Queries and keys whose plain products are the logits, positions included."""
         if self.positions == "none":
@@ -151,9 +154,11 @@ class Attention(nnx.Module):
         )
         query_BLHD, key_SD = positions.as_features(along_BLHD, key_BLHK.shape[1])
         key_BLHD = jnp.broadcast_to(key_SD[:, None], along_BLHD.shape)
-        content_BLHK = query_BLHK + self.bias_content_HK[...].astype(dtype)
         return (
-            constrain(jnp.concatenate([content_BLHK, query_BLHD], axis=-1), "BLHK"),
+            constrain(
+                jnp.concatenate([self._with_bias(query_BLHK), query_BLHD], axis=-1),
+                "BLHK",
+            ),
             constrain(jnp.concatenate([key_BLHK, key_BLHD], axis=-1), "BLHK"),
         )
 
