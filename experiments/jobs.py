@@ -19,6 +19,7 @@ from experiments.config import Experiment
 from retro_jax import checkpoints, evaluate, retrofit, sharding, state
 from retro_jax import train as training
 from retro_jax.metrics import say
+from retro_jax.saved_parameters import SavedParameters
 
 # What belongs to a run and is put aside with it.
 _RUN_FILES = (
@@ -182,7 +183,7 @@ class Job:
             functools.partial(state.initial_parameters, self._cfg.model, 0)
         )
         shardings = sharding.state_shardings(shapes, self._mesh)
-        reader = checkpoints.Reader(self._workdir / "checkpoints")
+        reader = SavedParameters(self._workdir / "checkpoints")
         with contextlib.closing(reader) as saved:
             saved.check_same_run(self._run_identity())
             return saved.step, saved.parameters(checkpoints.abstract(shapes, shardings))

@@ -63,7 +63,13 @@ class Checkpoints:
         saved = self._manager.restore(
             step, args=ocp.args.Composite(run=ocp.args.JsonRestore())
         ).run
-        _check_same_run(f"{self._manager.directory}/{step}", saved, run)
+        for key, value in run.items():
+            if saved.get(key) != value:
+                raise ValueError(
+                    f"checkpoint {self._manager.directory}/{step} was made with "
+                    f"{key} = {saved.get(key)!r}, this run has {value!r}; use another "
+                    "--workdir, or the old settings"
+                )
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state)),
@@ -73,71 +79,6 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for the save that is under way."""
         self._manager.wait_until_finished()
-        self._manager.close()
-
-
-def _check_same_run(name: str, saved: dict, run: dict) -> None:
-    for key, value in run.items():
-        if saved.get(key) != value:
-            raise ValueError(
-                f"checkpoint {name} was made with {key} = {saved.get(key)!r}, this run "
-                f"has {value!r}; use another --workdir, or the old settings"
-            )
-
-
-class Reader:
-    """One checkpoint of any run: what it says of itself, and its parameters alone.
-
-    Without the optimizer, whose slots take twice their space. Nothing is changed in the
-    folder, so a run may be writing to it.
-    """
-
-    def __init__(self, folder: Path, step: int | None = None):
-        """Opens the checkpoint of a step; the newest, if it is not given.
-
-        Raises:
-            ValueError: if there is none.
-        """
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(),
-            options=ocp.CheckpointManagerOptions(create=False),
-            item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(),
-                "run": ocp.JsonCheckpointHandler(),
-            },
-        )
-        step = self._manager.latest_step() if step is None else step
-        if step is None:
-            raise ValueError(f"no checkpoint in {folder}: train first")
-        self.step: int = step
-        self.run: dict = self._manager.restore(
-            step, args=ocp.args.Composite(run=ocp.args.JsonRestore())
-        ).run
-
-    def check_same_run(self, run: dict) -> None:
-        """Raises ValueError naming the first key of `run` that the checkpoint has other."""
-        _check_same_run(f"{self._manager.directory}/{self.step}", self.run, run)
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every parameter, from the checkpoint's metadata."""
-        metadata = self._manager.item_metadata(self.step)["state"]
-        params = metadata.tree["params"]
-        return {name: tuple(array.shape) for name, array in params.items()}
-
-    def parameters(self, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict:
-        """These parameters, onto their shardings; the shapes must be `shapes()`."""
-        item = {"params": wanted}
-        arguments = ocp.args.PyTreeRestore(
-            item=item,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-            partial_restore=True,
-        )
-        restored = self._manager.restore(
-            self.step, args=ocp.args.Composite(state=arguments)
-        )
-        return restored.state["params"]
-
-    def close(self) -> None:
         self._manager.close()
 
 

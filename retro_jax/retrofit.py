@@ -27,11 +27,12 @@ from jaxtyping import Array, Float, UInt32
 
 from retro_jax import checkpoints, sharding, state
 from retro_jax.config import ModelConfig
+from retro_jax.saved_parameters import SavedParameters
 
 # Fields that say nothing about a baseline, or only how it is computed.
 _NOT_OF_THE_BACKBONE = {
     *("cca_layers", "chunk_len", "neighbour_len", "share_embeddings", "copy_init"),
-    *("dtype", "remat"),
+    *("cca_positions", "neighbour_part", "attention", "dtype", "remat"),
 }
 
 
@@ -108,7 +109,7 @@ def first_state(
 
 
 def _is_cca_output(name: str) -> bool:
-    return name.startswith("decoder/") and name.endswith("/cross/w_o_HKD")
+    return name.startswith("decoder/") and "/cross/w_o_" in name
 
 
 def load(path: Path, cfg: ModelConfig, mesh, run: dict) -> Baseline:
@@ -125,7 +126,7 @@ def load(path: Path, cfg: ModelConfig, mesh, run: dict) -> Baseline:
             first. Nothing has been compiled by then.
     """
     folder, step = find(path)
-    with contextlib.closing(checkpoints.Reader(folder, step)) as saved:
+    with contextlib.closing(SavedParameters(folder, step)) as saved:
         _check_fits(f"init_from {folder}/{step}", saved, cfg, run)
         shapes = _shapes(_baseline(cfg))
         wanted = checkpoints.abstract(shapes, sharding.state_shardings(shapes, mesh))
@@ -152,7 +153,7 @@ def find(path: Path) -> tuple[Path, int]:
     return folder, max(steps)
 
 
-def _check_fits(name: str, saved: checkpoints.Reader, cfg: ModelConfig, run: dict):
+def _check_fits(name: str, saved: SavedParameters, cfg: ModelConfig, run: dict):
     """Raises ValueError, naming the first thing by which a checkpoint does not fit."""
     model = saved.run.get("model", {})
     if model.get("cca_layers"):

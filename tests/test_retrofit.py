@@ -15,6 +15,7 @@ import pytest
 from retro_jax import checkpoints, retrofit, sharding, state, train
 from retro_jax.config import OptimizerConfig, TrainConfig
 from retro_jax.optimizer import make_optimizer
+from retro_jax.saved_parameters import SavedParameters
 from tests import tiny_model
 
 # 40 stands in the feed-forward matrices of the backbone alone.
@@ -293,7 +294,7 @@ def test_parameters_are_read_without_the_optimizer(retrofitted):
     shapes = jax.eval_shape(functools.partial(state.initial_parameters, CFG, 0))
     mesh = tiny_model.mesh(2, 1)
     wanted = checkpoints.abstract(shapes, sharding.state_shardings(shapes, mesh))
-    reader = checkpoints.Reader(workdir / "checkpoints")
+    reader = SavedParameters(workdir / "checkpoints")
     with contextlib.closing(reader) as saved:
         params = saved.parameters(wanted)
         assert saved.step == 4
