@@ -4,15 +4,22 @@ Source: Borgeaud et al. 2022, sections 2.3 to 2.5 and algorithm 1. Ours where th
 silent: pre-normalisation, a norm at the encoder's end, no biases in matrices.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from retro_jax import chunked_attention
+from retro_jax import chunked_attention, sharding
+from retro_jax.attention import Attention
 from retro_jax.config import ModelConfig
-from retro_jax.layers import Attention, FeedForward, RMSNorm, matrix
+from retro_jax.layers import FeedForward, RMSNorm, matrix
 from retro_jax.sharding import constrain
+
+
+def _cross_positions(cfg: ModelConfig):
+    return cfg.positions if cfg.cca_positions else "none"
 
 
 class EncoderLayer(nnx.Module):
@@ -22,21 +29,43 @@ class EncoderLayer(nnx.Module):
         width, heads = cfg.encoder_width, (cfg.encoder_heads, cfg.encoder_head_size)
         gain = (3 * cfg.encoder_depth) ** -0.5
         self.norm_attention = RMSNorm(width)
-        self.attention = Attention(width, width, *heads, rngs=rngs, out_gain=gain)
+        self.attention = Attention(
+            width, width, *heads, rngs=rngs, out_gain=gain, positions=cfg.positions
+        )
         self.norm_cross = RMSNorm(width) if reads_chunk else None
         self.cross = (
-            Attention(width, cfg.width, *heads, rngs=rngs, out_gain=gain)
+            Attention(
+                width,
+                cfg.width,
+                *heads,
+                rngs=rngs,
+                out_gain=gain,
+                positions=_cross_positions(cfg),
+            )
             if reads_chunk
             else None
         )
         self.norm_ffw = RMSNorm(width)
-        self.ffw = FeedForward(width, cfg.encoder_ffw_width, rngs=rngs, out_gain=gain)
+        self.ffw = FeedForward(
+            width,
+            cfg.encoder_ffw_width,
+            rngs=rngs,
+            out_gain=gain,
+            gated=cfg.gated_ffw,
+        )
 
-    def __call__(self, x_BLD, chunk_BNSE, own_mask_BLNS, chunk_mask_BLNS):
+    def __call__(
+        self, x_BLD, chunk_BNSE, own_mask_BLNS, chunk_mask_BLNS, first_place: int
+    ):
         normed = self.norm_attention(x_BLD)
         x_BLD += self.attention(normed, normed[:, None], own_mask_BLNS)
         if self.cross is not None:
-            x_BLD += self.cross(self.norm_cross(x_BLD), chunk_BNSE, chunk_mask_BLNS)
+            x_BLD += self.cross(
+                self.norm_cross(x_BLD),
+                chunk_BNSE,
+                chunk_mask_BLNS,
+                distance_offset=first_place,
+            )
         return x_BLD + self.ffw(self.norm_ffw(x_BLD))
 
 
@@ -79,26 +108,17 @@ class Encoder(nnx.Module):
         tokens_BL = neighbours_BCNR.reshape(rows, neighbour_len)
         x = look_up(table, tokens_BL, chunk_BCME.dtype)
         own_mask = real_BCNR.reshape(rows, 1, 1, neighbour_len)
-        chunk_rows = _for_each_neighbour(chunk_BCME, num_neighbours)[:, None]
-        chunk_mask = _for_each_neighbour(chunk_real_BCM, num_neighbours)[:, None, None]
+        # A row of keys for each chunk serves the rows of all its neighbours.
+        chunk_rows = chunk_BCME.reshape(batch * num_chunks, 1, *chunk_BCME.shape[2:])
+        chunk_real = chunk_real_BCM.reshape(batch * num_chunks, 1, 1, -1)
+        chunk_mask = jnp.repeat(chunk_real, num_neighbours, axis=0)
+        step = functools.partial(
+            EncoderLayer.__call__, first_place=self.cfg.neighbour_span[0]
+        )
         for layer in self.layers:
-            x = _run(
-                self.cfg,
-                EncoderLayer.__call__,
-                layer,
-                x,
-                chunk_rows,
-                own_mask,
-                chunk_mask,
-            )
+            x = _run(self.cfg, step, layer, x, chunk_rows, own_mask, chunk_mask)
         shape = (batch, num_chunks, num_neighbours, neighbour_len, x.shape[-1])
         return self.norm(x).reshape(shape)
-
-
-def _for_each_neighbour(x, num_neighbours: int):
-    """(B, C, ...) -> (B * C * N, ...): each chunk's entry once for each neighbour."""
-    folded = x.reshape(-1, *x.shape[2:])
-    return jnp.repeat(folded, num_neighbours, axis=0)
 
 
 def _run(cfg: ModelConfig, step, *inputs):
@@ -124,7 +144,7 @@ def activation_dtype(cfg: ModelConfig):
     """float32 on CPUs, which gain nothing from bfloat16, and bfloat16 elsewhere."""
     if cfg.dtype != "auto":
         return jnp.dtype(cfg.dtype)
-    return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    return jnp.dtype("float32" if sharding.platform() == "cpu" else "bfloat16")
 
 
 class DecoderLayer(nnx.Module):
@@ -135,27 +155,60 @@ class DecoderLayer(nnx.Module):
     """
 
     def __init__(self, cfg: ModelConfig, *, reads_neighbours: bool, rngs: nnx.Rngs):
+        self.cfg = cfg
         width, heads = cfg.width, (cfg.num_heads, cfg.head_size)
         gain = (2 * cfg.depth) ** -0.5
         self.norm_attention = RMSNorm(width)
-        self.attention = Attention(width, width, *heads, rngs=rngs, out_gain=gain)
+        self.attention = Attention(
+            width,
+            width,
+            *heads,
+            rngs=rngs,
+            out_gain=gain,
+            positions=cfg.positions,
+            position_width=cfg.position_width,
+            num_key_heads=cfg.num_key_heads,
+        )
         self.norm_cross = RMSNorm(width) if reads_neighbours else None
         self.cross = (
-            Attention(width, cfg.encoder_width, *heads, rngs=rngs, out_gain=gain)
+            Attention(
+                width,
+                cfg.encoder_width,
+                *heads,
+                rngs=rngs,
+                out_gain=gain,
+                positions=_cross_positions(cfg),
+                num_key_heads=cfg.num_key_heads,
+            )
             if reads_neighbours
             else None
         )
         self.norm_ffw = RMSNorm(width)
-        self.ffw = FeedForward(width, cfg.ffw_width, rngs=rngs, out_gain=gain)
+        self.ffw = FeedForward(
+            width, cfg.ffw_width, rngs=rngs, out_gain=gain, gated=cfg.gated_ffw
+        )
 
-    def attend(self, hidden_BLD, mask_BLNS):
+    def attend(self, hidden_BLD, segments_BL):
         normed = self.norm_attention(hidden_BLD)
-        return hidden_BLD + self.attention(
-            normed, normed[:, None], mask_BLNS, causal=True
+        return hidden_BLD + self.attention.over_itself(
+            normed, segments_BL, self.cfg.attention
         )
 
     def retrieve(self, hidden_BLD, encoded_BCNRE, mask_BCMNR):
-        """Adds what each position reads in the neighbours of the last complete chunk."""
+        """Adds what each position reads in the neighbours of the last complete chunk.
+
+        Where the mask lets no position of the batch read anything it costs nothing.
+        """
+        return jax.lax.cond(
+            jnp.any(mask_BCMNR),
+            self._read,
+            lambda hidden_BLD, *_: hidden_BLD,
+            hidden_BLD,
+            encoded_BCNRE,
+            mask_BCMNR,
+        )
+
+    def _read(self, hidden_BLD, encoded_BCNRE, mask_BCMNR):
         batch, num_chunks, chunk_len, *_ = mask_BCMNR.shape
         attending_BCMD = chunked_attention.attending_chunks(
             self.norm_cross(hidden_BLD), chunk_len
@@ -164,7 +217,7 @@ class DecoderLayer(nnx.Module):
             attending_BCMD.reshape(batch * num_chunks, chunk_len, -1),
             encoded_BCNRE.reshape(batch * num_chunks, *encoded_BCNRE.shape[2:]),
             mask_BCMNR.reshape(batch * num_chunks, *mask_BCMNR.shape[2:]),
-            distance_offset=chunk_len - 1,
+            distance_offset=chunk_len - 1 - self.cfg.neighbour_span[0],
         )
         update_BCMD = update.reshape(batch, num_chunks, chunk_len, -1)
         return hidden_BLD + chunked_attention.rejoin(update_BCMD, hidden_BLD.shape[1])
@@ -242,8 +295,9 @@ class Retro(nnx.Module):
             )
         if num_chunks == 0:
             return None
-        neighbours_BCNR = neighbours_BCNR[:, :num_chunks]
-        places_R = jnp.arange(neighbours_BCNR.shape[-1])
+        first, end = self.cfg.neighbour_span
+        neighbours_BCNR = neighbours_BCNR[:, :num_chunks, :, first:end]
+        places_R = first + jnp.arange(neighbours_BCNR.shape[-1])
         real_BCNR = jnp.ones(neighbours_BCNR.shape, bool)
         if lengths_BCN is not None:
             real_BCNR = places_R < lengths_BCN[:, :num_chunks, :, None]
@@ -252,14 +306,10 @@ class Retro(nnx.Module):
         return neighbours_BCNR, real_BCNR, mask_BCMNR
 
     def _decode(self, hidden_BLD, memory, segments_BL):
-        length = hidden_BLD.shape[1]
-        causal_LL = jnp.tril(jnp.ones((length, length), bool))
-        same_document_BLL = segments_BL[:, :, None] == segments_BL[:, None, :]
-        mask_BLNS = (causal_LL & same_document_BLL)[:, :, None]
         encoded_BCNRE = None
         for layer in self.decoder:
             hidden_BLD = _run(
-                self.cfg, DecoderLayer.attend, layer, hidden_BLD, mask_BLNS
+                self.cfg, DecoderLayer.attend, layer, hidden_BLD, segments_BL
             )
             if layer.cross is not None and memory is not None:
                 if encoded_BCNRE is None:
@@ -276,16 +326,24 @@ class Retro(nnx.Module):
         return hidden_BLD
 
     def _encode(self, hidden_BLD, memory, segments_BL):
-        """Encodes all neighbours once, given the decoder's activations so far."""
-        neighbours_BCNR, real_BCNR, _ = memory
+        """Encodes all neighbours once, given the decoder's activations so far.
+
+        Where no position of the batch may read any, that is not worth its cost.
+        """
+        neighbours_BCNR, real_BCNR, mask_BCMNR = memory
         chunk_len = self.cfg.chunk_len
         segments_BCM = chunked_attention.chunks(segments_BL[..., None], chunk_len)
-        return self.encoder(
+        inputs = (
             neighbours_BCNR,
             real_BCNR,
             chunked_attention.chunks(hidden_BLD, chunk_len),
             segments_BCM[..., 0] > 0,
             self.embedding_VD[...],
+        )
+        shape = (*neighbours_BCNR.shape, self.cfg.encoder_width)
+        nothing = functools.partial(jnp.zeros, shape, hidden_BLD.dtype)
+        return jax.lax.cond(
+            jnp.any(mask_BCMNR), self.encoder, lambda *_: nothing(), *inputs
         )
 
     def _read_out(self, hidden_BLD):

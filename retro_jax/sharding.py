@@ -95,6 +95,22 @@ def state_shardings(state, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(sharding, state)
 
 
+def activation_spec(letters: str) -> P:
+    """Partition of an activation by its letters."""
+    return _spec(letters, ACTIVATION_AXES)
+
+
+def platform() -> str:
+    """What the mesh in use is made of (cpu, gpu or tpu); without one, the default's.
+
+    They differ when compiling for devices that are not there.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.abstract_device is None:
+        return jax.default_backend()
+    return mesh.abstract_device.platform
+
+
 def constrain(x, letters: str):
     """Asks for the activation's partition by its letters; nothing without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
