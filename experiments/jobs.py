@@ -177,8 +177,8 @@ class Job:
         keeper.close()
         return step
 
-    def _parameters(self) -> tuple[int, state.Parameters]:
-        """Parameters of the newest checkpoint."""
+    def _parameters(self) -> tuple[dict, state.Parameters]:
+        """What the newest checkpoint says of itself, and its parameters."""
         shapes = jax.eval_shape(
             functools.partial(state.initial_parameters, self._cfg.model, 0)
         )
@@ -186,11 +186,13 @@ class Job:
         reader = SavedParameters(self._workdir / "checkpoints")
         with contextlib.closing(reader) as saved:
             saved.check_same_run(self._run_identity())
-            return saved.step, saved.parameters(checkpoints.abstract(shapes, shardings))
+            params = saved.parameters(checkpoints.abstract(shapes, shardings))
+        return saved.run, params
 
     def evaluate(self) -> None:
         """Measures retrieval on, off and random on held-out text; writes the report."""
-        step, params = self._parameters()
+        run, params = self._parameters()
+        step = run["step"]
         folder = self._workdir / "evaluation"
         folder.mkdir(exist_ok=True)
         judged = [dataclasses.asdict(self._cfg.evaluation), step, self._run_identity()]
@@ -204,6 +206,7 @@ class Job:
             )
             made = samples.of_held_out(self._cfg, params, self.database)
             results |= {"fingerprint": fingerprint(judged), "step": step}
+            results |= {"init_from": run.get("init_from")}
             with Progress("samples", self._cfg.evaluation.num_samples, "texts") as done:
                 results["samples"] = []
                 for sample in made:

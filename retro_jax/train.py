@@ -146,18 +146,12 @@ def train(
     make_state = functools.partial(
         initial_state, model_cfg, optimizer, cfg.seed, trained
     )
-    shapes = jax.eval_shape(make_state)
-    shardings = sharding.state_shardings(shapes, mesh)
+    shardings = sharding.state_shardings(jax.eval_shape(make_state), mesh)
     keeper = checkpoints.Checkpoints(workdir / "checkpoints", keep=cfg.keep_checkpoints)
     with contextlib.closing(keeper), jax.set_mesh(mesh):
-        if keeper.latest_step() is None:
-            step = 0
-            train_state = retrofit.first_state(
-                model_cfg, make_state, shardings, backbone
-            )
-        else:
-            wanted = checkpoints.abstract(shapes, shardings)
-            step, train_state = keeper.restore(wanted, run)
+        step, train_state = _begin_or_go_on(
+            model_cfg, make_state, shardings, keeper, run, backbone
+        )
         metrics.say(_opening_line(train_state, step, cfg.steps))
         update = jax.jit(
             functools.partial(
@@ -179,6 +173,14 @@ def train(
                     logger.flush()  # a state whose loss is not finite is never saved
                     keeper.save(step, train_state, {**run, "step": step})
     return train_state
+
+
+def _begin_or_go_on(model_cfg, make_state, shardings, keeper, run, backbone):
+    """The step that is reached and its state."""
+    if keeper.latest_step() is None:
+        return 0, retrofit.first_state(model_cfg, make_state, shardings, backbone)
+    shapes = jax.eval_shape(make_state)
+    return keeper.restore(checkpoints.abstract(shapes, shardings), run)
 
 
 def _opening_line(train_state: TrainState, step: int, steps: int) -> str:

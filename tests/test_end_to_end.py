@@ -169,6 +169,9 @@ def test_a_retrofit_without_retrieval_is_its_baseline(retrofitted):
     baseline, retro = map(_bits_per_byte, retrofitted)
     assert retro["off"] == baseline["off"]
     assert retro["on"] != retro["off"] != retro["random"]
+    report = (retrofitted[1] / "report.md").read_text()
+    assert "exactly the baseline that was retrofitted" in report
+    assert "exactly the baseline" not in (retrofitted[0] / "report.md").read_text()
 
 
 def test_a_retrofit_is_known_by_what_it_began_with(

@@ -299,3 +299,6 @@ def test_parameters_are_read_without_the_optimizer(retrofitted):
         params = saved.parameters(wanted)
         assert saved.step == 4
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(params), end["params"])
+    with pytest.raises(ValueError, match="no checkpoint in .*none: train first"):
+        SavedParameters(workdir / "none")
+    assert not (workdir / "none").exists()
