@@ -151,12 +151,13 @@ class TrainConfig:
     log_every: int = 10  # steps
     checkpoint_every: int = 100  # steps
     keep_checkpoints: int = 2
+    freeze: bool = True  # of a run with init_from: its baseline's parameters stay
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, if the run can't be done."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name != "seed" and value < 1:
+            if field.name not in ("seed", "freeze") and value < 1:
                 raise ValueError(f"train.{field.name} must be at least 1, is {value}")
         if self.batch_size % self.accumulation:
             raise ValueError(

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from retro_jax import checkpoints, metrics, sharding, state
+from retro_jax import checkpoints, metrics, retrofit, sharding, state
 from retro_jax.config import ModelConfig, OptimizerConfig, TrainConfig
 from retro_jax.optimizer import learning_rate, make_optimizer
 
@@ -54,12 +54,19 @@ def summed_loss(cfg: ModelConfig, params: state.Parameters, batch):
     }
 
 
-def accumulated_gradients(cfg: ModelConfig, params, batch, accumulation: int):
-    """Gradients of the summed loss, one micro-batch after the other.
+def accumulated_gradients(
+    cfg: ModelConfig, params, batch, accumulation: int, frozen=None
+):
+    """Gradients of the summed loss by `params`, one micro-batch after the other.
 
     Sums, not means: so the result does not depend on how tokens fall into micro-batches.
+    The `frozen` parameters are the model's as well, but no gradient is computed of them.
     """
-    gradient = jax.grad(functools.partial(summed_loss, cfg), has_aux=True)
+
+    def loss(trained, batch):
+        return summed_loss(cfg, {**(frozen or {}), **trained}, batch)
+
+    gradient = jax.grad(loss, has_aux=True)
     if accumulation == 1:
         return gradient(params, batch)
 
@@ -83,21 +90,32 @@ def train_step(
     accumulation: int,
     train_state: TrainState,
     batch,
+    *,
+    trained: frozenset[str] | None = None,
 ):
-    """One update. Returns the new state and the batch's sums."""
-    params = train_state["params"]
-    gradients, sums = accumulated_gradients(model_cfg, params, batch, accumulation)
+    """One update of the parameters that are trained; all, if not given.
+
+    Returns the new state and the batch's sums.
+    """
+    params, frozen = retrofit.split(train_state["params"], trained)
+    gradients, sums = accumulated_gradients(
+        model_cfg, params, batch, accumulation, frozen
+    )
     tokens = jnp.maximum(sums["tokens"], 1.0)
     gradients = jax.tree.map(lambda g: g / tokens, gradients)
     sums["gradient_norm"] = optax.tree.norm(gradients)
     updates, slots = optimizer.update(gradients, train_state["optimizer"], params)
     params = optax.apply_updates(params, updates)
-    return {"params": params, "optimizer": slots}, sums
+    return {"params": {**frozen, **params}, "optimizer": slots}, sums
 
 
-def initial_state(cfg: ModelConfig, optimizer, seed: int) -> TrainState:
+def initial_state(
+    cfg: ModelConfig, optimizer, seed: int, trained: frozenset[str] | None = None
+) -> TrainState:
+    """Random parameters, and the optimizer's slots of those that are trained."""
     params = state.initial_parameters(cfg, seed)
-    return {"params": params, "optimizer": optimizer.init(params)}
+    slots = optimizer.init(retrofit.split(params, trained)[0])
+    return {"params": params, "optimizer": slots}
 
 
 def train(
@@ -108,6 +126,9 @@ def train(
     batches_from: Callable[[int], Iterator[Batch]],
     workdir: Path,
     run: dict,
+    *,
+    trained: frozenset[str] | None = None,
+    backbone: state.Parameters | None = None,
 ) -> TrainState:
     """Trains to `cfg.steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -115,24 +136,27 @@ def train(
         batches_from: batches from a step on, the rows of this process.
         workdir: gets `checkpoints/` and `metrics/`.
         run: JSON that a checkpoint must agree with to be gone on from.
+        trained: names of the parameters that are trained; all, if not given.
+        backbone: parameters to begin with, of a baseline (`retrofit.py`); used up.
     Raises:
         ValueError: for a checkpoint of another run.
         FloatingPointError: if the loss is not finite; names step and last checkpoint.
     """
     optimizer = make_optimizer(optimizer_cfg, cfg.steps)
-    make_state = functools.partial(initial_state, model_cfg, optimizer, cfg.seed)
-    shapes = jax.eval_shape(make_state)
-    shardings = sharding.state_shardings(shapes, mesh)
+    make_state = functools.partial(
+        initial_state, model_cfg, optimizer, cfg.seed, trained
+    )
+    shardings = sharding.state_shardings(jax.eval_shape(make_state), mesh)
     keeper = checkpoints.Checkpoints(workdir / "checkpoints", keep=cfg.keep_checkpoints)
     with contextlib.closing(keeper), jax.set_mesh(mesh):
-        if keeper.latest_step() is None:
-            step, train_state = 0, jax.jit(make_state, out_shardings=shardings)()
-        else:
-            wanted = checkpoints.abstract(shapes, shardings)
-            step, train_state = keeper.restore(wanted, run)
+        step, train_state = _begin_or_go_on(
+            model_cfg, make_state, shardings, keeper, run, backbone
+        )
         metrics.say(_opening_line(train_state, step, cfg.steps))
         update = jax.jit(
-            functools.partial(train_step, model_cfg, optimizer, cfg.accumulation),
+            functools.partial(
+                train_step, model_cfg, optimizer, cfg.accumulation, trained=trained
+            ),
             donate_argnums=0,
             out_shardings=(shardings, None),
         )
@@ -149,6 +173,14 @@ def train(
                     logger.flush()  # a state whose loss is not finite is never saved
                     keeper.save(step, train_state, {**run, "step": step})
     return train_state
+
+
+def _begin_or_go_on(model_cfg, make_state, shardings, keeper, run, backbone):
+    """The step that is reached and its state."""
+    if keeper.latest_step() is None:
+        return 0, retrofit.first_state(model_cfg, make_state, shardings, backbone)
+    shapes = jax.eval_shape(make_state)
+    return keeper.restore(checkpoints.abstract(shapes, shardings), run)
 
 
 def _opening_line(train_state: TrainState, step: int, steps: int) -> str:
