@@ -15,7 +15,7 @@ from data_pipeline.engine import fingerprint, read_json, write_json
 from data_pipeline.progress import Progress
 from experiments import measure, report, samples
 from experiments.config import Experiment
-from retro_jax import checkpoints, evaluate, sharding, state
+from retro_jax import checkpoints, evaluate, processes, sharding, state
 from retro_jax import train as training
 from retro_jax.metrics import say
 from retro_jax.optimizer import make_optimizer
@@ -74,9 +74,17 @@ class Job:
         identity = self._run_identity()
         marker = self._workdir / "run.json"
         known = read_json(marker)
+        processes.wait_for_all("run.json is read")
         if known is not None and known != identity:
             self._put_aside(known, identity, restart)
-        write_json(marker, identity)
+        if processes.is_first():
+            write_json(marker, identity)
+        processes.wait_for_all("run.json is written")
+        if read_json(marker) != identity:
+            raise ValueError(
+                f"{self._workdir} is not the folder of process 0: all processes need a "
+                "--workdir on storage that they share, and the same settings"
+            )
         if self._last_step() == self._cfg.train.steps:
             say(f"training: up to date, {self._cfg.train.steps} steps are done")
             return
@@ -96,8 +104,7 @@ class Job:
             seed=self._cfg.train.seed,
             first_step=first_step,
             num_steps=self._cfg.train.steps,
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
+            rows=sharding.local_rows(self._cfg.train.batch_size, self._mesh),
         )
         return (evaluate.model_inputs(batch) for batch in batches)
 
@@ -109,6 +116,8 @@ class Job:
                 f"({', '.join(differing)}): use another --workdir, or "
                 "--on_other_run=restart to put that run aside"
             )
+        if not processes.is_first():
+            return
         aside = next(
             path
             for number in itertools.count(1)
@@ -148,6 +157,8 @@ class Job:
 
     def evaluate(self) -> None:
         """Measures retrieval on, off and random on held-out text; writes the report."""
+        size = self._cfg.evaluation.batch_size
+        sharding.check_batch("evaluation.batch_size", size, self._mesh)
         step, params = self._parameters()
         folder = self._workdir / "evaluation"
         folder.mkdir(exist_ok=True)
@@ -167,8 +178,10 @@ class Job:
                 for sample in made:
                     results["samples"].append(sample)
                     done.advance(1)
-            write_json(folder / "results.json", results)
-        report.write(self._workdir, self.database)
+            if processes.is_first():
+                write_json(folder / "results.json", results)
+        if processes.is_first():
+            report.write(self._workdir, self.database)
 
     def generate(self) -> None:
         """Continues the prompt and prints the text with its sources."""
