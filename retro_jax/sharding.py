@@ -43,7 +43,7 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
             f"{replicas}mesh.data={cfg.data} x mesh.model={cfg.model} does not make up "
             f"the {len(devices)} devices that are there"
         )
-    grid, names = arranged(devices, *sizes), ("replica", "data", "model")
+    grid, names = arranged(devices, *sizes), ["replica", "data", "model"]
     if cfg.replicas == 1:
         grid, names = grid[0], names[1:]
     return Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
@@ -228,8 +228,8 @@ def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]
     sharding = NamedSharding(mesh, P(axes))
 
     def split(array: np.ndarray) -> jax.Array:
-        def rows(index: tuple[slice, ...]) -> np.ndarray:
-            first = place[index[0].start or 0]
+        def rows(index: tuple[slice, ...] | None) -> np.ndarray:
+            first = place[index[0].start or 0] if index else 0
             return array[first : first + part_size]
 
         return jax.make_array_from_callback(

@@ -1,6 +1,6 @@
 """One of several processes, for tests: joins the others, then does one of two things.
 
-Usage: python -m tests.joined train COORDINATOR COUNT NUMBER FOLDER DATA MODEL
+Usage: python -m tests.joined train COORDINATOR COUNT NUMBER DATA MODEL FOLDER...
        python -m tests.joined jobs --config=... (flags of experiments.main, without --job)
 """
 
@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 
-def train(coordinator: str, count: str, number: str, folder: str, *sizes: str) -> None:
-    """Trains in FOLDER/run, anew or from what is there; measures losses of chunks."""
+def train(
+    coordinator: str, count: str, number: str, data: str, model: str, *folders: str
+) -> None:
+    """Trains in each FOLDER/run, anew or from what is there; measures losses of chunks."""
     from retro_jax import evaluate, processes, sharding
     from retro_jax.config import MeshConfig
     from tests import tiny_training
@@ -24,8 +26,9 @@ def train(coordinator: str, count: str, number: str, folder: str, *sizes: str) -
         join_timeout_s=120,
     )
     with processes.Together(cluster):
-        mesh = sharding.make_mesh(MeshConfig(data=int(sizes[0]), model=int(sizes[1])))
-        state = tiny_training.run(Path(folder) / "run", mesh)
+        mesh = sharding.make_mesh(MeshConfig(data=int(data), model=int(model)))
+        for folder in folders:
+            state = tiny_training.run(Path(folder) / "run", mesh)
         losses = evaluate.chunk_losses(
             tiny_training.CFG,
             state["params"],
