@@ -16,7 +16,7 @@ from data_pipeline.engine import fingerprint, read_json, write_json
 from data_pipeline.progress import Progress
 from experiments import measure, report, samples
 from experiments.config import Experiment
-from retro_jax import checkpoints, evaluate, retrofit, sharding, state
+from retro_jax import checkpoints, evaluate, processes, retrofit, sharding, state
 from retro_jax import train as training
 from retro_jax.metrics import say
 from retro_jax.saved_parameters import SavedParameters
@@ -68,7 +68,11 @@ class Job:
     def _run_identity(self) -> dict:
         """What a checkpoint must agree with."""
         stage = read_json(self.database.folder / "dataset" / "stage.json") or {}
-        return {**self._cfg.identity(), "dataset": stage.get("contents")}
+        return {
+            **self._cfg.identity(),
+            "dataset": stage.get("contents"),
+            "tokenizer": self.database.manifest["tokenizer_fingerprint"],
+        }
 
     def train(self, *, restart: bool) -> None:
         """Trains to the last step, from the newest checkpoint of this same run."""
@@ -76,13 +80,17 @@ class Job:
         identity = self._run_identity() | {"init_from": self._start_of(baseline)}
         marker = self._workdir / "run.json"
         known = read_json(marker)
-        if known is not None and any(known.get(k) != identity[k] for k in identity):
+        processes.wait_for_all("run.json is read")
+        if known is not None and known != identity:
             self._put_aside(known, identity, restart)
-            known = None
-        # Runs from before it was recorded go on without it.
-        if known is None or "tokenizer" in known:
-            identity |= {"tokenizer": self._tokenizer()}
-        write_json(marker, identity)
+        if processes.is_first():
+            write_json(marker, identity)
+        processes.wait_for_all("run.json is written")
+        if read_json(marker) != identity:
+            raise ValueError(
+                f"{self._workdir} is not the folder of process 0: all processes need a "
+                "--workdir on storage that they share, and the same settings"
+            )
         if self._last_step() == self._cfg.train.steps:
             say(f"training: up to date, {self._cfg.train.steps} steps are done")
             return
@@ -112,8 +120,9 @@ class Job:
                 f"init_from {path} is this run's own folder: give the retrofit another "
                 "--workdir (and --database, if that lies in the baseline's)"
             )
-        run = self._run_identity() | {"tokenizer": self._tokenizer()}
-        baseline = retrofit.load(path, self._cfg.model, self._mesh, run)
+        baseline = retrofit.load(
+            path, self._cfg.model, self._mesh, self._run_identity()
+        )
         say(f"retrofits step {baseline.step} of {path} ({baseline.fingerprint})")
         return baseline
 
@@ -132,17 +141,13 @@ class Job:
         frozen = self._cfg.init_from and self._cfg.train.freeze
         return retrofit.new_names(self._cfg.model) if frozen else None
 
-    def _tokenizer(self) -> str:
-        return self.database.manifest["tokenizer_fingerprint"]
-
     def _batches_from(self, first_step: int) -> Iterator[training.Batch]:
         batches = self._sequences("train").shuffled(
             self._cfg.train.batch_size,
             seed=self._cfg.train.seed,
             first_step=first_step,
             num_steps=self._cfg.train.steps,
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
+            rows=sharding.local_rows(self._cfg.train.batch_size, self._mesh),
         )
         return (evaluate.model_inputs(batch) for batch in batches)
 
@@ -154,6 +159,8 @@ class Job:
                 f"({', '.join(differing)}): use another --workdir, or "
                 "--on_other_run=restart to put that run aside"
             )
+        if not processes.is_first():
+            return
         aside = next(
             path
             for number in itertools.count(1)
@@ -191,6 +198,8 @@ class Job:
 
     def evaluate(self) -> None:
         """Measures retrieval on, off and random on held-out text; writes the report."""
+        size = self._cfg.evaluation.batch_size
+        sharding.check_batch("evaluation.batch_size", size, self._mesh)
         run, params = self._parameters()
         step = run["step"]
         folder = self._workdir / "evaluation"
@@ -212,8 +221,10 @@ class Job:
                 for sample in made:
                     results["samples"].append(sample)
                     done.advance(1)
-            write_json(folder / "results.json", results)
-        report.write(self._workdir, self.database)
+            if processes.is_first():
+                write_json(folder / "results.json", results)
+        if processes.is_first():
+            report.write(self._workdir, self.database)
 
     def generate(self) -> None:
         """Continues the prompt and prints the text with its sources."""

@@ -134,10 +134,14 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
 class MeshConfig:
-    """Devices as a ('data', 'model') grid; -1 takes what is left of the devices."""
+    """Devices as a ('data', 'model') grid; -1 takes what is left of the devices.
+
+    With replicas > 1 there are so many such grids, each with all parameters.
+    """
 
     data: int = -1
     model: int = 1
+    replicas: int = 1  # grids; on TPUs the number of slices: only gradients cross them
 
 
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)

@@ -134,6 +134,8 @@ def embedding(rngs: nnx.Rngs, vocab_size: int, width: int) -> nnx.Param:
 
 def look_up(table_VD, tokens_BL, dtype):
     """Embeddings of tokens, times sqrt(D): the table is small for the read-out's sake."""
+    # Without this the compiler gathers the activations, and over all replicas.
+    table_VD = constrain(table_VD, "VD")
     embedded_BLD = jnp.take(table_VD, tokens_BL, axis=0) * table_VD.shape[-1] ** 0.5
     return constrain(embedded_BLD.astype(dtype), "BLD")
 

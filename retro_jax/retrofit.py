@@ -120,8 +120,7 @@ def load(path: Path, cfg: ModelConfig, mesh, run: dict) -> Baseline:
         path: a run's folder, its `checkpoints`, or one numbered checkpoint in there; the
             newest, if none is named. Nothing in it is changed.
         cfg: of the RETRO.
-        run: 'tokenizer' and 'dataset' of the RETRO's run. The checkpoint's tokenizer must
-            be the same; one that does not name its tokenizer needs the same dataset.
+        run: of the RETRO; the checkpoint must have the same 'tokenizer'.
     Raises:
         ValueError: if there is no checkpoint, or it does not fit; names what differs
             first. Nothing has been compiled by then.
@@ -162,11 +161,10 @@ def _check_fits(name: str, saved: SavedParameters, cfg: ModelConfig, run: dict):
             f"{name} is a RETRO (model.cca_layers = {model['cca_layers']}): init_from "
             "takes a baseline, trained with cca_layers=()"
         )
-    key = "tokenizer" if "tokenizer" in saved.run else "dataset"
-    if saved.run.get(key) != run.get(key):
+    there, here = saved.run.get("tokenizer"), run.get("tokenizer")
+    if there != here:
         raise ValueError(
-            f"{name} was trained with {key} {saved.run.get(key)}, this run has "
-            f"{run.get(key)}: the same tokens must mean the same text. Build the database "
+            f"{name} was trained with tokenizer {there}, this run has {here}: the same tokens must mean the same text. Build the database "
             "with the baseline's tokenizer (--config.data.tokenizer=FILE.model)"
         )
     defaults = {field.name: field.default for field in dataclasses.fields(cfg)}

@@ -139,9 +139,10 @@ def train(
         trained: names of the parameters that are trained; all, if not given.
         backbone: parameters to begin with, of a baseline (`retrofit.py`); used up.
     Raises:
-        ValueError: for a checkpoint of another run.
+        ValueError: for a checkpoint of another run, or a batch that the mesh can't split.
         FloatingPointError: if the loss is not finite; names step and last checkpoint.
     """
+    sharding.check_batch("train.batch_size", cfg.batch_size, mesh, cfg.accumulation)
     optimizer = make_optimizer(optimizer_cfg, cfg.steps)
     make_state = functools.partial(
         initial_state, model_cfg, optimizer, cfg.seed, trained
@@ -200,7 +201,9 @@ class _Logger:
     def __init__(self, folder, optimizer_cfg, cfg: TrainConfig, first_step: int):
         self._cfg = cfg
         self._schedule = learning_rate(optimizer_cfg, cfg.steps)
-        self._writer = metrics.MetricsWriter(folder, first_step=first_step)
+        self._writer = metrics.MetricsWriter(
+            folder, first_step=first_step, writes=jax.process_index() == 0
+        )
         self._rate = metrics.Rate()
         self._began_s, self._first_step = time.perf_counter(), first_step
         self._pending: tuple[int, dict] | None = None

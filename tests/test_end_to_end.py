@@ -217,22 +217,6 @@ def test_what_can_not_be_retrofitted_is_refused_before_anything_is_written(
         job(init_from=str(baseline), cca_layers=())
 
 
-def test_a_run_from_before_tokenizers_were_recorded_goes_on(
-    retrofitted, tiny_corpus_folder, tiny_database, tmp_path, capsys
-):
-    old = tmp_path / "old"
-    shutil.copytree(retrofitted[0], old)
-    records = [old / "run.json", *old.glob("checkpoints/*/run/metadata")]
-    for record in records:
-        run = json.loads(record.read_text())
-        assert run.pop("tokenizer") and run.pop("init_from") is None
-        record.write_text(json.dumps(run))
-    assert len(records) == 2
-    changes = {"cca_layers": (), "steps": 21}
-    _job(tiny_corpus_folder, old, tiny_database, **changes).train(restart=False)
-    assert "going on from step 20" in capsys.readouterr().out
-
-
 def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", *arguments],

@@ -259,14 +259,6 @@ def test_another_tokenizer_is_refused(saved_baseline):
     _load(saved_baseline, run={"tokenizer": "t1", "dataset": "d2"})
 
 
-def test_a_baseline_that_names_no_tokenizer_needs_the_same_dataset(tmp_path):
-    run = _model_run(BASELINE_CFG) | {"dataset": "d1"}
-    _save(tmp_path, {1: BASELINE}, run)
-    _load(tmp_path)
-    with pytest.raises(ValueError, match="dataset d1, this run has d2"):
-        _load(tmp_path, run={"tokenizer": "t1", "dataset": "d2"})
-
-
 def test_a_retro_is_no_baseline(retrofitted, tmp_path):
     _, end = retrofitted
     _save(tmp_path, {1: end["params"]}, _model_run(CFG) | TOKENIZED)
