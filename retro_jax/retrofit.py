@@ -164,8 +164,9 @@ def _check_fits(name: str, saved: SavedParameters, cfg: ModelConfig, run: dict):
     there, here = saved.run.get("tokenizer"), run.get("tokenizer")
     if there != here:
         raise ValueError(
-            f"{name} was trained with tokenizer {there}, this run has {here}: the same tokens must mean the same text. Build the database "
-            "with the baseline's tokenizer (--config.data.tokenizer=FILE.model)"
+            f"{name} was trained with tokenizer {there}, this run has {here}: "
+            "the same tokens must mean the same text. Build the database with "
+            "the baseline's tokenizer (--config.data.tokenizer=FILE.model)"
         )
     defaults = {field.name: field.default for field in dataclasses.fields(cfg)}
     for field, value in json.loads(json.dumps(dataclasses.asdict(cfg))).items():
