@@ -2,9 +2,11 @@
 
 The baseline's parameters become the decoder's, under the same names; what a baseline lacks
 starts at random, but for CCA's output projection, which starts at zero. So step 0 is the
-baseline, bit for bit, with retrieval as without. While the backbone is frozen the model
-without retrieval stays the baseline for ever: no gradient of a frozen parameter is
-computed, none has optimizer slots or decays.
+baseline, bit for bit, with retrieval as without. (In float32. Where XLA fuses bfloat16
+operations it keeps more digits than were asked for, and with CCA between them others are
+fused; XLA_FLAGS=--xla_allow_excess_precision=false makes that exact as well.) While the
+backbone is frozen the model without retrieval stays the baseline for ever, in any dtype:
+no gradient of a frozen parameter is computed, none has optimizer slots or decays.
 
 With `copy_init` CCA starts as the copier of `mimetic.py` that has yet to be switched on:
 it looks at the right token and carries its embedding, and the first thing that is learnt
