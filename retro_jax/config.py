@@ -4,6 +4,7 @@ import dataclasses
 
 POSITIONS = ("relative", "rotary", "none")
 FORMS = ("auto", "einsum", "features", "splash", "cudnn")
+REMATS = ("none", "dots", "full")
 NEIGHBOUR_PARTS = ("both", "match", "continuation")
 
 
@@ -41,7 +42,7 @@ class ModelConfig:
     copy_init: bool = False  # CCA starts as a copier (mimetic.py); for short runs
     dtype: str = "auto"  # of activations: float32 | bfloat16 | auto, by the device
     scan_layers: bool = False  # a loop over the layers: compiles many times faster
-    remat: bool = True  # recompute all but matrix products in the backward pass
+    remat: str = "dots"  # what backward recomputes: none | dots (all but) | full
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, if the model can't be built."""
@@ -59,6 +60,7 @@ class ModelConfig:
             ("positions", POSITIONS),
             ("neighbour_part", NEIGHBOUR_PARTS),
             ("attention", FORMS),
+            ("remat", REMATS),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(

@@ -120,10 +120,17 @@ class Encoder(nnx.Module):
 
 
 def _run(cfg: ModelConfig, step, *inputs):
-    """One step of a layer, its activations recomputed when gradients need them."""
-    if cfg.remat:
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        step = jax.checkpoint(step, policy=policy)
+    """One step of a layer, its activations recomputed when gradients need them.
+
+    'dots' keeps the products with parameters, which are most of the work; 'full' keeps
+    nothing but what goes into a step.
+    """
+    policies = jax.checkpoint_policies
+    if cfg.remat == "dots":
+        keeps = policies.dots_with_no_batch_dims_saveable
+        step = jax.checkpoint(step, policy=keeps)
+    elif cfg.remat == "full":
+        step = jax.checkpoint(step, policy=policies.nothing_saveable)
     return step(*inputs)
 
 

@@ -11,7 +11,7 @@ from retro_jax.metrics import read_metrics
 from tests import tiny_model
 
 CFG = tiny_model.small_config(
-    num_heads=8, head_size=4, encoder_heads=8, encoder_head_size=4, remat=False
+    num_heads=8, head_size=4, encoder_heads=8, encoder_head_size=4, remat="none"
 )
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3)
 BATCH_SIZE, ACCUMULATION, STEPS = 16, 2, 8

@@ -70,7 +70,8 @@ def get_config(arg: str = "172m") -> Experiment:
 
 def _model(size: str, options: list[str]) -> ModelConfig:
     model = paper_config(size)
-    model.scan_layers = model.depth > 12
+    if model.depth > 12:
+        model.scan_layers, model.remat = True, "full"
     if "baseline" in options:
         model.cca_layers = ()
     if "fused" in options:

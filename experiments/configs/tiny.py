@@ -53,7 +53,7 @@ def get_config(arg: str = "") -> Experiment:
             encoder_ffw_width=256,
             share_embeddings=True,
             copy_init=not is_baseline,
-            remat=False,
+            remat="none",
         ),
         optimizer=OptimizerConfig(
             learning_rate=3e-3, warmup_steps=50, final_share=0.05
