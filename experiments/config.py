@@ -59,10 +59,16 @@ class Experiment:
         """What a checkpoint must agree with to be gone on from, as JSON.
 
         Not the number of steps, so that a run can be made longer, nor what only says how
-        often something is written.
+        often something is written or when to give up.
         """
         settings = dataclasses.asdict(self)
-        for name in ("steps", "log_every", "checkpoint_every", "keep_checkpoints"):
+        for name in (
+            "steps",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "max_skipped_steps",
+        ):
             del settings["train"][name]
         kept = {part: settings[part] for part in ("model", "optimizer", "train")}
         return json.loads(json.dumps(kept))

@@ -80,6 +80,9 @@ class Job:
         if self._last_step() == self._cfg.train.steps:
             say(f"training: up to date, {self._cfg.train.steps} steps are done")
             return
+        self._sequences(
+            "train"
+        )  # a wrong dataset is refused before anything is compiled
         training.train(
             self._cfg.model,
             self._cfg.optimizer,
@@ -143,7 +146,11 @@ class Job:
         )
         keeper = checkpoints.Checkpoints(self._workdir / "checkpoints", keep=1000)
         step, restored = keeper.restore(wanted, self._run_identity())
+        newest = keeper.latest_step()
         keeper.close()
+        if step != newest:
+            damaged = self._workdir / "checkpoints" / str(newest)
+            say(f"using step {step}; to train again what came after, delete {damaged}")
         return step, restored["params"]
 
     def evaluate(self) -> None:

@@ -5,6 +5,9 @@
 
 The workdir gets `checkpoints/`, `metrics/`, `evaluation/`, `report.html` and `report.md`;
 the database is `--database`, or the folder `database` in the workdir.
+
+Exit statuses: 0 done; 2 a mistake or an error, said in one line; 75 stopped by SIGTERM
+after the step under way, which is saved: the same command goes on from it; 130 Ctrl-C.
 """
 
 import dataclasses

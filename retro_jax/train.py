@@ -6,6 +6,7 @@ Data must depend on (seed, step) alone: then a run that was stopped goes on bit 
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from retro_jax import checkpoints, metrics, sharding, state
+from retro_jax import checkpoints, metrics, preemption, sharding, state
 from retro_jax.config import ModelConfig, OptimizerConfig, TrainConfig
 from retro_jax.optimizer import learning_rate, make_optimizer
 
@@ -84,15 +85,30 @@ def train_step(
     train_state: TrainState,
     batch,
 ):
-    """One update. Returns the new state and the batch's sums."""
+    """One update. Returns the new state and the batch's sums.
+
+    If the loss or the gradient norm is not finite the state stays as it was, with all the
+    optimizer's slots and counts: its schedule counts the updates that were made, not the
+    batches that were seen. Ours: one bad batch in weeks should cost one step.
+    """
     params = train_state["params"]
     gradients, sums = accumulated_gradients(model_cfg, params, batch, accumulation)
     tokens = jnp.maximum(sums["tokens"], 1.0)
     gradients = jax.tree.map(lambda g: g / tokens, gradients)
     sums["gradient_norm"] = optax.tree.norm(gradients)
     updates, slots = optimizer.update(gradients, train_state["optimizer"], params)
-    params = optax.apply_updates(params, updates)
-    return {"params": params, "optimizer": slots}, sums
+    new_state = {"params": optax.apply_updates(params, updates), "optimizer": slots}
+    finite = jnp.isfinite(sums["loss_nats"]) & jnp.isfinite(sums["gradient_norm"])
+    new_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), new_state, train_state
+    )
+    return new_state, sums | {"updates": updates_made(new_state)}
+
+
+def updates_made(train_state: TrainState) -> jax.Array:
+    """How many updates have been made, by the optimizer's own counts."""
+    counts = optax.tree.get_all_with_path(train_state["optimizer"], "count")
+    return functools.reduce(jnp.maximum, [count for _, count in counts])
 
 
 def initial_state(cfg: ModelConfig, optimizer, seed: int) -> TrainState:
@@ -116,8 +132,11 @@ def train(
         workdir: gets `checkpoints/` and `metrics/`.
         run: JSON that a checkpoint must agree with to be gone on from.
     Raises:
-        ValueError: for a checkpoint of another run.
-        FloatingPointError: if the loss is not finite; names step and last checkpoint.
+        ValueError: for a checkpoint of another run, before anything is compiled.
+        FloatingPointError: if more than `cfg.max_skipped_steps` steps in a row have a loss
+            or a gradient that is not finite; names the step.
+        preemption.Preempted: after SIGTERM, once the checkpoint is on disk.
+        OSError: if a checkpoint can't be written.
     """
     optimizer = make_optimizer(optimizer_cfg, cfg.steps)
     make_state = functools.partial(initial_state, model_cfg, optimizer, cfg.seed)
@@ -137,7 +156,7 @@ def train(
             out_shardings=(shardings, None),
         )
         logger = _Logger(workdir / "metrics", optimizer_cfg, cfg, step)
-        with contextlib.closing(logger):
+        with contextlib.closing(logger), preemption.watch() as reached:
             batches = batches_from(step)
             while step < cfg.steps:
                 batch = logger.waiting_for(lambda: next(batches))
@@ -145,9 +164,14 @@ def train(
                 train_state, sums = update(train_state, on_devices)
                 step += 1
                 logger.after_step(step, sums)
-                if step % cfg.checkpoint_every == 0 or step == cfg.steps:
-                    logger.flush()  # a state whose loss is not finite is never saved
+                keeper.check()
+                stop = reached(step)
+                if stop or step % cfg.checkpoint_every == 0 or step == cfg.steps:
+                    logger.flush()  # stops here if too many steps were not finite
                     keeper.save(step, train_state, {**run, "step": step})
+                if stop and step < cfg.steps:
+                    keeper.wait()
+                    raise preemption.Preempted(step)
     return train_state
 
 
@@ -174,6 +198,8 @@ class _Logger:
         self._pending: tuple[int, dict] | None = None
         self._totals: dict[str, float] = {}
         self._waited_s = 0.0
+        self._updates, self._skipped_in_a_row = 0, 0
+        self._gradient_norm = math.nan  # of the last update since the last line
 
     def waiting_for(self, get: Callable[[], Batch]) -> Batch:
         start_s = time.perf_counter()
@@ -188,32 +214,62 @@ class _Logger:
         self._totals["waited_s"] = waited_s
 
     def flush(self) -> None:
-        """Reads the sums of the last step; raises FloatingPointError if not finite."""
+        """Reads the sums of the last step.
+
+        Raises:
+            FloatingPointError: if too many steps in a row were not finite.
+        """
         if self._pending is None:
             return
         step, sums = self._pending
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(sums).items()}
-        if not np.isfinite(values["loss_nats"]):
-            raise FloatingPointError(
-                f"the loss of step {step} is {values['loss_nats']}. The newest checkpoint "
-                "is from before; try a lower optimizer.learning_rate, or float32"
-            )
-        for name in ("loss_nats", "tokens", "bytes"):
-            self._totals[name] = self._totals.get(name, 0.0) + values[name]
-        self._rate.add(int(values["tokens"]), self._totals.pop("waited_s", 0.0))
+        self._updates = int(values["updates"])
+        tokens, waited_s = values["tokens"], self._totals.pop("waited_s", 0.0)
+        self._rate.add(int(tokens) if math.isfinite(tokens) else 0, waited_s)
+        if math.isfinite(values["loss_nats"]) and math.isfinite(
+            values["gradient_norm"]
+        ):
+            self._skipped_in_a_row = 0
+            self._gradient_norm = values["gradient_norm"]
+            for name in ("loss_nats", "tokens", "bytes"):
+                self._totals[name] = self._totals.get(name, 0.0) + values[name]
+        else:
+            self._count_skipped(step, values)
         if step % self._cfg.log_every == 0 or step == self._cfg.steps:
-            self._write(step, values["gradient_norm"])
+            self._write(step)
 
-    def _write(self, step: int, gradient_norm: float) -> None:
+    def _count_skipped(self, step: int, values: dict[str, float]) -> None:
+        self._skipped_in_a_row += 1
+        most = self._cfg.max_skipped_steps
+        what = (
+            f"the loss of step {step} is {values['loss_nats']}, its gradient norm "
+            f"{values['gradient_norm']}"
+        )
+        if self._skipped_in_a_row > most:
+            raise FloatingPointError(
+                f"{what}, the {self._skipped_in_a_row}. such step in a row "
+                f"(train.max_skipped_steps={most}). The parameters and the newest "
+                "checkpoint are from before; try a lower optimizer.learning_rate, or "
+                "float32"
+            )
+        metrics.say(
+            f"{what}: not applied ({self._skipped_in_a_row} of {most} in a row)"
+        )
+
+    def _write(self, step: int) -> None:
         totals, self._totals = self._totals, {}
+        totals = {"loss_nats": math.nan, "tokens": 0.0, "bytes": 0.0} | totals
+        gradient_norm, self._gradient_norm = self._gradient_norm, math.nan
         values = {
             "loss_nats_per_token": totals["loss_nats"] / max(totals["tokens"], 1.0),
             "bits_per_byte": metrics.bits_per_byte(
                 totals["loss_nats"], totals["bytes"]
             ),
             "gradient_norm": gradient_norm,
-            "learning_rate": float(self._schedule(step - 1)),
+            # Of the last update; the schedule counts updates.
+            "learning_rate": float(self._schedule(max(self._updates - 1, 0))),
+            "skipped_steps": step - self._updates,
             **self._rate.take(),
         }
         self._writer.write(step, values)
