@@ -32,12 +32,11 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int):
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, cleanup_tmp_directories=True
-            ),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep),
             item_names=("state", "run", "fingerprints"),
         )
         self._damaged: list[int] = []
+        self._has_room = False
 
     def latest_step(self) -> int | None:
         """The newest step that was saved; None if there is none."""
@@ -54,7 +53,8 @@ class Checkpoints:
             FloatingPointError: naming an array that is not finite; nothing is saved.
             OSError: if this one or the one before could not be saved.
         """
-        self._put_damaged_aside()
+        if not self._has_room:
+            self._make_room()
         if step in self._manager.all_steps():
             return
         found, not_finite = fingerprints.examine(state)
@@ -69,7 +69,15 @@ class Checkpoints:
             "fingerprints": ocp.args.JsonSave({"arrays": found, "run": _crc(run)}),
         }
         with self._explained():
+            self._probe()
             self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def _probe(self) -> None:
+        """Raises OSError if nothing can be written, which Orbax notices after minutes."""
+        if jax.process_index() == 0:
+            probe = self._manager.directory / ".write-test"
+            probe.write_bytes(bytes(4096))
+            probe.unlink()
 
     def check(self) -> None:
         """Raises OSError if a save that was started has failed; does not wait for one."""
@@ -184,20 +192,25 @@ class Checkpoints:
                     "--workdir, or the old settings"
                 )
 
-    def _put_damaged_aside(self) -> None:
-        """Makes room for the steps to be saved again, as `damaged-N`, and keeps them."""
-        if not self._damaged:
-            return
-        for step in self._damaged:
-            aside = self._manager.directory / f"damaged-{step}"
-            if jax.process_index() == 0:
+    def _make_room(self) -> None:
+        """Removes what killed saves left, and keeps damaged steps aside as `damaged-N`.
+
+        Not by Orbax's own cleaning, which also takes away what another process is saving
+        while this one only reads.
+        """
+        folder = self._manager.directory
+        if jax.process_index() == 0:
+            for unfinished in folder.glob("*.orbax-checkpoint-tmp"):
+                unfinished.rmtree()
+            for step in self._damaged:
+                aside = folder / f"damaged-{step}"
                 if aside.exists():
                     aside.rmtree()
-                (self._manager.directory / str(step)).rename(aside)
-        self._damaged = []
+                (folder / str(step)).rename(aside)
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("damaged checkpoints are put aside")
+            multihost_utils.sync_global_devices("there is room for checkpoints")
         self._manager.reload()
+        self._has_room = True
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
