@@ -192,7 +192,12 @@ class _Logger:
     def __init__(self, folder, optimizer_cfg, cfg: TrainConfig, first_step: int):
         self._cfg = cfg
         self._schedule = learning_rate(optimizer_cfg, cfg.steps)
-        self._writer = metrics.MetricsWriter(folder, first_step=first_step)
+        # All processes know the same numbers; the first writes them.
+        self._writer = (
+            metrics.MetricsWriter(folder, first_step=first_step)
+            if jax.process_index() == 0
+            else None
+        )
         self._rate = metrics.Rate()
         self._began_s, self._first_step = time.perf_counter(), first_step
         self._pending: tuple[int, dict] | None = None
@@ -272,7 +277,8 @@ class _Logger:
             "skipped_steps": step - self._updates,
             **self._rate.take(),
         }
-        self._writer.write(step, values)
+        if self._writer is not None:
+            self._writer.write(step, values)
         done = step - self._first_step
         elapsed_s = time.perf_counter() - self._began_s
         left_s = elapsed_s / done * (self._cfg.steps - step)
@@ -287,4 +293,5 @@ class _Logger:
         try:
             self.flush()
         finally:
-            self._writer.close()
+            if self._writer is not None:
+                self._writer.close()
