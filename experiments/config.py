@@ -65,8 +65,8 @@ class Experiment:
         """What a checkpoint must agree with to be gone on from, as JSON.
 
         Not the number of steps, so that a run can be made longer, nor what only says how
-        often something is written. What a retrofit starts from is added when it is
-        known (`Job.train`).
+        often something is written or when to give up. What a retrofit starts from is
+        added when it is known (`Job.train`).
         """
         settings = dataclasses.asdict(self)
         for name in (
@@ -75,6 +75,7 @@ class Experiment:
             "checkpoint_every",
             "keep_checkpoints",
             "freeze",
+            "max_skipped_steps",
         ):
             del settings["train"][name]
         kept = {part: settings[part] for part in ("model", "optimizer", "train")}

@@ -94,6 +94,8 @@ class Job:
         if self._last_step() == self._cfg.train.steps:
             say(f"training: up to date, {self._cfg.train.steps} steps are done")
             return
+        # A wrong dataset is refused before anything is compiled.
+        self._sequences("train")
         begins = self._last_step() is None
         backbone = baseline.params if baseline is not None and begins else None
         del baseline  # a run that goes on has its own copy

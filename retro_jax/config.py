@@ -158,13 +158,18 @@ class TrainConfig:
     checkpoint_every: int = 100  # steps
     keep_checkpoints: int = 2
     freeze: bool = True  # of a run with init_from: its baseline's parameters stay
+    # Updates in a row that may be left out because the gradient is not finite; 0 = none.
+    max_skipped_steps: int = 10
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, if the run can't be done."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("seed", "freeze") and value < 1:
-                raise ValueError(f"train.{field.name} must be at least 1, is {value}")
+            least = 0 if field.name == "max_skipped_steps" else 1
+            if field.name not in ("seed", "freeze") and value < least:
+                raise ValueError(
+                    f"train.{field.name} must be at least {least}, is {value}"
+                )
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"train.batch_size {self.batch_size} is not a multiple of "

@@ -45,7 +45,8 @@ class MetricsWriter:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            if math.isfinite(value):  # TensorBoard has no place for others
+                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         if self._writes:

@@ -10,6 +10,8 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
+from retro_jax import fingerprints
+
 
 class SavedParameters:
     """One checkpoint of a run: what it says of itself, and its parameters."""
@@ -26,6 +28,7 @@ class SavedParameters:
             item_handlers={
                 "state": ocp.PyTreeCheckpointHandler(),
                 "run": ocp.JsonCheckpointHandler(),
+                "fingerprints": ocp.JsonCheckpointHandler(),
             },
         )
         step = self._manager.latest_step() if step is None else step
@@ -53,7 +56,11 @@ class SavedParameters:
         return {name: tuple(array.shape) for name, array in params.items()}
 
     def parameters(self, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict:
-        """These parameters, onto their shardings; the shapes must be `shapes()`."""
+        """These parameters, onto their shardings; the shapes must be `shapes()`.
+
+        Raises:
+            ValueError: naming an array that is not, bit for bit, what was saved.
+        """
         item = {"params": wanted}
         arguments = ocp.args.PyTreeRestore(
             item=item,
@@ -61,8 +68,20 @@ class SavedParameters:
             partial_restore=True,
         )
         restored = self._manager.restore(
-            self.step, args=ocp.args.Composite(state=arguments)
+            self.step,
+            args=ocp.args.Composite(
+                state=arguments, fingerprints=ocp.args.JsonRestore()
+            ),
         )
+        found, _ = fingerprints.examine({"params": restored.state["params"]})
+        saved = restored.fingerprints["arrays"]
+        for name, fingerprint in found.items():
+            if saved.get(name) != fingerprint:
+                raise ValueError(
+                    f"checkpoint {self._manager.directory}/{self.step} is damaged: array "
+                    f"{name} is not what was saved. Put a copy of it back, or delete "
+                    "that folder to use the one before"
+                )
         return restored.state["params"]
 
     def close(self) -> None:
