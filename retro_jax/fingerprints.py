@@ -25,8 +25,12 @@ def examine(tree) -> tuple[dict[str, int], list[str]]:
         ValueError: for a dtype whose numbers are not of 8, 16, 32 or 64 bits.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    looked = [(_name(path), _look(array, _replicated(array))) for path, array in leaves]
-    looked = [(name, pair.tolist()) for name, pair in jax.device_get(looked)]
+    looked = [
+        # One after the other: sums over all devices, many of them under way at once, can
+        # wait for each other for ever where the devices are threads of a CPU.
+        (_name(path), jax.device_get(_look(array, _replicated(array))).tolist())
+        for path, array in leaves
+    ]
     return (
         {name: fingerprint for name, (fingerprint, _) in looked},
         [name for name, (_, not_finite) in looked if not_finite],
