@@ -166,7 +166,9 @@ def _comparisons(found: dict[_Entry, Contestant], retrieval: str) -> list[str]:
     """Ours beside theirs of the same dtype, and the fastest beside the fastest."""
     theirs = [entry for entry in found if entry.who == _THEIRS]
     ours = [entry for entry in found if entry.who == _OURS]
-    pairs = [(own, other) for own in ours for other in theirs if own.dtype == other.dtype]
+    pairs = [
+        (own, other) for own in ours for other in theirs if own.dtype == other.dtype
+    ]
     by_step = {e: statistics.median(found[e].step_s) for e in found}
     fastest = min(ours, key=by_step.__getitem__), min(theirs, key=by_step.__getitem__)
     if fastest not in pairs:

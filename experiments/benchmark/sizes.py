@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,13 @@ def _peer_shape() -> ModelConfig:
 
 
 def override(cfg: ModelConfig, settings: str) -> ModelConfig:
-    """`cfg` with the fields in 'dtype=bfloat16,remat=False'.
+    """`cfg` with the fields in 'dtype=bfloat16,cca_layers=(2,),remat=False'.
 
     Raises:
         ValueError: for a field that there is not, or a value of another type.
     """
     changes: dict[str, Any] = {}
-    for setting in filter(None, settings.split(",")):
+    for setting in filter(None, re.split(r",(?=\w+=)", settings)):
         name, _, text = setting.partition("=")
         if name not in {field.name for field in dataclasses.fields(cfg)}:
             raise ValueError(f"the model has no setting {name!r} (in {settings!r})")

@@ -120,6 +120,4 @@ def _needs_bytes(compiled) -> int:
 def _check_fits(needs_bytes: int) -> None:
     free_bytes = device.free_bytes_per_device()
     if needs_bytes > free_bytes:
-        raise MemoryError(
-            f"needs {needs_bytes / 1e9:.1f} of {free_bytes / 1e9:.1f} GB"
-        )
+        raise MemoryError(f"needs {needs_bytes / 1e9:.1f} of {free_bytes / 1e9:.1f} GB")

@@ -39,6 +39,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
     command.add_argument("--model", default="", help="other settings: remat=False,...")
     command.add_argument("--mesh_model", type=int, default=1, help="devices on 'model'")
+    command.add_argument(
+        "--product_side", type=int, default=0, help="of the products; by the device"
+    )
     command.add_argument("--in_process", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -67,7 +70,7 @@ def _in_own_process(args: argparse.Namespace, size: str) -> Result:
             value = getattr(args, name)
             if value is not None:
                 command.append(f"--{name}={value}")
-        for name in ("steps", "rounds", "dtype", "model", "mesh_model"):
+        for name in ("steps", "rounds", "dtype", "model", "mesh_model", "product_side"):
             command.append(f"--{name}={getattr(args, name)}")
         done = subprocess.run(
             command, cwd=_ROOT, stdout=subprocess.DEVNULL, check=False

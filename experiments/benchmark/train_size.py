@@ -62,7 +62,10 @@ def measure(args: argparse.Namespace) -> Result:
     cfg = dataclasses.replace(cfg, dtype=args.dtype)
     cfg.validate()
     batch = _batch(args, cfg, mesh.shape["data"])
-    products = {name: device.Product(name) for name in ("float32", "bfloat16")}
+    products = {
+        name: device.Product(name, side=args.product_side)
+        for name in ("float32", "bfloat16")
+    }
     # Without retrieval first: it needs less memory, so that both peaks are seen.
     variants = {
         "off": _Variant(sizes.without_retrieval(cfg)),
