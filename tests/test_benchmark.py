@@ -125,6 +125,15 @@ def test_a_size_without_room_is_not_begun():
         assert row["state"].startswith("does not fit: needs ")
 
 
+def test_a_load_that_does_not_fit_the_mesh_or_the_chunks_is_refused():
+    with pytest.raises(ValueError, match="7 sequences can't be split over 8 devices"):
+        train.run(arguments("--in_process", "--batch_size=7"))
+    with pytest.raises(ValueError, match="100 is no multiple of the model's chunks of"):
+        train.run(arguments("--in_process", "--sequence_len=100"))
+    with pytest.raises(SystemExit):
+        arguments("--steps=0")
+
+
 def test_memory_that_runs_out_underway_ends_that_variant_alone():
     def run_out(variant):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")

@@ -18,7 +18,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from experiments.benchmark.result import print_result, write_result
+from experiments.benchmark.result import positive, print_result, write_result
 
 # Part -> what it measures, and its default number of rounds.
 _PARTS = {
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"experiments.benchmark.{part}")
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-        command.add_argument("--rounds", type=int, default=rounds)
+        command.add_argument("--rounds", type=positive, default=rounds)
         command.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     args = parser.parse_args(argv)
     try:

@@ -15,6 +15,7 @@ from experiments.benchmark.result import (
     Result,
     Row,
     describe_machine,
+    positive,
     significant,
 )
 
@@ -22,10 +23,13 @@ from experiments.benchmark.result import (
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The flags of `input`."""
     command.add_argument("--database", type=Path, help="whose training split is read")
-    command.add_argument("--batch_size", type=int, default=8, help="sequences")
-    command.add_argument("--batches", type=int, default=100, help="of a round")
+    command.add_argument("--batch_size", type=positive, default=8, help="sequences")
+    command.add_argument("--batches", type=positive, default=100, help="of a round")
     command.add_argument(
-        "--sequences", type=int, default=512, help="of the dataset of random tokens"
+        "--sequences",
+        type=positive,
+        default=512,
+        help="of the dataset of random tokens",
     )
     command.add_argument(
         "--consumer",
@@ -111,7 +115,7 @@ def _consumed_per_s(size: str, length: int, num_neighbours: int) -> float | None
     """Sequences a second of a step of this size; None if it could not be measured."""
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=positive, default=3)
     flags = [f"--sizes={size}", f"--sequence_len={length}", "--steps=3"]
     args = parser.parse_args([*flags, f"--num_neighbours={num_neighbours}"])
     rows = [row for row in train.run(args).rows if row["retrieval"] == "on"]

@@ -15,7 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from experiments.benchmark import memory
-from experiments.benchmark.result import Result, Row, describe_machine, significant
+from experiments.benchmark.result import (
+    Result,
+    Row,
+    describe_machine,
+    positive,
+    significant,
+)
 from experiments.benchmark.turns import Contestant
 
 _THEIRS, _OURS = "RETRO-pytorch 0.3.9", "retro-jax"
@@ -49,9 +55,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="settings of our model; each with remat=True and remat=False, of which the "
         "faster takes part, unless it says which",
     )
-    command.add_argument("--batch_size", type=int, default=2, help="sequences")
+    command.add_argument("--batch_size", type=positive, default=2, help="sequences")
     command.add_argument("--cores", type=int, default=2, help="for each contestant")
-    command.add_argument("--steps", type=int, default=1, help="of a turn")
+    command.add_argument("--steps", type=positive, default=1, help="of a turn")
 
 
 def run(args: argparse.Namespace) -> Result:

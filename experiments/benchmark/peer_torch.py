@@ -9,11 +9,12 @@ import argparse
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 from experiments.benchmark import turns
 
 # Layers, widths and tables of `sizes.model("peer")`.
-_MODEL = {
+_MODEL: dict[str, Any] = {
     "num_tokens": 32_000,
     "max_seq_len": 512,
     "enc_dim": 512,

@@ -1,5 +1,6 @@
 """What a benchmark gives: a table, its conditions, and how runs are taken in turn."""
 
+import argparse
 import dataclasses
 import importlib.metadata
 import json
@@ -55,6 +56,13 @@ def describe_machine(packages: Sequence[str]) -> dict[str, str | int | float]:
         if name in installed:
             found[name] = importlib.metadata.version(name)
     return found
+
+
+def positive(text: str) -> int:
+    """A number of times on the command line: at least 1."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, is {text}")
+    return int(text)
 
 
 def significant(value: float, digits: int = 4) -> float:

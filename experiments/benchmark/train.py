@@ -16,6 +16,7 @@ from experiments.benchmark.result import (
     Result,
     Row,
     describe_machine,
+    positive,
     read_result,
 )
 
@@ -27,15 +28,15 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--sizes", default="tiny", help="of tiny, peer, 172m, 425m, 1.5b, 7.5b"
     )
-    command.add_argument("--sequence_len", type=int, help="tokens; the size's own")
+    command.add_argument("--sequence_len", type=positive, help="tokens; the size's own")
     command.add_argument(
-        "--batch_size", type=int, help="sequences over all devices; the size's own"
+        "--batch_size", type=positive, help="sequences over all devices; the size's own"
     )
     command.add_argument(
-        "--num_neighbours", type=int, help="of a chunk; the size's own"
+        "--num_neighbours", type=positive, help="of a chunk; the size's own"
     )
     command.add_argument("--batch", help=".npz with a batch, instead of random tokens")
-    command.add_argument("--steps", type=int, default=5, help="of a round")
+    command.add_argument("--steps", type=positive, default=5, help="of a round")
     command.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
     command.add_argument("--model", default="", help="other settings: remat=False,...")
     command.add_argument("--mesh_model", type=int, default=1, help="devices on 'model'")

@@ -94,14 +94,30 @@ def measure(args: argparse.Namespace) -> Result:
 
 def _batch(args: argparse.Namespace, cfg: ModelConfig, shards: int) -> sizes.Batch:
     if args.batch is not None:
-        return sizes.saved_batch(cfg, Path(args.batch))
+        batch = sizes.saved_batch(cfg, Path(args.batch))
+        _check_load(cfg, sizes.load_of(batch), shards)
+        return batch
     usual = sizes.LOADS[args.sizes]
     load = sizes.Load(
         sequence_len=args.sequence_len or usual.sequence_len,
         batch_size=args.batch_size or usual.batch_size * shards,
         num_neighbours=args.num_neighbours or usual.num_neighbours,
     )
+    _check_load(cfg, load, shards)
     return sizes.synthetic_batch(cfg, load)
+
+
+def _check_load(cfg: ModelConfig, load: sizes.Load, shards: int) -> None:
+    if load.batch_size % shards:
+        raise ValueError(
+            f"a batch of {load.batch_size} sequences can't be split over {shards} devices "
+            "on the 'data' axis: give another --batch_size"
+        )
+    if load.sequence_len % cfg.chunk_len:
+        raise ValueError(
+            f"--sequence_len {load.sequence_len} is no multiple of the model's chunks of "
+            f"{cfg.chunk_len} tokens"
+        )
 
 
 def _measure_round(variant: _Variant, steps: int) -> None:
