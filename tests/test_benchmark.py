@@ -100,23 +100,32 @@ def test_train_needs_no_data_pipeline(tmp_path):
 def test_a_size_that_fails_is_a_row_and_the_others_are_measured(monkeypatch, capfd):
     """Wrong, killed and measured; children are called in this process."""
 
+    def measure(args):
+        sizes.model(args.sizes)
+        asked = (args.steps, args.rounds, args.batch_size, args.model, args.dtype)
+        rows = [{"size": args.sizes, "retrieval": "on", "state": str(asked)}]
+        conditions = {"device": "this one"}
+        return result.Result(
+            name="train", conditions=conditions, rows=rows, notes=["n"]
+        )
+
     def run(command, **_):
         if "--sizes=1.5b" in command:
             return subprocess.CompletedProcess(command, -signal.SIGKILL)
         assert command[:3] == [sys.executable, "-m", "experiments.benchmark"]
         return subprocess.CompletedProcess(command, __main__.main(command[3:]))
 
+    monkeypatch.setattr(train_size, "measure", measure)
     monkeypatch.setattr(subprocess, "run", run)
-    found = train.run(arguments("--sizes=giant,tiny,1.5b"))
+    found = train.run(arguments("--sizes=giant,tiny,1.5b", "--dtype=float32"))
+    model = _SMALL.partition("=")[2]
     assert [(row["size"], row["retrieval"], row["state"]) for row in found.rows] == [
         ("giant", "-", "failed with exit status 2: see its message"),
-        ("tiny", "off", "measured"),
-        ("tiny", "on", "measured"),
+        ("tiny", "on", str((1, 1, 8, model, "float32"))),
         ("1.5b", "-", "killed, as the system does when memory runs out"),
     ]
     assert "no size 'giant'; there are tiny" in capfd.readouterr().err
-    assert found.conditions["mesh"] == "data 8, model 1"
-    assert found.notes == ["not measured on a GPU"]
+    assert found.conditions == {"device": "this one"} and found.notes == ["n"]
 
 
 def test_a_size_without_room_is_not_begun():
@@ -151,7 +160,7 @@ def test_memory_that_runs_out_underway_ends_that_variant_alone():
 
 def test_a_step_is_that_of_training():
     """Three steps (one of them the first, which is not measured) give training's loss."""
-    cfg = tiny_model.small_config()
+    cfg = sizes.without_retrieval(tiny_model.small_config())
     load = sizes.Load(sequence_len=8, batch_size=2)
     batch = sizes.synthetic_batch(cfg, load)
     mesh = tiny_model.mesh(2, 1)
