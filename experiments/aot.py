@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -28,7 +28,7 @@ from experiments import aot_table, commands, roofline
 from experiments.config import Experiment
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings.")
-_TOPOLOGY = flags.DEFINE_list("topology", [], "Slices such as v5p:4x4x4, by commas.")
+_TOPOLOGY = flags.DEFINE_list("topology", None, "Slices such as v5p:4x4x4, by commas.")
 _RETRIEVAL = flags.DEFINE_enum(
     "retrieval", "both", ["both", "on", "off"], "With neighbours, without, or both."
 )
@@ -53,24 +53,33 @@ _CHOSEN = {
 }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One compilation: a slice, with retrieval or without, and settings to override."""
+    """One compilation.
 
+    Attributes:
+        config: file, or file:argument.
+        overrides: flags such as '--config.mesh.model=4'.
+        topology: a slice by name.
+        retrieval: False for the decoder alone.
+        effort: as the flag of this name.
+        limit_s: after which the compilation is given up.
+    """
+
+    config: str
+    overrides: tuple[str, ...]
     topology: str
     retrieval: bool
-    overrides: tuple[str, ...]
+    effort: float = -1.0
+    limit_s: float = 1800
 
 
 def main(argv: list[str]) -> None:
     """Compiles all that was asked for; in a process of its own, one of it."""
     commands.no_arguments(argv)
-    if importlib.util.find_spec("libtpu") is None:
-        raise ImportError("the TPU compiler is not installed: make install-aot")
     for name in _TOPOLOGY.value:
         roofline.parse_slice(name)
-    if not _TOPOLOGY.value:
-        raise ValueError("--topology is empty; give slices such as v5p:4x4x4")
+    check_compiler()
     cfg: Experiment = _CONFIG.value
     cfg.validate()
     if _ROW.value:
@@ -81,44 +90,86 @@ def main(argv: list[str]) -> None:
         )
         Path(_ROW.value).write_text(json.dumps(row), encoding="utf-8")
         return
-    rows = _all_rows(_jobs(), commands.folder(_OUT.value) if _OUT.value else None)
+    rows = _all_rows(_asked_for(), commands.folder(_OUT.value) if _OUT.value else None)
     print(aot_table.markdown(rows))
 
 
-def _jobs() -> list[Job]:
-    """Every slice with retrieval, then without, on the chosen mesh or the user's own."""
+def check_compiler() -> None:
+    """Raises ImportError, with what to do, if the TPU compiler is not there."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise ImportError(
+            "libtpu, the TPU compiler, is not installed: make install-aot (or pip "
+            "install -r requirements-aot.lock)"
+        )
+
+
+def _asked_for() -> list[Job]:
     flag = flags.FLAGS["config"]
-    given = config_flags.get_override_values(flag)
+    conditions = ["on", "off"] if _RETRIEVAL.value == "both" else [_RETRIEVAL.value]
+    return jobs(
+        config_flags.get_config_filename(flag),
+        config_flags.get_override_values(flag),
+        _TOPOLOGY.value,
+        [condition == "on" for condition in conditions],
+        effort=_EFFORT.value,
+        limit_s=_LIMIT_S.value,
+    )
+
+
+def jobs(
+    config: str,
+    given: Mapping[str, object],
+    topologies: Sequence[str],
+    conditions: Sequence[bool],
+    *,
+    effort: float,
+    limit_s: float,
+) -> list[Job]:
+    """Each topology in each condition.
+
+    Args:
+        config: file, or file:argument.
+        given: settings that the user overrides. If they say how to split the batch, none
+            of that is decided here.
+        topologies: slices by name.
+        conditions: True with retrieval, False without.
+    """
     own = tuple(f"--config.{name}={value}" for name, value in given.items())
-    decided = {"mesh.data", "mesh.model", "train.accumulation", "train.batch_size"}
-    size = config_flags.get_config_filename(flag).partition(":")[2]
-    conditions = [
-        name == "on" for name in ("on", "off") if _RETRIEVAL.value in (name, "both")
-    ]
-    jobs = []
-    for topology in _TOPOLOGY.value:
-        chosen: tuple[str, ...] = ()
-        if not decided & given.keys() and (size, topology) in _CHOSEN:
-            data, model, accumulation = _CHOSEN[size, topology]
-            chosen = (
-                f"--config.mesh.data={data}",
-                f"--config.mesh.model={model}",
-                f"--config.train.accumulation={accumulation}",
+    decides = {"mesh.data", "mesh.model", "train.accumulation", "train.batch_size"}
+    found = []
+    for topology in topologies:
+        overrides = own
+        chosen = _CHOSEN.get((config.partition(":")[2], topology))
+        if chosen is not None and not decides & given.keys():
+            names = ("mesh.data", "mesh.model", "train.accumulation")
+            overrides += tuple(
+                f"--config.{name}={value}"
+                for name, value in zip(names, chosen, strict=True)
             )
-        jobs += [Job(topology, on, (*own, *chosen)) for on in conditions]
-    return jobs
+        found += [
+            Job(
+                config=config,
+                overrides=overrides,
+                topology=topology,
+                retrieval=retrieval,
+                effort=effort,
+                limit_s=limit_s,
+            )
+            for retrieval in conditions
+        ]
+    return found
 
 
-def _all_rows(jobs: Sequence[Job], folder: Path | None) -> list[dict]:
+def _all_rows(todo: Sequence[Job], folder: Path | None) -> list[dict]:
     """Compiles one after the other; what is done is in the folder after each."""
     rows: list[dict] = []
-    for number, job in enumerate(jobs, start=1):
+    for number, job in enumerate(todo, start=1):
         began_s = time.perf_counter()
         row = run_job(job)
         rows.append(row)
         took_s = time.perf_counter() - began_s
         print(
-            f"{number}/{len(jobs)}  {job.topology}, retrieval "
+            f"{number}/{len(todo)}  {job.topology}, retrieval "
             f"{'on' if job.retrieval else 'off'}: {row['status']} ({took_s:.0f} s)",
             file=sys.stderr,
             flush=True,
@@ -131,34 +182,35 @@ def _all_rows(jobs: Sequence[Job], folder: Path | None) -> list[dict]:
 
 def run_job(job: Job) -> dict:
     """A row of the table, whatever becomes of the compiling process."""
-    command = [
-        *(sys.executable, "-m", "experiments.aot"),
-        f"--config={config_flags.get_config_filename(flags.FLAGS['config'])}",
-        *job.overrides,
-        f"--topology={job.topology}",
-        f"--retrieval={'on' if job.retrieval else 'off'}",
-    ]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": str(_EFFORT.value),
+        "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": str(job.effort),
         "TPU_SKIP_MDS_QUERY": "1",  # asks no metadata server what machine this is
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # takes no lock of the whole machine
     }
     row = {"topology": job.topology, "retrieval": job.retrieval}
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "row.json"
+        command = [
+            *(sys.executable, "-m", "experiments.aot"),
+            f"--config={job.config}",
+            *job.overrides,
+            f"--topology={job.topology}",
+            f"--retrieval={'on' if job.retrieval else 'off'}",
+            f"--row={result}",
+        ]
         try:
             done = subprocess.run(
-                [*command, f"--row={result}"],
+                command,
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=_LIMIT_S.value,
+                timeout=job.limit_s,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return row | {"status": f"failed: took longer than {_LIMIT_S.value} s"}
-        if result.exists():
+            return row | {"status": f"failed: took longer than {job.limit_s:.0f} s"}
+        if done.returncode == 0:
             return json.loads(result.read_text(encoding="utf-8"))
         return row | {"status": f"failed: {_why(done.returncode, done.stderr)}"}
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments import hlo, hlo_costs, roofline
@@ -88,7 +88,12 @@ def topology_mesh(where: roofline.Slice, cfg: MeshConfig) -> Mesh:
             f"the compiler knows no topology {where.name!r} ({error}); there are, for "
             f"example, {known}"
         ) from error
-    return topologies.make_mesh(found, tuple(sizes), ("data", "model"))
+    return jax.make_mesh(
+        tuple(sizes),
+        ("data", "model"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=found.devices,
+    )
 
 
 def lower_step(cfg: Experiment, mesh: Mesh) -> jax.stages.Lowered:

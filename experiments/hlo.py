@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 COLLECTIVES = (
     "all-gather",
@@ -80,7 +80,7 @@ class Program:
         entry = self._read(text)
         if entry is None:
             raise ValueError("this text is not that of an HLO module: it has no ENTRY")
-        found = re.search(r"num_partitions=(\d+)", text[:100_000])
+        found = re.search(r"num_partitions=(\d+)", text.partition("\n")[0])
         self._num_partitions = int(found[1]) if found else 1
         self.runs = self._count_runs(entry)
 
@@ -154,15 +154,16 @@ class Program:
         it overlaps with; its channel tells that it is one.
         """
         found: dict[str, Collective] = {}
-        for name, instruction in self.running():
-            kind = instruction.opcode.removesuffix("-start")
-            if kind not in COLLECTIVES:
-                continue
-            channel = re.search(r"channel_id=(\d+)", instruction.rest)
-            key = channel[1] if channel else f"{name}/{instruction.name}"
-            known = found.get(key)
-            if known is None or known.executions < self.runs[name]:
-                found[key] = self._collective(kind, name, instruction)
+        for name, body in self.running():
+            for instruction in body:
+                kind = instruction.opcode.removesuffix("-start")
+                if kind not in COLLECTIVES:
+                    continue
+                channel = re.search(r"channel_id=(\d+)", instruction.rest)
+                key = channel[1] if channel else f"{name}/{instruction.name}"
+                known = found.get(key)
+                if known is None or known.executions < self.runs[name]:
+                    found[key] = self._collective(kind, name, instruction)
         return list(found.values())
 
     def _collective(self, kind: str, where: str, instruction: Instruction):
@@ -178,11 +179,11 @@ class Program:
             kind = "reduce-scatter"
         return Collective(kind, self.runs[where], group_size, payload_bytes)
 
-    def running(self) -> Iterable[tuple[str, Instruction]]:
+    def running(self) -> Iterable[tuple[str, Sequence[Instruction]]]:
+        """The computations that run, each with its instructions."""
         for name, runs in self.runs.items():
-            if runs:
-                for instruction in self.computations.get(name, []):
-                    yield name, instruction
+            if runs and name in self.computations:
+                yield name, self.computations[name]
 
 
 def _split_shape(text: str) -> tuple[str, str]:
@@ -228,7 +229,12 @@ def arrays(shape: str) -> Iterator[tuple[int, bool]]:
 
 
 def _group_size(rest: str, num_partitions: int) -> int:
-    """Devices of a replica group, in any of the three ways that XLA prints them."""
+    """Devices of a replica group, in any of the three ways that XLA prints them.
+
+    Of a permutation: how many pass it on before it comes back.
+    """
+    if pairs := re.search(r"source_target_pairs=\{(\{.*?\})\}", rest):
+        return _cycle_length(dict(re.findall(r"\{(\d+),(\d+)\}", pairs[1])))
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
         return listed[1].count(",") + 1
     if iota := re.search(r"replica_groups=\[([\d,]+)\]<=", rest):
@@ -237,6 +243,14 @@ def _group_size(rest: str, num_partitions: int) -> int:
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
     return num_partitions
+
+
+def _cycle_length(targets: Mapping[str, str]) -> int:
+    place, seen = next(iter(targets), ""), set[str]()
+    while place and place not in seen:
+        seen.add(place)
+        place = targets.get(place, "")
+    return max(len(seen), 1)
 
 
 def operands(instruction: Instruction) -> list[str]:

@@ -3,7 +3,7 @@
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -25,10 +25,11 @@ def product_flops(program: Program) -> int:
     Kernels (custom calls) are opaque and not counted.
     """
     flops = 0
-    for name, instruction in program.running():
-        if instruction.opcode in ("convolution", "dot"):
-            shapes = _shapes(program, name)
-            flops += program.runs[name] * _product_flops(instruction, shapes)
+    for name, body in program.running():
+        shapes = _shapes(body)
+        for instruction in body:
+            if instruction.opcode in ("convolution", "dot"):
+                flops += program.runs[name] * _product_flops(instruction, shapes)
     return flops
 
 
@@ -36,7 +37,8 @@ def num_kernels(program: Program) -> int:
     """How many Pallas (Mosaic) kernels a run calls."""
     return sum(
         program.runs[name]
-        for name, instruction in program.running()
+        for name, body in program.running()
+        for instruction in body
         if 'custom_call_target="tpu_custom_call"' in instruction.rest
     )
 
@@ -48,16 +50,27 @@ def memory_bytes(program: Program) -> int:
     an array that is sliced or updated in place, the part counts.
     """
     total = 0
-    for name, instruction in program.running():
-        is_step = name not in program.fused and instruction.opcode not in _FREE
-        if is_step and not instruction.opcode.endswith("-done"):
-            shapes = _shapes(program, name)
-            total += program.runs[name] * _moved_bytes(program, instruction, shapes)
+    for name, body in program.running():
+        if name in program.fused:
+            continue
+        shapes = _shapes(body)
+        for instruction in body:
+            if not _is_free(instruction):
+                moved_bytes = _moved_bytes(program, instruction, shapes)
+                total += program.runs[name] * moved_bytes
     return total
 
 
-def _shapes(program: Program, name: str) -> Mapping[str, str]:
-    return {line.name: line.shape for line in program.computations[name]}
+def _is_free(instruction: Instruction) -> bool:
+    return (
+        instruction.opcode in _FREE
+        or instruction.opcode.endswith("-done")
+        or 'custom_call_target="AllocateBuffer"' in instruction.rest
+    )
+
+
+def _shapes(body: Sequence[Instruction]) -> Mapping[str, str]:
+    return {instruction.name: instruction.shape for instruction in body}
 
 
 def _in_memory(shape: str) -> int:
@@ -85,7 +98,7 @@ def _moved_bytes(
 def _fusion_bytes(program: Program, name: str, shape: str) -> int:
     """What a fusion reads of its parameters and writes."""
     body = program.computations.get(name, [])
-    shapes = _shapes(program, name)
+    shapes = _shapes(body)
     read, written = 0, _in_memory(shape)
     for parameter in body:
         if parameter.opcode != "parameter" or not _in_memory(parameter.shape):

@@ -55,7 +55,7 @@ replica_groups=[1,8]<=[8], to_apply=%add
   %a = bf16[1024,16]{1,0} fusion(%shard), kind=kCustom, calls=%overlapped.1
   %b = bf16[1024,16]{1,0} fusion(%shard), kind=kCustom, calls=%overlapped.2
   %halo = (bf16[128,16]{1,0}, bf16[128,16]{1,0:T(8,128)S(1)}, u32[]{:S(2)}) \
-collective-permute-start(%shard), channel_id=8, source_target_pairs={{0,1},{1,0}}
+collective-permute-start(%shard), channel_id=8, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
   %done = bf16[128,16]{1,0} collective-permute-done(%halo)
   ROOT %next = (s32[], bf16[128,16]{1,0}, /*index=2*/f32[]) tuple(%j, %done, %j)
 }
@@ -84,7 +84,7 @@ def test_collectives_count_once_a_channel_and_as_often_as_their_loop_runs():
     assert found == [
         hlo.Collective("all-gather", 3, 8, 1024 * 16 * 2),
         hlo.Collective("all-reduce", 1, 4, 40 * 4),
-        hlo.Collective("collective-permute", 3, 8, 128 * 16 * 2),
+        hlo.Collective("collective-permute", 3, 4, 128 * 16 * 2),
         hlo.Collective("reduce-scatter", 1, 8, 64 * 4 * 4),
     ]
 
