@@ -1,12 +1,12 @@
 """Batches of sequences: the tf.data pipeline over the TFDS dataset.
 
 The order is a pure function of (seed, step): every epoch draws an order of the files and
-an order within each, the same on every host; a host takes its share of every batch. To go
+an order within each, the same on every host; a host takes its rows of every batch. To go
 on from a step, whole files are passed over, so a restart reads at most one file twice.
 TensorFlow runs on the CPU alone and never sees an accelerator.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,22 +72,25 @@ class Sequences:
         seed: int,
         first_step: int = 0,
         num_steps: int,
-        host: int = 0,
-        num_hosts: int = 1,
+        rows: Sequence[int] | np.ndarray | None = None,
     ) -> Iterator[Batch]:
         """This host's rows of the batches of steps first_step .. num_steps - 1.
 
         Args:
             batch_size: sequences of a step over all hosts.
-            host, num_hosts: the rows host, host + num_hosts, ... of each batch.
+            rows: which of a batch's rows to give, 0 .. batch_size - 1; all by default.
+                Hosts whose devices hold the same part of a batch ask for the same rows.
         Raises:
-            ValueError: if the hosts do not divide the batch.
+            ValueError: for no row, or one that a batch does not have.
         """
         import tensorflow as tf
         import tensorflow_datasets as tfds
 
-        if batch_size % num_hosts:
-            raise ValueError(f"{num_hosts} hosts do not divide a batch of {batch_size}")
+        mine = np.arange(batch_size) if rows is None else np.asarray(rows)
+        if not len(mine) or mine.min() < 0 or mine.max() >= batch_size:
+            raise ValueError(
+                f"rows {mine} are not of a batch of {batch_size} sequences"
+            )
         if first_step >= num_steps:
             return
         files, counts, seeds, skips = self._plan(
@@ -102,12 +105,15 @@ class Sequences:
             return tf.data.Dataset.from_tensor_slices(tf.gather(records, order)[skip:])
 
         plan = tf.data.Dataset.from_tensor_slices((files, counts, seeds, skips))
-        examples = plan.flat_map(records_of).shard(num_hosts, host)
+        examples = plan.flat_map(records_of)
+        if len(mine) < batch_size:  # the others are not even parsed
+            whole = examples.batch(batch_size, drop_remainder=True)
+            examples = whole.map(lambda records: tf.gather(records, mine)).unbatch()
         features = self._builder.info.features
         examples = examples.map(
             features.deserialize_example, num_parallel_calls=tf.data.AUTOTUNE
         )
-        batches = examples.batch(batch_size // num_hosts, drop_remainder=True)
+        batches = examples.batch(len(mine), drop_remainder=True)
         batches = batches.take(num_steps - first_step).prefetch(tf.data.AUTOTUNE)
         options = tf.data.Options()
         options.deterministic = True

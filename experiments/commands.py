@@ -1,15 +1,25 @@
-"""What the command lines share: mistakes and Ctrl-C end in one line, not in a traceback."""
+"""What the command lines share: mistakes and Ctrl-C end in one line, not in a traceback.
 
+Exit statuses: 0 done; 2 a mistake or an error that says what to do; 75 stopped by SIGTERM
+with everything saved: start the same command again; 130 stopped by Ctrl-C.
+"""
+
+import logging as standard_logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags, logging
 
+from retro_jax.preemption import Preempted
+
 INTERRUPTED = 130  # as a shell reports Ctrl-C
 USER_ERROR = 2
+# As sysexits.h has it: not an error, try again later.
+PREEMPTED = os.EX_TEMPFAIL  # 75
 
 # Errors that say what the user can do about them; all others are ours and keep their
 # traceback.
@@ -22,14 +32,25 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
     `RETRO_TRACEBACK=1` shows the traceback of every error.
     """
     logging.set_verbosity(logging.WARNING)  # libraries'; ours speaks through print
+    logging.get_absl_logger().addFilter(_is_news)
+    # What Orbax had still to do when a save failed.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
         command(argv)
+    except Preempted as asked:
+        print(asked, file=sys.stderr, flush=True)
+        return PREEMPTED
     except _EXPLAINED as error:
         if os.environ.get("RETRO_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr, flush=True)
         return USER_ERROR
     return 0
+
+
+def _is_news(record: standard_logging.LogRecord) -> bool:
+    """Orbax logs with a traceback what it also raises, which we say in a line."""
+    return "orbax" not in record.pathname or bool(os.environ.get("RETRO_TRACEBACK"))
 
 
 def start(command: Callable[[list[str]], None]) -> None:
@@ -88,7 +109,7 @@ def folder(path: str | None) -> Path:
         made.mkdir(parents=True, exist_ok=True)
         probe = made / f".write-test-{os.getpid()}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # hosts that share the folder may share the name
     except OSError as error:
         raise ValueError(f"can't write to {made}: {error.strerror}") from error
     return made

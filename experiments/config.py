@@ -32,6 +32,7 @@ class Experiment:
     train: TrainConfig
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    init_from: str = ""  # a baseline's workdir or checkpoint, to retrofit (retrofit.py)
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, if the parts do not fit together."""
@@ -45,6 +46,11 @@ class Experiment:
                     f"data.{name} is {of_data} and model.{name} is {of_model}: they "
                     "must be equal"
                 )
+        if self.init_from and not self.model.cca_layers:
+            raise ValueError(
+                f"init_from is {self.init_from!r}, but model.cca_layers is empty: it "
+                "starts a RETRO from a baseline, and this model is a baseline itself"
+            )
         if self.evaluation.split not in ("validation", "test"):
             raise ValueError(
                 "evaluation.split must be validation or test, is "
@@ -59,10 +65,18 @@ class Experiment:
         """What a checkpoint must agree with to be gone on from, as JSON.
 
         Not the number of steps, so that a run can be made longer, nor what only says how
-        often something is written.
+        often something is written or when to give up. What a retrofit starts from is
+        added when it is known (`Job.train`).
         """
         settings = dataclasses.asdict(self)
-        for name in ("steps", "log_every", "checkpoint_every", "keep_checkpoints"):
+        for name in (
+            "steps",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "freeze",
+            "max_skipped_steps",
+        ):
             del settings["train"][name]
         kept = {part: settings[part] for part in ("model", "optimizer", "train")}
         return json.loads(json.dumps(kept))

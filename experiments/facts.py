@@ -125,6 +125,14 @@ def model(settings: Mapping) -> list[Fact]:
                 "random (model.copy_init)",
             )
         )
+    if settings["config"].get("init_from"):
+        found.append(
+            Fact(
+                "retrofit",
+                "the decoder began as a trained baseline (init_from), to which "
+                "cross-attention added nothing at first",
+            )
+        )
     return [*found, Fact("numbers", code=(cfg["dtype"],))]
 
 

@@ -1,5 +1,6 @@
 """The jobs of a run: what `main.py` does once the flags are read."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -15,10 +16,10 @@ from data_pipeline.engine import fingerprint, read_json, write_json
 from data_pipeline.progress import Progress
 from experiments import measure, report, samples
 from experiments.config import Experiment
-from retro_jax import checkpoints, evaluate, sharding, state
+from retro_jax import checkpoints, evaluate, processes, retrofit, sharding, state
 from retro_jax import train as training
 from retro_jax.metrics import say
-from retro_jax.optimizer import make_optimizer
+from retro_jax.saved_parameters import SavedParameters
 
 # What belongs to a run and is put aside with it.
 _RUN_FILES = (
@@ -67,19 +68,37 @@ class Job:
     def _run_identity(self) -> dict:
         """What a checkpoint must agree with."""
         stage = read_json(self.database.folder / "dataset" / "stage.json") or {}
-        return {**self._cfg.identity(), "dataset": stage.get("contents")}
+        return {
+            **self._cfg.identity(),
+            "dataset": stage.get("contents"),
+            "tokenizer": self.database.manifest["tokenizer_fingerprint"],
+        }
 
     def train(self, *, restart: bool) -> None:
         """Trains to the last step, from the newest checkpoint of this same run."""
-        identity = self._run_identity()
+        baseline = self._baseline()
+        identity = self._run_identity() | {"init_from": self._start_of(baseline)}
         marker = self._workdir / "run.json"
         known = read_json(marker)
+        processes.wait_for_all("run.json is read")
         if known is not None and known != identity:
             self._put_aside(known, identity, restart)
-        write_json(marker, identity)
+        if processes.is_first():
+            write_json(marker, identity)
+        processes.wait_for_all("run.json is written")
+        if read_json(marker) != identity:
+            raise ValueError(
+                f"{self._workdir} is not the folder of process 0: all processes need a "
+                "--workdir on storage that they share, and the same settings"
+            )
         if self._last_step() == self._cfg.train.steps:
             say(f"training: up to date, {self._cfg.train.steps} steps are done")
             return
+        # A wrong dataset is refused before anything is compiled.
+        self._sequences("train")
+        begins = self._last_step() is None
+        backbone = baseline.params if baseline is not None and begins else None
+        del baseline  # a run that goes on has its own copy
         training.train(
             self._cfg.model,
             self._cfg.optimizer,
@@ -88,7 +107,41 @@ class Job:
             self._batches_from,
             self._workdir,
             identity,
+            trained=self._trained(),
+            backbone=backbone,
         )
+
+    def _baseline(self) -> retrofit.Baseline | None:
+        """What a retrofit starts from; checked and read even by one that goes on."""
+        if not self._cfg.init_from:
+            return None
+        path = Path(self._cfg.init_from).expanduser().resolve()
+        own = self._workdir.resolve()
+        if path == own or path.is_relative_to(own / "checkpoints"):
+            raise ValueError(
+                f"init_from {path} is this run's own folder: give the retrofit another "
+                "--workdir (and --database, if that lies in the baseline's)"
+            )
+        baseline = retrofit.load(
+            path, self._cfg.model, self._mesh, self._run_identity()
+        )
+        say(f"retrofits step {baseline.step} of {path} ({baseline.fingerprint})")
+        return baseline
+
+    def _start_of(self, baseline: retrofit.Baseline | None) -> dict | None:
+        """A retrofit's start by its contents: a folder may be moved, not exchanged."""
+        if baseline is None:
+            return None
+        return {
+            "step": baseline.step,
+            "parameters": baseline.fingerprint,
+            "freeze": self._cfg.train.freeze,
+        }
+
+    def _trained(self) -> frozenset[str] | None:
+        """Names of the parameters that are trained; None for all."""
+        frozen = self._cfg.init_from and self._cfg.train.freeze
+        return retrofit.new_names(self._cfg.model) if frozen else None
 
     def _batches_from(self, first_step: int) -> Iterator[training.Batch]:
         batches = self._sequences("train").shuffled(
@@ -96,8 +149,7 @@ class Job:
             seed=self._cfg.train.seed,
             first_step=first_step,
             num_steps=self._cfg.train.steps,
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
+            rows=sharding.local_rows(self._cfg.train.batch_size, self._mesh),
         )
         return (evaluate.model_inputs(batch) for batch in batches)
 
@@ -109,6 +161,8 @@ class Job:
                 f"({', '.join(differing)}): use another --workdir, or "
                 "--on_other_run=restart to put that run aside"
             )
+        if not processes.is_first():
+            return
         aside = next(
             path
             for number in itertools.count(1)
@@ -132,23 +186,24 @@ class Job:
         keeper.close()
         return step
 
-    def _parameters(self) -> tuple[int, state.Parameters]:
-        """Parameters of the newest checkpoint."""
-        optimizer = make_optimizer(self._cfg.optimizer, self._cfg.train.steps)
+    def _parameters(self) -> tuple[dict, state.Parameters]:
+        """What the newest checkpoint says of itself, and its parameters."""
         shapes = jax.eval_shape(
-            functools.partial(training.initial_state, self._cfg.model, optimizer, 0)
+            functools.partial(state.initial_parameters, self._cfg.model, 0)
         )
-        wanted = checkpoints.abstract(
-            shapes, sharding.state_shardings(shapes, self._mesh)
-        )
-        keeper = checkpoints.Checkpoints(self._workdir / "checkpoints", keep=1000)
-        step, restored = keeper.restore(wanted, self._run_identity())
-        keeper.close()
-        return step, restored["params"]
+        shardings = sharding.state_shardings(shapes, self._mesh)
+        reader = SavedParameters(self._workdir / "checkpoints")
+        with contextlib.closing(reader) as saved:
+            saved.check_same_run(self._run_identity())
+            params = saved.parameters(checkpoints.abstract(shapes, shardings))
+        return saved.run, params
 
     def evaluate(self) -> None:
         """Measures retrieval on, off and random on held-out text; writes the report."""
-        step, params = self._parameters()
+        size = self._cfg.evaluation.batch_size
+        sharding.check_batch("evaluation.batch_size", size, self._mesh)
+        run, params = self._parameters()
+        step = run["step"]
         folder = self._workdir / "evaluation"
         folder.mkdir(exist_ok=True)
         judged = [dataclasses.asdict(self._cfg.evaluation), step, self._run_identity()]
@@ -162,13 +217,16 @@ class Job:
             )
             made = samples.of_held_out(self._cfg, params, self.database)
             results |= {"fingerprint": fingerprint(judged), "step": step}
+            results |= {"init_from": run.get("init_from")}
             with Progress("samples", self._cfg.evaluation.num_samples, "texts") as done:
                 results["samples"] = []
                 for sample in made:
                     results["samples"].append(sample)
                     done.advance(1)
-            write_json(folder / "results.json", results)
-        report.write(self._workdir, self.database)
+            if processes.is_first():
+                write_json(folder / "results.json", results)
+        if processes.is_first():
+            report.write(self._workdir, self.database)
 
     def generate(self) -> None:
         """Continues the prompt and prints the text with its sources."""

@@ -5,6 +5,13 @@
 
 The workdir gets `checkpoints/`, `metrics/`, `evaluation/`, `report.html` and `report.md`;
 the database is `--database`, or the folder `database` in the workdir.
+
+In several processes, with a workdir and a database that all of them see, each gets
+    --coordinator=HOST:PORT --num_processes=N --process_id=I
+or, on TPU pods, GKE, Slurm and under Open MPI, `--distributed` alone.
+
+Exit statuses: 0 done; 2 a mistake or an error, said in one line; 75 stopped by SIGTERM
+after the step under way, which is saved: the same command goes on from it; 130 Ctrl-C.
 """
 
 import dataclasses
@@ -18,6 +25,7 @@ from ml_collections import config_flags
 
 from experiments import commands
 from experiments.config import Experiment
+from retro_jax import processes
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -32,11 +40,55 @@ _ON_OTHER_RUN = flags.DEFINE_enum(
     "If the workdir holds a run with other settings or data: refuse to go on, or put it "
     "aside as previous-N and start afresh.",
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, of a run in several processes."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, from 0.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Ask the cluster (TPU, GKE, Slurm, Open MPI) for these three."
+)
+_HEARTBEAT_S = flags.DEFINE_integer(
+    "heartbeat_s",
+    60,
+    "A process not heard of for so long is lost, and ends the others.",
+)
+_JOIN_TIMEOUT_S = flags.DEFINE_integer(
+    "join_timeout_s", 300, "How long to wait for all processes at the start."
+)
 
 
 def main(argv: list[str]) -> None:
-    """Checks the flags, then does the job."""
+    """Checks the flags, then does the job, in all processes if there are several."""
     commands.no_arguments(argv)
+    cluster = _cluster()
+    if cluster is None:
+        _do_job()
+        return
+    with processes.Together(cluster):
+        status = commands.run(lambda _: _do_job(), argv)
+        if status:
+            sys.exit(status)
+
+
+def _cluster() -> processes.Cluster | None:
+    """How to find the other processes; None if no flag speaks of any."""
+    by_hand = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if not _DISTRIBUTED.value and by_hand == (None, None, None):
+        return None
+    cluster = processes.Cluster(
+        coordinator=by_hand[0],
+        num_processes=by_hand[1],
+        process_id=by_hand[2],
+        automatic=_DISTRIBUTED.value,
+        heartbeat_s=_HEARTBEAT_S.value,
+        join_timeout_s=_JOIN_TIMEOUT_S.value,
+    )
+    cluster.validate()
+    return cluster
+
+
+def _do_job() -> None:
     cfg: Experiment = _CONFIG.value
     workdir = commands.folder(_WORKDIR.value)
     database = Path(_DATABASE.value).absolute() if _DATABASE.value else None
@@ -44,7 +96,7 @@ def main(argv: list[str]) -> None:
     from experiments import jobs
 
     job = jobs.Job(cfg, workdir, database or workdir / "database")
-    if _JOB.value != "generate":  # the settings that the report speaks of
+    if _JOB.value != "generate" and processes.is_first():  # which the report speaks of
         _record_settings(cfg, workdir)
     if _JOB.value == "train":
         job.train(restart=_ON_OTHER_RUN.value == "restart")

@@ -22,6 +22,10 @@ _MEANINGS = {
         "does to read any passage, whatever it says."
     ),
 }
+_FROZEN = (
+    "The same model with its chunked cross-attention (CCA) skipped: exactly the baseline "
+    "that was retrofitted, whose parameters stayed frozen."
+)
 _BASELINE = (
     "The model reads no passage: it has no chunked cross-attention (CCA) at all."
 )
@@ -74,6 +78,8 @@ def table(results: Mapping) -> list[Row]:
     measured = results["conditions"]
     off_little = measured["off"]["little_overlap_bits_per_byte"]
     meanings = _MEANINGS if "on" in measured else {"off": _BASELINE}
+    if (results.get("init_from") or {}).get("freeze"):
+        meanings = meanings | {"off": _FROZEN}
     return [
         _row(name, meanings[name], measured[name], off_little)
         for name in ORDER

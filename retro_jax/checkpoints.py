@@ -1,14 +1,29 @@
 """Checkpoints of a run: parameters, optimizer and the data's position, by Orbax.
 
 A checkpoint is written in the background and appears by one rename, so a run that is
-killed while it saves finds the previous one. Beside the arrays lies a JSON item that says
-what the checkpoint belongs to.
+killed while it saves finds the previous one. Beside the arrays lie two JSON items: what the
+checkpoint belongs to, and the fingerprint of every array, which is compared on restoring
+because Orbax gives an array with a flipped bit back as if nothing were wrong.
 """
 
+import contextlib
+import gc
+import json
+import logging
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from retro_jax import fingerprints
+from retro_jax.metrics import say
 
 
 class Checkpoints:
@@ -17,14 +32,14 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int):
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, cleanup_tmp_directories=True
-            ),
-            item_names=("state", "run"),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep),
+            item_names=("state", "run", "fingerprints"),
         )
+        self._damaged: list[int] = []
+        self._has_room = False
 
     def latest_step(self) -> int | None:
-        """The newest step that was saved whole; None if there is none."""
+        """The newest step that was saved; None if there is none."""
         return self._manager.latest_step()
 
     def save(self, step: int, state, run: dict) -> None:
@@ -34,18 +49,51 @@ class Checkpoints:
             step: how many steps `state` has seen.
             state: a tree of arrays.
             run: what must be equal when the run goes on, as JSON.
+        Raises:
+            FloatingPointError: naming an array that is not finite; nothing is saved.
+            OSError: if this one or the one before could not be saved.
         """
+        if not self._has_room:
+            self._make_room()
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run)
-            ),
-        )
+        found, not_finite = fingerprints.examine(state)
+        if not_finite:
+            raise FloatingPointError(
+                f"{not_finite[0]} is not finite after step {step}, so it is not saved; "
+                "the newest checkpoint is from before"
+            )
+        items = {
+            "state": ocp.args.StandardSave(state),
+            "run": ocp.args.JsonSave(run),
+            "fingerprints": ocp.args.JsonSave({"arrays": found, "run": _crc(run)}),
+        }
+        with self._explained():
+            self._probe()
+            self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def _probe(self) -> None:
+        """Raises OSError if nothing can be written, which Orbax notices after minutes."""
+        if jax.process_index() == 0:
+            probe = self._manager.directory / ".write-test"
+            probe.write_bytes(bytes(4096))
+            probe.unlink()
+
+    def check(self) -> None:
+        """Raises OSError if a save that was started has failed; does not wait for one."""
+        if not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for the save that is under way; raises OSError if it fails."""
+        with self._explained():
+            self._manager.wait_until_finished()
 
     def restore(self, abstract_state, run: dict, *, step: int | None = None):
-        """The state of a step, onto the shardings of `abstract_state`.
+        """The state of a step, onto the shardings of `abstract_state`, bit for bit.
+
+        Without `step` the newest whole one: of each newer one a line says what is damaged.
+        They stay where they are until the next `save`, which renames them.
 
         Args:
             abstract_state: shapes, dtypes and shardings, as of `jax.eval_shape`.
@@ -55,14 +103,87 @@ class Checkpoints:
         Returns:
             (step, state)
         Raises:
-            ValueError: if there is none, or it belongs to another run; names what differs.
+            ValueError: if there is none, none is whole, or it belongs to another run;
+                names what differs.
         """
-        step = self.latest_step() if step is None else step
-        if step is None:
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
             raise ValueError(f"no checkpoint in {self._manager.directory}: train first")
-        saved = self._manager.restore(
-            step, args=ocp.args.Composite(run=ocp.args.JsonRestore())
-        ).run
+        found = []
+        for candidate in steps if step is None else [step]:
+            state, damage = self._read(candidate, abstract_state, run)
+            if damage is None:
+                return candidate, state
+            found.append(f"step {candidate}: {damage}")
+            self._damaged.append(candidate)
+            say(f"the checkpoint of {found[-1]}; it is not used")
+        raise ValueError(
+            f"no whole checkpoint in {self._manager.directory} ({'; '.join(found)}): put "
+            "a copy of one back, or use another --workdir to begin anew"
+        )
+
+    def _read(self, step: int, abstract_state, run: dict) -> tuple[Any, str | None]:
+        """(state, None), or (None, what is damaged): the same in every process."""
+        about, damage = self._attempt(lambda: self._read_about(step))
+        if damage is None:
+            saved_run, expected = about
+            self._check_run(step, saved_run, run)
+            wanted = ocp.args.StandardRestore(abstract_state)
+            state, damage = self._attempt(
+                lambda: self._read_item(step, "state", wanted)
+            )
+        if damage is not None:
+            return None, damage
+        found, _ = fingerprints.examine(state)
+        for name in sorted(found.keys() | expected.keys()):
+            if found.get(name) != expected.get(name):
+                return None, f"array {name} is not what was saved (its bits differ)"
+        return state, None
+
+    def _read_about(self, step: int) -> tuple[dict, dict[str, int]]:
+        """What the checkpoint belongs to, and its arrays' fingerprints."""
+        run = self._read_item(step, "run", ocp.args.JsonRestore())
+        saved = self._read_item(step, "fingerprints", ocp.args.JsonRestore())
+        if saved["run"] != _crc(run):
+            raise ValueError("what it says of its run is not what was saved")
+        return run, saved["arrays"]
+
+    def _read_item(self, step: int, name: str, args):
+        # Each process reads by itself: if one finds a damaged file, those that do not must
+        # not wait for it at a barrier inside of Orbax.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(), active_processes={jax.process_index()}
+        )
+        kind = (
+            ocp.StandardCheckpointHandler
+            if name == "state"
+            else ocp.JsonCheckpointHandler
+        )
+        reader = ocp.Checkpointer(
+            kind(multiprocessing_options=alone), multiprocessing_options=alone
+        )
+        with contextlib.closing(reader):
+            return reader.restore(self._manager.directory / str(step) / name, args=args)
+
+    def _attempt(self, read: Callable[[], Any]) -> tuple[Any, str | None]:
+        """What was read, or what was wrong with it; the same kind in every process."""
+        value, damage = None, None
+        with _without_echoes():
+            try:
+                value = read()
+            # All of them: Orbax raises Exception itself for a data file that is missing or
+            # cut short, and KeyError, ValueError and OSError for others.
+            except Exception as error:  # noqa: BLE001
+                damage = _first_cause(error)
+            if damage is not None:
+                gc.collect()  # while nothing of it is printed
+        if jax.process_count() > 1:
+            whole = multihost_utils.process_allgather(np.array(damage is None))
+            if not whole.all() and damage is None:
+                damage = f"not readable by process {int(np.argmin(whole))}"
+        return value, damage
+
+    def _check_run(self, step: int, saved: dict, run: dict) -> None:
         for key, value in run.items():
             if saved.get(key) != value:
                 raise ValueError(
@@ -70,16 +191,81 @@ class Checkpoints:
                     f"{key} = {saved.get(key)!r}, this run has {value!r}; use another "
                     "--workdir, or the old settings"
                 )
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state)),
-        )
-        return step, restored.state
+
+    def _make_room(self) -> None:
+        """Removes what killed saves left, and keeps damaged steps aside as `damaged-N`.
+
+        Not by Orbax's own cleaning, which also takes away what another process is saving
+        while this one only reads.
+        """
+        folder = self._manager.directory
+        if jax.process_index() == 0:
+            for unfinished in folder.glob("*.orbax-checkpoint-tmp"):
+                unfinished.rmtree()
+            for step in self._damaged:
+                aside = folder / f"damaged-{step}"
+                if aside.exists():
+                    aside.rmtree()
+                (folder / str(step)).rename(aside)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("there is room for checkpoints")
+        self._manager.reload()
+        self._has_room = True
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Makes one OSError of what goes wrong in saving, now or in the background."""
+        try:
+            yield
+        # Orbax hands on what its writers raise: OSError, and ValueError for a full disk.
+        except (OSError, ValueError, RuntimeError) as error:
+            whole = self._manager.latest_step()
+            raise OSError(
+                f"a checkpoint could not be saved in {self._manager.directory}: "
+                f"{_first_cause(error)}. "
+                + ("None was saved yet" if whole is None else f"Step {whole} is whole")
+                + "; mend that and start the same command again"
+            ) from error
 
     def close(self) -> None:
-        """Waits for the save that is under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for the save that is under way; raises OSError if it fails."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+
+def _crc(run: dict) -> int:
+    as_read = json.loads(json.dumps(run))
+    return zlib.crc32(json.dumps(as_read, sort_keys=True).encode())
+
+
+def _first_cause(error: BaseException) -> str:
+    """In one short line what an Orbax error goes back to, and the array if it says so."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    text = re.split(r" \[(?:tensorstore_spec|source locations|os_error_code)", text)[0]
+    array = re.search(r'"([^"]+)/[^"/]+" in OCDBT', text)
+    named = f"array {array[1]}: " if array else ""
+    return named + (text if len(text) <= 200 else "..." + text[-197:])
+
+
+@contextlib.contextmanager
+def _without_echoes() -> Iterator[None]:
+    """Keeps the other reads of a restore, which fail with the first, from saying so.
+
+    Orbax leaves them behind as tasks whose tracebacks Python prints when it finds them.
+    """
+    logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = lambda _: None
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        sys.unraisablehook = hook
 
 
 def abstract(state, shardings):

@@ -2,6 +2,11 @@
 
 import dataclasses
 
+POSITIONS = ("relative", "rotary", "none")
+FORMS = ("auto", "einsum", "features", "splash", "cudnn")
+REMATS = ("none", "dots", "full")
+NEIGHBOUR_PARTS = ("both", "match", "continuation")
+
 
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
 class ModelConfig:
@@ -27,9 +32,17 @@ class ModelConfig:
     encoder_cca_layers: tuple[int, ...] = (1,)  # encoder layers that read the chunk
     share_embeddings: bool = False  # encoder and decoder use one table
     tie_output: bool = True  # the read-out is the transposed embedding table
+    positions: str = "relative"  # Transformer-XL's, the paper's; or rotary
+    position_width: int | None = None  # of self-attention's sinusoids; None = width
+    cca_positions: bool = True  # cross-attentions see distances
+    neighbour_part: str = "both"  # what is read of a neighbour: match | continuation
+    num_key_heads: int | None = None  # of the decoder; None = num_heads
+    gated_ffw: bool = False
+    attention: str = "auto"  # form of self-attention (kernels.py)
     copy_init: bool = False  # CCA starts as a copier (mimetic.py); for short runs
     dtype: str = "auto"  # of activations: float32 | bfloat16 | auto, by the device
-    remat: bool = True  # recompute all but matrix products in the backward pass
+    scan_layers: bool = False  # a loop over the layers: compiles many times faster
+    remat: str = "dots"  # what backward recomputes: none | dots (all but) | full
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, if the model can't be built."""
@@ -41,25 +54,62 @@ class ModelConfig:
         if self.cca_layers:
             layers = self.encoder_cca_layers
             _check_layers("encoder_cca_layers", layers, self.encoder_depth)
-            if self.copy_init and not (self.share_embeddings and self.tie_output):
+            self._check_sharing()
+        for name, choices in (
+            ("dtype", ("auto", "float32", "bfloat16")),
+            ("positions", POSITIONS),
+            ("neighbour_part", NEIGHBOUR_PARTS),
+            ("attention", FORMS),
+            ("remat", REMATS),
+        ):
+            if getattr(self, name) not in choices:
                 raise ValueError(
-                    "model.copy_init needs model.share_embeddings and model.tie_output: "
-                    "what is copied is an embedding that the read-out knows"
+                    f"model.{name} must be one of {', '.join(choices)}, is "
+                    f"{getattr(self, name)!r}"
                 )
-            if self.share_embeddings and self.encoder_width != self.width:
+        for name in ("width", "encoder_width", "position_width", "head_size"):
+            if (getattr(self, name) or 0) % 2:
                 raise ValueError(
-                    "model.share_embeddings needs encoder_width == width, "
-                    f"have {self.encoder_width} and {self.width}"
+                    f"model.{name} must be even (a sine and a cosine for each "
+                    f"frequency), is {getattr(self, name)}"
                 )
-        if self.dtype not in ("auto", "float32", "bfloat16"):
+        if self.num_heads % (self.num_key_heads or self.num_heads):
             raise ValueError(
-                f"model.dtype must be auto, float32 or bfloat16, is {self.dtype!r}"
+                f"model.num_heads {self.num_heads} is not a multiple of "
+                f"model.num_key_heads {self.num_key_heads}"
             )
-        if self.width % 2 or self.encoder_width % 2:
+        if self.neighbour_part != "both" and self.neighbour_len <= self.chunk_len:
             raise ValueError(
-                "model.width and encoder_width must be even (a sine and a cosine for "
-                f"each frequency), are {self.width} and {self.encoder_width}"
+                f"model.neighbour_part={self.neighbour_part} needs neighbours longer "
+                f"than a chunk, neighbour_len is {self.neighbour_len}"
             )
+
+    def _check_sharing(self) -> None:
+        if self.share_embeddings and self.encoder_width != self.width:
+            raise ValueError(
+                "model.share_embeddings needs encoder_width == width, "
+                f"have {self.encoder_width} and {self.width}"
+            )
+        if not self.copy_init:
+            return
+        if not (self.share_embeddings and self.tie_output):
+            raise ValueError(
+                "model.copy_init needs model.share_embeddings and model.tie_output: "
+                "what is copied is an embedding that the read-out knows"
+            )
+        if self.positions != "relative" or not self.cca_positions or self.num_key_heads:
+            raise ValueError(
+                "model.copy_init needs model.positions=relative, model.cca_positions and "
+                "a key head for every head: it says how these start"
+            )
+
+    @property
+    def neighbour_span(self) -> tuple[int, int]:
+        """First and last (exclusive) place of a neighbour that is read (Table 13)."""
+        match, end = self.chunk_len, self.neighbour_len
+        return {"both": (0, end), "match": (0, match), "continuation": (match, end)}[
+            self.neighbour_part
+        ]
 
 
 def _check_layers(name: str, layers: tuple[int, ...], depth: int) -> None:
@@ -86,10 +136,14 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
 class MeshConfig:
-    """Devices as a ('data', 'model') grid; -1 takes what is left of the devices."""
+    """Devices as a ('data', 'model') grid; -1 takes what is left of the devices.
+
+    With replicas > 1 there are so many such grids, each with all parameters.
+    """
 
     data: int = -1
     model: int = 1
+    replicas: int = 1  # grids; on TPUs the number of slices: only gradients cross them
 
 
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
@@ -103,18 +157,45 @@ class TrainConfig:
     log_every: int = 10  # steps
     checkpoint_every: int = 100  # steps
     keep_checkpoints: int = 2
+    freeze: bool = True  # of a run with init_from: its baseline's parameters stay
+    # Updates in a row that may be left out because the gradient is not finite; 0 = none.
+    max_skipped_steps: int = 10
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, if the run can't be done."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name != "seed" and value < 1:
-                raise ValueError(f"train.{field.name} must be at least 1, is {value}")
+            least = 0 if field.name == "max_skipped_steps" else 1
+            if field.name not in ("seed", "freeze") and value < least:
+                raise ValueError(
+                    f"train.{field.name} must be at least {least}, is {value}"
+                )
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"train.batch_size {self.batch_size} is not a multiple of "
                 f"train.accumulation {self.accumulation}"
             )
+
+
+def modern(cfg: ModelConfig) -> ModelConfig:
+    """The same sizes as today's decoders are built: one switch for three changes.
+
+    Rotary positions, which in CCA share the origin that the paper gives query and
+    neighbour; a gated feed-forward of 2/3 the width, hence the same parameters; and a key
+    head for every four heads. Ours; the paper has none of it.
+    """
+    return dataclasses.replace(
+        cfg,
+        positions="rotary",
+        gated_ffw=True,
+        ffw_width=_two_thirds(cfg.ffw_width),
+        encoder_ffw_width=_two_thirds(cfg.encoder_ffw_width),
+        num_key_heads=cfg.num_heads // 4 if cfg.num_heads % 4 == 0 else None,
+    )
+
+
+def _two_thirds(ffw_width: int) -> int:
+    return max(ffw_width * 2 // 3 // 128, 1) * 128
 
 
 # Table 2 and Table 10 of the paper: depth, width, heads, head size, feed-forward width.

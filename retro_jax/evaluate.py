@@ -64,6 +64,7 @@ def chunk_losses(
     """Losses of every chunk of these batches.
 
     Args:
+        batches: whole batches, also where several processes share the devices.
         retrieval: whether the neighbours in the batches are looked at.
         advance: called with the number of sequences done, for showing progress.
     """
@@ -71,9 +72,11 @@ def chunk_losses(
     with jax.set_mesh(mesh):
         for batch in batches:
             documents_BC = batch["documents_BC"]
-            on_devices = sharding.to_devices(model_inputs(batch), mesh)
+            rows = sharding.local_rows(len(documents_BC), mesh)
+            mine = {name: array[rows] for name, array in model_inputs(batch).items()}
+            on_devices = sharding.to_devices(mine, mesh)
             sums = _sums_by_chunk(cfg, params, on_devices, retrieval=retrieval)
-            for name, values_BC in jax.device_get(sums).items():
+            for name, values_BC in sharding.on_host(sums).items():
                 parts[name].append(values_BC.reshape(-1).astype(np.float64))
             parts["documents"].append(documents_BC.reshape(-1))
             advance(len(documents_BC))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from retro_jax import state
+from retro_jax import sharding, state
 from retro_jax.config import ModelConfig
 
 
@@ -111,7 +111,7 @@ def generate(
     window = _Window(cfg, padding, window_chunks, num_neighbours, retriever)
     for _ in range(num_tokens):
         logits_V = _next_logits(cfg, params, *window.inputs(text))
-        token = choose(np.asarray(logits_V), temperature, top_p, rng)
+        token = choose(sharding.on_host(logits_V), temperature, top_p, rng)
         if token == eod_id:
             break
         text.append(token)

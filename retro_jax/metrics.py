@@ -23,7 +23,11 @@ class MetricsWriter:
     file never holds two lines for a step.
     """
 
-    def __init__(self, folder: Path, *, first_step: int):
+    def __init__(self, folder: Path, *, first_step: int, writes: bool = True):
+        """`writes` is for one of several processes; in the others nothing happens."""
+        self._writes = writes
+        if not writes:
+            return
         from tensorboardX import SummaryWriter  # slow to import: only who writes pays
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,14 +40,18 @@ class MetricsWriter:
         self._board = SummaryWriter(str(folder), purge_step=first_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        if not self._writes:
+            return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            if math.isfinite(value):  # TensorBoard has no place for others
+                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
+        if self._writes:
+            self._file.close()
+            self._board.close()
 
 
 def read_metrics(path: Path) -> list[dict]:

@@ -1,130 +1,29 @@
-"""The RETRO model: a decoder that reads neighbours, and their encoder.
+"""The RETRO model: a decoder that reads neighbours, which an encoder has read before.
 
 Source: Borgeaud et al. 2022, sections 2.3 to 2.5 and algorithm 1. Ours where the paper is
 silent: pre-normalisation, a norm at the encoder's end, no biases in matrices.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from retro_jax import chunked_attention
+from retro_jax import chunked_attention, stack
+from retro_jax.attention import Attention
 from retro_jax.config import ModelConfig
-from retro_jax.layers import Attention, FeedForward, RMSNorm, matrix
+from retro_jax.encoder import (
+    Encoder,
+    activation_dtype,
+    cross_positions,
+    embedding,
+    look_up,
+    run_step,
+)
+from retro_jax.layers import FeedForward, RMSNorm, matrix
 from retro_jax.sharding import constrain
-
-
-class EncoderLayer(nnx.Module):
-    """One layer over a neighbour's tokens, which may also look at the asking chunk."""
-
-    def __init__(self, cfg: ModelConfig, *, reads_chunk: bool, rngs: nnx.Rngs):
-        width, heads = cfg.encoder_width, (cfg.encoder_heads, cfg.encoder_head_size)
-        gain = (3 * cfg.encoder_depth) ** -0.5
-        self.norm_attention = RMSNorm(width)
-        self.attention = Attention(width, width, *heads, rngs=rngs, out_gain=gain)
-        self.norm_cross = RMSNorm(width) if reads_chunk else None
-        self.cross = (
-            Attention(width, cfg.width, *heads, rngs=rngs, out_gain=gain)
-            if reads_chunk
-            else None
-        )
-        self.norm_ffw = RMSNorm(width)
-        self.ffw = FeedForward(width, cfg.encoder_ffw_width, rngs=rngs, out_gain=gain)
-
-    def __call__(self, x_BLD, chunk_BNSE, own_mask_BLNS, chunk_mask_BLNS):
-        normed = self.norm_attention(x_BLD)
-        x_BLD += self.attention(normed, normed[:, None], own_mask_BLNS)
-        if self.cross is not None:
-            x_BLD += self.cross(self.norm_cross(x_BLD), chunk_BNSE, chunk_mask_BLNS)
-        return x_BLD + self.ffw(self.norm_ffw(x_BLD))
-
-
-class Encoder(nnx.Module):
-    """Encodes each neighbour, bidirectionally, in the light of the chunk that found it."""
-
-    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        self.cfg = cfg
-        self.embedding_VE = (
-            None
-            if cfg.share_embeddings
-            else embedding(rngs, cfg.vocab_size, cfg.encoder_width)
-        )
-        self.layers = nnx.List(
-            EncoderLayer(cfg, reads_chunk=layer in cfg.encoder_cca_layers, rngs=rngs)
-            for layer in range(1, cfg.encoder_depth + 1)
-        )
-        self.norm = RMSNorm(cfg.encoder_width)
-
-    def __call__(
-        self,
-        neighbours_BCNR: Int[Array, "B C N R"],
-        real_BCNR: Bool[Array, "B C N R"],
-        chunk_BCME: Float[Array, "B C M E"],
-        chunk_real_BCM: Bool[Array, "B C M"],
-        shared_VE: Float[Array, "V E"] | None,
-    ) -> Float[Array, "B C N R D"]:
-        """Encodes neighbours; what a padded token gives is never looked at.
-
-        Args:
-            neighbours_BCNR: token ids.
-            real_BCNR: False for padding.
-            chunk_BCME: the decoder's activations of the asking chunks, of its width.
-            chunk_real_BCM: False for padding at a document's end.
-            shared_VE: the decoder's embedding table, if it is shared.
-        """
-        batch, num_chunks, num_neighbours, neighbour_len = neighbours_BCNR.shape
-        table = shared_VE if self.embedding_VE is None else self.embedding_VE[...]
-        rows = batch * num_chunks * num_neighbours
-        tokens_BL = neighbours_BCNR.reshape(rows, neighbour_len)
-        x = look_up(table, tokens_BL, chunk_BCME.dtype)
-        own_mask = real_BCNR.reshape(rows, 1, 1, neighbour_len)
-        chunk_rows = _for_each_neighbour(chunk_BCME, num_neighbours)[:, None]
-        chunk_mask = _for_each_neighbour(chunk_real_BCM, num_neighbours)[:, None, None]
-        for layer in self.layers:
-            x = _run(
-                self.cfg,
-                EncoderLayer.__call__,
-                layer,
-                x,
-                chunk_rows,
-                own_mask,
-                chunk_mask,
-            )
-        shape = (batch, num_chunks, num_neighbours, neighbour_len, x.shape[-1])
-        return self.norm(x).reshape(shape)
-
-
-def _for_each_neighbour(x, num_neighbours: int):
-    """(B, C, ...) -> (B * C * N, ...): each chunk's entry once for each neighbour."""
-    folded = x.reshape(-1, *x.shape[2:])
-    return jnp.repeat(folded, num_neighbours, axis=0)
-
-
-def _run(cfg: ModelConfig, step, *inputs):
-    """One step of a layer, its activations recomputed when gradients need them."""
-    if cfg.remat:
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        step = jax.checkpoint(step, policy=policy)
-    return step(*inputs)
-
-
-def embedding(rngs: nnx.Rngs, vocab_size: int, width: int) -> nnx.Param:
-    """A table of token embeddings, small so that tied logits start near zero."""
-    return matrix(rngs, (vocab_size, width), fan_in=1, gain=0.02)
-
-
-def look_up(table_VD, tokens_BL, dtype):
-    """Embeddings of tokens, times sqrt(D): the table is small for the read-out's sake."""
-    embedded_BLD = jnp.take(table_VD, tokens_BL, axis=0) * table_VD.shape[-1] ** 0.5
-    return constrain(embedded_BLD.astype(dtype), "BLD")
-
-
-def activation_dtype(cfg: ModelConfig):
-    """float32 on CPUs, which gain nothing from bfloat16, and bfloat16 elsewhere."""
-    if cfg.dtype != "auto":
-        return jnp.dtype(cfg.dtype)
-    return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
 
 
 class DecoderLayer(nnx.Module):
@@ -135,27 +34,60 @@ class DecoderLayer(nnx.Module):
     """
 
     def __init__(self, cfg: ModelConfig, *, reads_neighbours: bool, rngs: nnx.Rngs):
+        self.cfg = cfg
         width, heads = cfg.width, (cfg.num_heads, cfg.head_size)
         gain = (2 * cfg.depth) ** -0.5
         self.norm_attention = RMSNorm(width)
-        self.attention = Attention(width, width, *heads, rngs=rngs, out_gain=gain)
+        self.attention = Attention(
+            width,
+            width,
+            *heads,
+            rngs=rngs,
+            out_gain=gain,
+            positions=cfg.positions,
+            position_width=cfg.position_width,
+            num_key_heads=cfg.num_key_heads,
+        )
         self.norm_cross = RMSNorm(width) if reads_neighbours else None
         self.cross = (
-            Attention(width, cfg.encoder_width, *heads, rngs=rngs, out_gain=gain)
+            Attention(
+                width,
+                cfg.encoder_width,
+                *heads,
+                rngs=rngs,
+                out_gain=gain,
+                positions=cross_positions(cfg),
+                num_key_heads=cfg.num_key_heads,
+            )
             if reads_neighbours
             else None
         )
         self.norm_ffw = RMSNorm(width)
-        self.ffw = FeedForward(width, cfg.ffw_width, rngs=rngs, out_gain=gain)
+        self.ffw = FeedForward(
+            width, cfg.ffw_width, rngs=rngs, out_gain=gain, gated=cfg.gated_ffw
+        )
 
-    def attend(self, hidden_BLD, mask_BLNS):
+    def attend(self, hidden_BLD, segments_BL):
         normed = self.norm_attention(hidden_BLD)
-        return hidden_BLD + self.attention(
-            normed, normed[:, None], mask_BLNS, causal=True
+        return hidden_BLD + self.attention.over_itself(
+            normed, segments_BL, self.cfg.attention
         )
 
     def retrieve(self, hidden_BLD, encoded_BCNRE, mask_BCMNR):
-        """Adds what each position reads in the neighbours of the last complete chunk."""
+        """Adds what each position reads in the neighbours of the last complete chunk.
+
+        Where the mask lets no position of the batch read anything it costs nothing.
+        """
+        return jax.lax.cond(
+            jnp.any(mask_BCMNR),
+            self._read,
+            lambda hidden_BLD, *_: hidden_BLD,
+            hidden_BLD,
+            encoded_BCNRE,
+            mask_BCMNR,
+        )
+
+    def _read(self, hidden_BLD, encoded_BCNRE, mask_BCMNR):
         batch, num_chunks, chunk_len, *_ = mask_BCMNR.shape
         attending_BCMD = chunked_attention.attending_chunks(
             self.norm_cross(hidden_BLD), chunk_len
@@ -164,7 +96,7 @@ class DecoderLayer(nnx.Module):
             attending_BCMD.reshape(batch * num_chunks, chunk_len, -1),
             encoded_BCNRE.reshape(batch * num_chunks, *encoded_BCNRE.shape[2:]),
             mask_BCMNR.reshape(batch * num_chunks, *mask_BCMNR.shape[2:]),
-            distance_offset=chunk_len - 1,
+            distance_offset=chunk_len - 1 - self.cfg.neighbour_span[0],
         )
         update_BCMD = update.reshape(batch, num_chunks, chunk_len, -1)
         return hidden_BLD + chunked_attention.rejoin(update_BCMD, hidden_BLD.shape[1])
@@ -242,8 +174,9 @@ class Retro(nnx.Module):
             )
         if num_chunks == 0:
             return None
-        neighbours_BCNR = neighbours_BCNR[:, :num_chunks]
-        places_R = jnp.arange(neighbours_BCNR.shape[-1])
+        first, end = self.cfg.neighbour_span
+        neighbours_BCNR = neighbours_BCNR[:, :num_chunks, :, first:end]
+        places_R = first + jnp.arange(neighbours_BCNR.shape[-1])
         real_BCNR = jnp.ones(neighbours_BCNR.shape, bool)
         if lengths_BCN is not None:
             real_BCNR = places_R < lengths_BCN[:, :num_chunks, :, None]
@@ -252,40 +185,63 @@ class Retro(nnx.Module):
         return neighbours_BCNR, real_BCNR, mask_BCMNR
 
     def _decode(self, hidden_BLD, memory, segments_BL):
-        length = hidden_BLD.shape[1]
-        causal_LL = jnp.tril(jnp.ones((length, length), bool))
-        same_document_BLL = segments_BL[:, :, None] == segments_BL[:, None, :]
-        mask_BLNS = (causal_LL & same_document_BLL)[:, :, None]
-        encoded_BCNRE = None
-        for layer in self.decoder:
-            hidden_BLD = _run(
-                self.cfg, DecoderLayer.attend, layer, hidden_BLD, mask_BLNS
+        cfg = self.cfg
+        attend = functools.partial(run_step, cfg, DecoderLayer.attend)
+        feed_forward = functools.partial(run_step, cfg, DecoderLayer.feed_forward)
+
+        def decoder_alone(layer, hidden_BLD):
+            return feed_forward(layer, attend(layer, hidden_BLD, segments_BL))
+
+        if memory is None:
+            return stack.run(
+                self.decoder, decoder_alone, hidden_BLD, scan=cfg.scan_layers
             )
-            if layer.cross is not None and memory is not None:
-                if encoded_BCNRE is None:
-                    encoded_BCNRE = self._encode(hidden_BLD, memory, segments_BL)
-                hidden_BLD = _run(
-                    self.cfg,
-                    DecoderLayer.retrieve,
-                    layer,
-                    hidden_BLD,
-                    encoded_BCNRE,
-                    memory[2],
+        # The encoder reads what stands between two steps of the first layer with CCA.
+        first = min(cfg.cca_layers) - 1
+        hidden_BLD = stack.run(
+            self.decoder[:first], decoder_alone, hidden_BLD, scan=cfg.scan_layers
+        )
+        hidden_BLD = attend(self.decoder[first], hidden_BLD, segments_BL)
+        encoded_BCNRE = self._encode(hidden_BLD, memory, segments_BL)
+
+        def after_attention(layer, hidden_BLD):
+            if layer.cross is not None:
+                retrieve = functools.partial(
+                    run_step, cfg, DecoderLayer.retrieve, layer
                 )
-            hidden_BLD = _run(self.cfg, DecoderLayer.feed_forward, layer, hidden_BLD)
-        return hidden_BLD
+                hidden_BLD = retrieve(hidden_BLD, encoded_BCNRE, memory[2])
+            return feed_forward(layer, hidden_BLD)
+
+        def with_neighbours(layer, hidden_BLD):
+            return after_attention(layer, attend(layer, hidden_BLD, segments_BL))
+
+        hidden_BLD = after_attention(self.decoder[first], hidden_BLD)
+        return stack.run(
+            self.decoder[first + 1 :],
+            with_neighbours,
+            hidden_BLD,
+            scan=cfg.scan_layers,
+        )
 
     def _encode(self, hidden_BLD, memory, segments_BL):
-        """Encodes all neighbours once, given the decoder's activations so far."""
-        neighbours_BCNR, real_BCNR, _ = memory
+        """Encodes all neighbours once, given the decoder's activations so far.
+
+        Where no position of the batch may read any, that is not worth its cost.
+        """
+        neighbours_BCNR, real_BCNR, mask_BCMNR = memory
         chunk_len = self.cfg.chunk_len
         segments_BCM = chunked_attention.chunks(segments_BL[..., None], chunk_len)
-        return self.encoder(
+        inputs = (
             neighbours_BCNR,
             real_BCNR,
             chunked_attention.chunks(hidden_BLD, chunk_len),
             segments_BCM[..., 0] > 0,
             self.embedding_VD[...],
+        )
+        shape = (*neighbours_BCNR.shape, self.cfg.encoder_width)
+        nothing = functools.partial(jnp.zeros, shape, hidden_BLD.dtype)
+        return jax.lax.cond(
+            jnp.any(mask_BCMNR), self.encoder, lambda *_: nothing(), *inputs
         )
 
     def _read_out(self, hidden_BLD):

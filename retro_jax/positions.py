@@ -1,4 +1,9 @@
-"""Relative positions: a sinusoid of the distance between a query and a key."""
+"""Where a query and a key stand to each other: sinusoids of their distance, or rotations.
+
+A sinusoid of a distance can be had in two ways that give the same logits: for each
+distance, then shifted into place (`align_distances`: least arithmetic); or as products of
+sinusoids of the two places (`as_features`: plain attention, hence any fused kernel).
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -49,3 +54,53 @@ def align_distances(
     flat = flat[:, :, num_queries - 1 : num_queries * num_distances - 1]
     rows = flat.reshape(batch, heads, num_queries, num_distances - 1)
     return rows[..., :num_keys]
+
+
+def as_features(
+    along_BLHD: Float[Array, "B L H D"], num_keys: int, offset: int = 0
+) -> tuple[Float[Array, "B L H D"], Float[Array, "S D"]]:
+    """Features of queries and keys whose products are the logits of their distances.
+
+    With `sinusoids` of distance i - s + offset, sin(a - b) and cos(a - b) are sums of
+    products of sines and cosines of a and of b; so along_BLHD . sinusoids(distance) equals
+    query_BLHD . key_SD, exactly.
+
+    Args:
+        along_BLHD: what each query gives to each sine, then to each cosine.
+        num_keys: S.
+        offset: query i and key s are i - s + offset apart.
+    Source: ours; the identity that Transformer-XL's sinusoids allow.
+    """
+    length, width = along_BLHD.shape[1], along_BLHD.shape[-1]
+    places_L = jnp.arange(length, dtype=jnp.float32) + offset
+    query_LD = sinusoids(places_L, width).astype(along_BLHD.dtype)
+    sin_L1F, cos_L1F = (x[:, None] for x in jnp.split(query_LD, 2, axis=-1))
+    of_sin_BLHF, of_cos_BLHF = jnp.split(along_BLHD, 2, axis=-1)
+    query_BLHD = jnp.concatenate(
+        [
+            of_cos_BLHF * sin_L1F - of_sin_BLHF * cos_L1F,
+            of_sin_BLHF * sin_L1F + of_cos_BLHF * cos_L1F,
+        ],
+        axis=-1,
+    )
+    keys_SD = sinusoids(jnp.arange(num_keys, dtype=jnp.float32), width)
+    return query_BLHD, keys_SD.astype(along_BLHD.dtype)
+
+
+def rotate(x_LHK: Float[Array, "... L H K"], offset: int = 0):
+    """Turns pairs of features by their place, so that products depend on distances.
+
+    Feature f and f + K / 2 are a pair; the place of row l is l + offset.
+    Source: Su et al. 2021 (RoFormer, arXiv 2104.09864), section 3.2.
+    """
+    length, _, size = x_LHK.shape[-3:]
+    places_L = jnp.arange(length, dtype=jnp.float32) + offset
+    sin_L1F, cos_L1F = (
+        x[:, None] for x in jnp.split(sinusoids(places_L, size), 2, axis=-1)
+    )
+    first, second = jnp.split(x_LHK.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate(
+        [first * cos_L1F - second * sin_L1F, first * sin_L1F + second * cos_L1F],
+        axis=-1,
+    )
+    return turned.astype(x_LHK.dtype)

@@ -1,16 +1,21 @@
 """The device mesh, and which axis of an array goes to which axis of the mesh.
 
-The letters of a name decide: parameters are spread over both mesh axes (over 'data' as in
-FSDP and ZeRO, over 'model' as in tensor parallelism), optimizer slots with them, and
-activations over the batch on 'data' and over heads and inner widths on 'model'.
+The letters of a name decide: parameters are spread over 'data' (as in FSDP and ZeRO) and
+over 'model' (as in tensor parallelism), optimizer slots with them, and activations over the
+batch on 'data' and over heads and inner widths on 'model'. Where there are several
+'replica's, each holds all parameters, and the batch is split over them first.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Int
 
 from retro_jax.config import MeshConfig
 
@@ -18,25 +23,69 @@ PARAMETER_AXES = {"V": "model", "H": "model", "F": "model", "D": "data", "E": "d
 ACTIVATION_AXES = {"B": "data", "H": "model", "F": "model", "V": "model"}
 
 
-def make_mesh(cfg: MeshConfig) -> Mesh:
-    """The ('data', 'model') mesh of all devices.
+def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The ('data', 'model') mesh, or ('replica', 'data', 'model') of several replicas.
+
+    Args:
+        devices: all there are, if not given.
+    Raises:
+        ValueError: if the sizes do not make up the number of devices, or slices do not
+            fall into replicas.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [cfg.replicas, cfg.data, cfg.model]
+    if sizes[1:].count(-1) == 1:
+        given = -math.prod(sizes)
+        sizes[sizes.index(-1)] = len(devices) // max(given, 1)
+    if math.prod(sizes) != len(devices) or min(sizes) < 1:
+        replicas = "" if cfg.replicas == 1 else f"mesh.replicas={cfg.replicas} x "
+        raise ValueError(
+            f"{replicas}mesh.data={cfg.data} x mesh.model={cfg.model} does not make up "
+            f"the {len(devices)} devices that are there"
+        )
+    grid, names = arranged(devices, *sizes), ["replica", "data", "model"]
+    if cfg.replicas == 1:
+        grid, names = grid[0], names[1:]
+    return Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
+
+
+def arranged(
+    devices: Sequence[Any], replicas: int, data: int, model: int
+) -> np.ndarray:
+    """Devices as [replica, data, model], so that the fewest axes cross slices.
+
+    A slice is what fast links join: a TPU slice, the GPUs of a host. It holds one or more
+    whole replicas; where a replica needs several slices, its 'data' axis spans them, and
+    'model' stays within one. Within a slice the order follows the links.
 
     Raises:
-        ValueError: if the two sizes do not make up the number of devices.
+        ValueError: if slices differ in size, or neither of replicas and slices divides
+            the other.
     """
-    sizes = [cfg.data, cfg.model]
-    num_devices = jax.device_count()
-    if sizes.count(-1) == 1:
-        given = -math.prod(sizes)
-        sizes[sizes.index(-1)] = num_devices // max(given, 1)
-    if math.prod(sizes) != num_devices or min(sizes) < 1:
+    slices: dict[int, list] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    num_slices = len(slices)
+    if len({len(members) for members in slices.values()}) > 1:
+        sizes = {number: len(members) for number, members in sorted(slices.items())}
+        raise ValueError(f"slices must be of one size; have (slice: devices) {sizes}")
+    if replicas % num_slices == 0:
+        shape = (replicas // num_slices, data, model)
+    elif num_slices % replicas == 0 and data % (num_slices // replicas) == 0:
+        shape = (1, data // (num_slices // replicas), model)
+    else:
         raise ValueError(
-            f"mesh.data={cfg.data} x mesh.model={cfg.model} does not make up the "
-            f"{num_devices} devices that are there"
+            f"mesh.replicas={replicas} x data={data} x model={model} can't be laid over "
+            f"{num_slices} slices: use mesh.replicas={num_slices}, a slice each"
         )
-    return jax.make_mesh(
-        tuple(sizes), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto)
-    )
+    grids = [
+        mesh_utils.create_device_mesh(
+            shape, slices[number], allow_split_physical_axes=True
+        )
+        for number in sorted(slices)
+    ]
+    # Slice after slice: replicas first, then the parts of their 'data' axes.
+    return np.concatenate(grids).reshape(replicas, data, model)
 
 
 def letters_of(name: str) -> str:
@@ -95,33 +144,134 @@ def state_shardings(state, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(sharding, state)
 
 
+def activation_spec(letters: str) -> P:
+    """Partition of an activation by its letters, over the mesh in use."""
+    entries: list[str | tuple[str, ...] | None] = [*_spec(letters, ACTIVATION_AXES)]
+    if "data" in entries:
+        mesh = jax.sharding.get_abstract_mesh()
+        entries[entries.index("data")] = batch_axes(mesh)
+    return P(*entries)
+
+
+def platform() -> str:
+    """What the mesh in use is made of (cpu, gpu or tpu); without one, the default's.
+
+    They differ when compiling for devices that are not there.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.abstract_device is None:
+        return jax.default_backend()
+    return mesh.abstract_device.platform
+
+
 def constrain(x, letters: str):
     """Asks for the activation's partition by its letters; nothing without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    spec = _spec(letters, ACTIVATION_AXES)
     fits = [
-        axis if axis is None or size % mesh.shape[axis] == 0 else None
-        for size, axis in zip(x.shape, spec, strict=True)
+        axes if axes is None or size % _size(mesh, axes) == 0 else None
+        for size, axes in zip(x.shape, activation_spec(letters), strict=True)
     ]
     return jax.lax.with_sharding_constraint(x, P(*fits))
 
 
-def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Global arrays, split over 'data', from the rows that each process holds.
+def constrain_stacked(x, path):
+    """Asks for a parameter's partition, of an array with the layers in front."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    name = next(key.name for key in reversed(path) if key.name != "value")
+    of_layer = parameter_spec(name, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
+    return jax.lax.with_sharding_constraint(x, P(None, *of_layer))
+
+
+def batch_axes(mesh) -> tuple[str, ...]:
+    """The axes of the mesh that a batch is split over, the outer first."""
+    return tuple(axis for axis in ("replica", "data") if axis in mesh.axis_names)
+
+
+def _size(mesh, axes: str | tuple[str, ...]) -> int:
+    names = (axes,) if isinstance(axes, str) else axes
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def check_batch(name: str, batch_size: int, mesh, accumulation: int = 1) -> None:
+    """Raises ValueError, naming setting and axes, if a batch can't be split evenly.
+
+    Args:
+        name: of the setting that `batch_size` is.
+        accumulation: micro-batches that a batch is cut into first.
+    """
+    axes = batch_axes(mesh)
+    parts = _size(mesh, axes)
+    if batch_size % (parts * accumulation) == 0:
+        return
+    over = " x ".join(f"'{axis}' of {mesh.shape[axis]}" for axis in axes)
+    into = "" if accumulation == 1 else f" in each of {accumulation} micro-batches"
+    raise ValueError(
+        f"{name}={batch_size} can't be split{into} over the mesh axes {over} (the devices "
+        f"of {jax.process_count()} processes): use a multiple of {parts * accumulation}"
+    )
+
+
+def local_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " B"]:
+    """The rows of a global batch that this process's devices hold, in order.
+
+    Processes that hold the same part of it, as along 'model', have the same rows.
 
     Raises:
-        ValueError: if the 'data' axis does not divide the global batch.
+        ValueError: if the mesh can't split the batch.
     """
-    global_rows = len(next(iter(batch.values()))) * jax.process_count()
-    if global_rows % mesh.shape["data"]:
+    check_batch("batch size", batch_size, mesh)
+    parts = parts_of_process(mesh.devices, jax.process_index())
+    part_size = batch_size // _size(mesh, batch_axes(mesh))
+    return (parts[:, None] * part_size + np.arange(part_size)).reshape(-1)
+
+
+def parts_of_process(grid: np.ndarray, process_index: int) -> np.ndarray:
+    """Which parts of a batch a process holds, of a mesh's devices [..., model]."""
+    owners = np.vectorize(lambda device: device.process_index, otypes=[int])(grid)
+    is_mine = (owners == process_index).any(axis=-1)
+    return np.flatnonzero(is_mine)
+
+
+def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Global arrays, split over the batch, from the `local_rows` of each process.
+
+    Raises:
+        ValueError: if the mesh can't split the batch.
+    """
+    num_rows, axes = len(next(iter(batch.values()))), batch_axes(mesh)
+    parts = parts_of_process(mesh.devices, jax.process_index())
+    if num_rows % len(parts):
         raise ValueError(
-            f"a batch of {global_rows} sequences can't be split over a 'data' axis of "
-            f"{mesh.shape['data']} devices"
+            f"a batch of {num_rows} sequences in this process can't be split over its "
+            f"{len(parts)} parts of the mesh axes {axes}"
         )
-    sharding = NamedSharding(mesh, P("data"))
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in batch.items()
-    }
+    part_size = num_rows // len(parts)
+    batch_size = part_size * _size(mesh, axes)
+    place = {part * part_size: row * part_size for row, part in enumerate(parts)}
+    sharding = NamedSharding(mesh, P(axes))
+
+    def split(array: np.ndarray) -> jax.Array:
+        def rows(index: tuple[slice, ...] | None) -> np.ndarray:
+            first = place[index[0].start or 0] if index else 0
+            return array[first : first + part_size]
+
+        return jax.make_array_from_callback(
+            (batch_size, *array.shape[1:]), sharding, rows
+        )
+
+    return {name: split(array) for name, array in batch.items()}
+
+
+def on_host(tree):
+    """Arrays of numpy, the same in every process; all processes must ask for them."""
+
+    def whole(array: jax.Array):
+        if array.is_fully_addressable or array.is_fully_replicated:
+            return array
+        return multihost_utils.process_allgather(array, tiled=True)
+
+    return jax.device_get(jax.tree.map(whole, tree))

@@ -6,7 +6,6 @@ Data must depend on (seed, step) alone: then a run that was stopped goes on bit 
 
 import contextlib
 import functools
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,9 +15,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from retro_jax import checkpoints, metrics, sharding, state
+from retro_jax import checkpoints, metrics, preemption, retrofit, sharding, state
 from retro_jax.config import ModelConfig, OptimizerConfig, TrainConfig
-from retro_jax.optimizer import learning_rate, make_optimizer
+from retro_jax.optimizer import make_optimizer
+from retro_jax.step_log import StepLog
 
 Batch = dict[str, np.ndarray]
 TrainState = dict  # {"params": name -> array, "optimizer": optax's, its slots by name}
@@ -54,12 +54,19 @@ def summed_loss(cfg: ModelConfig, params: state.Parameters, batch):
     }
 
 
-def accumulated_gradients(cfg: ModelConfig, params, batch, accumulation: int):
-    """Gradients of the summed loss, one micro-batch after the other.
+def accumulated_gradients(
+    cfg: ModelConfig, params, batch, accumulation: int, frozen=None
+):
+    """Gradients of the summed loss by `params`, one micro-batch after the other.
 
     Sums, not means: so the result does not depend on how tokens fall into micro-batches.
+    The `frozen` parameters are the model's as well, but no gradient is computed of them.
     """
-    gradient = jax.grad(functools.partial(summed_loss, cfg), has_aux=True)
+
+    def loss(trained, batch):
+        return summed_loss(cfg, {**(frozen or {}), **trained}, batch)
+
+    gradient = jax.grad(loss, has_aux=True)
     if accumulation == 1:
         return gradient(params, batch)
 
@@ -83,21 +90,46 @@ def train_step(
     accumulation: int,
     train_state: TrainState,
     batch,
+    *,
+    trained: frozenset[str] | None = None,
 ):
-    """One update. Returns the new state and the batch's sums."""
-    params = train_state["params"]
-    gradients, sums = accumulated_gradients(model_cfg, params, batch, accumulation)
+    """One update of the parameters that are trained; all, if not given.
+
+    Returns the new state and the batch's sums.
+
+    If the loss or the gradient norm is not finite the state stays as it was, with all the
+    optimizer's slots and counts: its schedule counts the updates that were made, not the
+    batches that were seen. Ours: one bad batch in weeks should cost one step.
+    """
+    params, frozen = retrofit.split(train_state["params"], trained)
+    gradients, sums = accumulated_gradients(
+        model_cfg, params, batch, accumulation, frozen
+    )
     tokens = jnp.maximum(sums["tokens"], 1.0)
     gradients = jax.tree.map(lambda g: g / tokens, gradients)
     sums["gradient_norm"] = optax.tree.norm(gradients)
     updates, slots = optimizer.update(gradients, train_state["optimizer"], params)
-    params = optax.apply_updates(params, updates)
-    return {"params": params, "optimizer": slots}, sums
+    before = {"params": params, "optimizer": train_state["optimizer"]}
+    after = {"params": optax.apply_updates(params, updates), "optimizer": slots}
+    finite = jnp.isfinite(sums["loss_nats"]) & jnp.isfinite(sums["gradient_norm"])
+    after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+    after["params"] |= frozen
+    return after, sums | {"updates": updates_made(after)}
 
 
-def initial_state(cfg: ModelConfig, optimizer, seed: int) -> TrainState:
+def updates_made(train_state: TrainState) -> jax.Array:
+    """How many updates have been made, by the optimizer's own counts."""
+    counts = optax.tree.get_all_with_path(train_state["optimizer"], "count")
+    return functools.reduce(jnp.maximum, [count for _, count in counts])
+
+
+def initial_state(
+    cfg: ModelConfig, optimizer, seed: int, trained: frozenset[str] | None = None
+) -> TrainState:
+    """Random parameters, and the optimizer's slots of those that are trained."""
     params = state.initial_parameters(cfg, seed)
-    return {"params": params, "optimizer": optimizer.init(params)}
+    slots = optimizer.init(retrofit.split(params, trained)[0])
+    return {"params": params, "optimizer": slots}
 
 
 def train(
@@ -108,6 +140,9 @@ def train(
     batches_from: Callable[[int], Iterator[Batch]],
     workdir: Path,
     run: dict,
+    *,
+    trained: frozenset[str] | None = None,
+    backbone: state.Parameters | None = None,
 ) -> TrainState:
     """Trains to `cfg.steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -115,40 +150,61 @@ def train(
         batches_from: batches from a step on, the rows of this process.
         workdir: gets `checkpoints/` and `metrics/`.
         run: JSON that a checkpoint must agree with to be gone on from.
+        trained: names of the parameters that are trained; all, if not given.
+        backbone: parameters to begin with, of a baseline (`retrofit.py`); used up.
     Raises:
-        ValueError: for a checkpoint of another run.
-        FloatingPointError: if the loss is not finite; names step and last checkpoint.
+        ValueError: for a checkpoint of another run, or a batch that the mesh can't split,
+            before anything is compiled.
+        FloatingPointError: if more than `cfg.max_skipped_steps` steps in a row have a loss
+            or a gradient that is not finite; names the step.
+        preemption.Preempted: after SIGTERM, once the checkpoint is on disk.
+        OSError: if a checkpoint can't be written.
     """
+    sharding.check_batch("train.batch_size", cfg.batch_size, mesh, cfg.accumulation)
     optimizer = make_optimizer(optimizer_cfg, cfg.steps)
-    make_state = functools.partial(initial_state, model_cfg, optimizer, cfg.seed)
-    shapes = jax.eval_shape(make_state)
-    shardings = sharding.state_shardings(shapes, mesh)
+    make_state = functools.partial(
+        initial_state, model_cfg, optimizer, cfg.seed, trained
+    )
+    shardings = sharding.state_shardings(jax.eval_shape(make_state), mesh)
     keeper = checkpoints.Checkpoints(workdir / "checkpoints", keep=cfg.keep_checkpoints)
     with contextlib.closing(keeper), jax.set_mesh(mesh):
-        if keeper.latest_step() is None:
-            step, train_state = 0, jax.jit(make_state, out_shardings=shardings)()
-        else:
-            wanted = checkpoints.abstract(shapes, shardings)
-            step, train_state = keeper.restore(wanted, run)
+        step, train_state = _begin_or_go_on(
+            model_cfg, make_state, shardings, keeper, run, backbone
+        )
         metrics.say(_opening_line(train_state, step, cfg.steps))
         update = jax.jit(
-            functools.partial(train_step, model_cfg, optimizer, cfg.accumulation),
+            functools.partial(
+                train_step, model_cfg, optimizer, cfg.accumulation, trained=trained
+            ),
             donate_argnums=0,
             out_shardings=(shardings, None),
         )
-        logger = _Logger(workdir / "metrics", optimizer_cfg, cfg, step)
-        with contextlib.closing(logger):
+        log = StepLog(workdir / "metrics", optimizer_cfg, cfg, step)
+        with contextlib.closing(log), preemption.watch() as reached:
             batches = batches_from(step)
             while step < cfg.steps:
-                batch = logger.waiting_for(lambda: next(batches))
+                batch = log.waiting_for(lambda: next(batches))
                 on_devices = sharding.to_devices(batch, mesh)
                 train_state, sums = update(train_state, on_devices)
                 step += 1
-                logger.after_step(step, sums)
-                if step % cfg.checkpoint_every == 0 or step == cfg.steps:
-                    logger.flush()  # a state whose loss is not finite is never saved
+                log.after_step(step, sums)
+                keeper.check()
+                stop = reached(step)
+                if stop or step % cfg.checkpoint_every == 0 or step == cfg.steps:
+                    log.flush()  # stops here if too many steps were not finite
                     keeper.save(step, train_state, {**run, "step": step})
+                if stop and step < cfg.steps:
+                    keeper.wait()
+                    raise preemption.Preempted(step)
     return train_state
+
+
+def _begin_or_go_on(model_cfg, make_state, shardings, keeper, run, backbone):
+    """The step that is reached and its state."""
+    if keeper.latest_step() is None:
+        return 0, retrofit.first_state(model_cfg, make_state, shardings, backbone)
+    shapes = jax.eval_shape(make_state)
+    return keeper.restore(checkpoints.abstract(shapes, shardings), run)
 
 
 def _opening_line(train_state: TrainState, step: int, steps: int) -> str:
@@ -156,79 +212,3 @@ def _opening_line(train_state: TrainState, step: int, steps: int) -> str:
     millions = state.num_parameters(params) / 1e6
     doing = "training" if step == 0 else f"going on from step {step}"
     return f"{millions:.1f}M parameters; {doing} to step {steps}"
-
-
-class _Logger:
-    """Collects the sums of steps and writes them every `log_every` steps.
-
-    The sums of a step are read once the next one has been started, so that looking at
-    them does not hold up the device.
-    """
-
-    def __init__(self, folder, optimizer_cfg, cfg: TrainConfig, first_step: int):
-        self._cfg = cfg
-        self._schedule = learning_rate(optimizer_cfg, cfg.steps)
-        self._writer = metrics.MetricsWriter(folder, first_step=first_step)
-        self._rate = metrics.Rate()
-        self._began_s, self._first_step = time.perf_counter(), first_step
-        self._pending: tuple[int, dict] | None = None
-        self._totals: dict[str, float] = {}
-        self._waited_s = 0.0
-
-    def waiting_for(self, get: Callable[[], Batch]) -> Batch:
-        start_s = time.perf_counter()
-        batch = get()
-        self._waited_s = time.perf_counter() - start_s
-        return batch
-
-    def after_step(self, step: int, sums: dict) -> None:
-        waited_s = self._waited_s
-        self.flush()
-        self._pending = (step, sums)
-        self._totals["waited_s"] = waited_s
-
-    def flush(self) -> None:
-        """Reads the sums of the last step; raises FloatingPointError if not finite."""
-        if self._pending is None:
-            return
-        step, sums = self._pending
-        self._pending = None
-        values = {name: float(value) for name, value in jax.device_get(sums).items()}
-        if not np.isfinite(values["loss_nats"]):
-            raise FloatingPointError(
-                f"the loss of step {step} is {values['loss_nats']}. The newest checkpoint "
-                "is from before; try a lower optimizer.learning_rate, or float32"
-            )
-        for name in ("loss_nats", "tokens", "bytes"):
-            self._totals[name] = self._totals.get(name, 0.0) + values[name]
-        self._rate.add(int(values["tokens"]), self._totals.pop("waited_s", 0.0))
-        if step % self._cfg.log_every == 0 or step == self._cfg.steps:
-            self._write(step, values["gradient_norm"])
-
-    def _write(self, step: int, gradient_norm: float) -> None:
-        totals, self._totals = self._totals, {}
-        values = {
-            "loss_nats_per_token": totals["loss_nats"] / max(totals["tokens"], 1.0),
-            "bits_per_byte": metrics.bits_per_byte(
-                totals["loss_nats"], totals["bytes"]
-            ),
-            "gradient_norm": gradient_norm,
-            "learning_rate": float(self._schedule(step - 1)),
-            **self._rate.take(),
-        }
-        self._writer.write(step, values)
-        done = step - self._first_step
-        elapsed_s = time.perf_counter() - self._began_s
-        left_s = elapsed_s / done * (self._cfg.steps - step)
-        metrics.say(
-            f"step {step}/{self._cfg.steps}  {values['bits_per_byte']:.3f} bits/byte  "
-            f"{values['tokens_per_s']:,.0f} tokens/s  "
-            f"waiting for data {values['waiting_for_data_share']:.0%}  "
-            f"{metrics.duration(left_s)} left"
-        )
-
-    def close(self) -> None:
-        try:
-            self.flush()
-        finally:
-            self._writer.close()

@@ -75,27 +75,28 @@ def test_no_step_left(sequences):
     assert list(found) == []
 
 
-@pytest.mark.parametrize("first_step", [0, 2])
-def test_hosts_interleave_to_the_same_batch(sequences, uninterrupted, first_step):
+@pytest.mark.parametrize("num_hosts, first_step", [(2, 0), (4, 0), (4, 2)])
+def test_rows_of_hosts_make_up_the_same_batch_in_the_same_order(
+    sequences, uninterrupted, num_hosts, first_step
+):
     hosts = [
         sequences.shuffled(
-            BATCH,
-            seed=3,
-            first_step=first_step,
-            num_steps=STEPS,
-            host=host,
-            num_hosts=4,
+            BATCH, seed=3, first_step=first_step, num_steps=STEPS, rows=rows
         )
-        for host in range(4)
+        for rows in np.arange(BATCH).reshape(num_hosts, -1)
     ]
-    joined = []
-    for parts in zip(*hosts, strict=True):
-        whole = {}
-        for name in parts[0]:
-            rows = np.stack([part[name] for part in parts], axis=1)
-            whole[name] = rows.reshape(-1, *rows.shape[2:])
-        joined.append(whole)
+    joined = [
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in zip(*hosts, strict=True)
+    ]
     assert_same(joined, uninterrupted[first_step:])
+
+
+def test_rows_may_lie_apart(sequences, uninterrupted):
+    found = sequences.shuffled(BATCH, seed=3, num_steps=5, rows=[6, 1])
+    assert_same(
+        found, [{n: a[[6, 1]] for n, a in b.items()} for b in uninterrupted[:5]]
+    )
 
 
 def test_each_epoch_has_each_example_once_in_its_own_order(sequences, uninterrupted):
@@ -209,8 +210,9 @@ def test_random_neighbours_keep_presence_and_change_the_passage(folder, tiny_dat
 def test_mistakes_are_named(tmp_path, folder, sequences):
     with pytest.raises(ValueError, match="holds no dataset: build the database"):
         Sequences(tmp_path, "train")
-    with pytest.raises(ValueError, match="3 hosts do not divide a batch of 8"):
-        next(sequences.shuffled(8, seed=0, num_steps=1, num_hosts=3))
+    for rows in ([0, 8], [-1], []):
+        with pytest.raises(ValueError, match=r"rows \[.*\] are not of a batch of 8"):
+            next(sequences.shuffled(8, seed=0, num_steps=1, rows=rows))
 
 
 def test_metadata_says_what_it_was_made_from(folder, tiny_database):

@@ -79,6 +79,12 @@ def test_a_run_of_nothing_is_refused(field):
         cfg.validate()
 
 
+def test_no_step_may_be_skipped_but_not_fewer_than_none():
+    TrainConfig(steps=1, batch_size=2, max_skipped_steps=0).validate()
+    with pytest.raises(ValueError, match="max_skipped_steps must be at least 0, is -1"):
+        TrainConfig(steps=1, batch_size=2, max_skipped_steps=-1).validate()
+
+
 def test_accumulation_must_divide_the_batch():
     with pytest.raises(ValueError, match="batch_size 6 .*accumulation 4"):
         TrainConfig(steps=1, batch_size=6, accumulation=4).validate()

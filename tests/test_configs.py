@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from experiments.config import Experiment
-from retro_jax import sharding, train
+from experiments.configs import ablations
+from retro_jax import retrofit, sharding, state, train
 from retro_jax.config import MeshConfig
 from retro_jax.optimizer import make_optimizer
 
@@ -19,11 +20,24 @@ _CONFIGS = sorted(
     if path.stem != "__init__"
 )
 _ARGUMENTS = {
-    "tiny": ("", "baseline"),
-    "retro": ("172m", "425m", "1.5b", "7.5b", "172m,baseline"),
+    "tiny": ("", "baseline", "retrofit"),
+    "ablations": (
+        *ablations.VARIANTS,
+        *(f"{variant},tiny" for variant in ablations.VARIANTS),
+    ),
+    "retro": (
+        *("172m", "425m", "1.5b", "7.5b"),
+        *("172m,baseline", "172m,retrofit", "172m,modern", "7.5b,modern,baseline"),
+    ),
 }
 # Tracing takes seconds for each layer; these have every kind of layer.
-_TRACED = (("tiny", ""), ("tiny", "baseline"), ("retro", "172m"))
+_TRACED = (
+    ("tiny", ""),
+    ("tiny", "baseline"),
+    ("retro", "172m"),
+    ("ablations", "continuation_only,tiny"),
+    ("ablations", "no_cca_positions,tiny"),
+)
 
 
 def _cases():
@@ -108,7 +122,52 @@ def test_every_config_takes_a_step_at_a_small_width(name, arg):
     assert len(moved) > 0.8 * len(before["params"])
 
 
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [("tiny", ("baseline", "retrofit")), ("retro", ("172m,baseline", "172m,retrofit"))],
+)
+def test_a_retrofit_fits_its_baseline_and_trains_less(name, args):
+    baseline, cfg = (_config(name, arg) for arg in args)
+    new = retrofit.new_names(cfg.model)
+    make = functools.partial(state.initial_parameters, cfg.model, 0)
+    shapes = jax.eval_shape(make)
+    make = functools.partial(state.initial_parameters, baseline.model, 0)
+    of_baseline = {name: array.shape for name, array in jax.eval_shape(make).items()}
+    assert of_baseline == {n: a.shape for n, a in shapes.items() if n not in new}
+    new_share = sum(shapes[n].size for n in new) / state.num_parameters(shapes)
+    assert new_share < 0.5
+    assert cfg.init_from and cfg.train.freeze and not baseline.init_from
+
+
+def test_the_paper_retrofits_on_three_percent_of_the_sequences():
+    for size, rate in (("172m", 2e-4), ("7.5b", 1e-4)):
+        whole, part = _config("retro", size), _config("retro", f"{size},retrofit")
+        sequences = part.train.steps * part.train.batch_size
+        assert sequences == 0.03 * whole.train.steps * whole.train.batch_size
+        assert part.train.batch_size == 256 and part.optimizer.learning_rate == rate
+        assert part.optimizer.final_share == 0.1
+
+
 @pytest.mark.parametrize("name", _CONFIGS)
 def test_an_unknown_argument_is_named(name):
     with pytest.raises(ValueError, match="nonsense"):
         _config(name, "nonsense")
+
+
+def test_ablations_of_the_paper_s_model_are_those_of_table_13():
+    default = _config("ablations", "default").model
+    assert (default.width, default.cca_layers) == (896, (6, 9, 12))
+    layers = {
+        name: _config("ablations", name).model.cca_layers
+        for name in ("cca_1", "cca_6", "cca_12", "cca_all", "cca_every_3_from_1")
+    }
+    assert layers == {
+        "cca_1": (1,),
+        "cca_6": (6,),
+        "cca_12": (12,),
+        "cca_all": tuple(range(1, 13)),
+        "cca_every_3_from_1": (1, 4, 7, 10),
+    }
+    for variant in ablations.VARIANTS:
+        if variant != "default":
+            assert _config("ablations", variant) != _config("ablations", "default")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from retro_jax.layers import Attention, FeedForward, RMSNorm, masked_softmax
+from retro_jax.attention import Attention, masked_softmax
+from retro_jax.layers import FeedForward, RMSNorm
 from tests import reference
 
 L, N, S, D, E = 5, 3, 6, 16, 12

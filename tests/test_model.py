@@ -305,7 +305,7 @@ def test_without_cca_layers_it_is_the_baseline():
 
 def test_sharing_embeddings_and_a_read_out_of_its_own():
     cfg = tiny_model.config(
-        share_embeddings=True, encoder_width=16, tie_output=False, remat=False
+        share_embeddings=True, encoder_width=16, tie_output=False, remat="none"
     )
     params = tiny_model.parameters(cfg)
     assert "encoder/embedding_VE" not in params

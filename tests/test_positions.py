@@ -63,3 +63,33 @@ def test_aligned_distances_are_query_minus_key(num_queries, num_keys):
     got = positions.align_distances(logits, num_keys)[0, 0]
     expected = np.arange(num_queries)[:, None] - np.arange(num_keys) + 3
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("offset", [0, 3, -5])
+def test_features_of_two_places_give_the_sinusoid_of_their_distance(offset):
+    rng = np.random.default_rng(0)
+    along_BLHD = rng.standard_normal((2, 5, 3, 8)).astype(np.float32)
+    query_BLHD, key_SD = positions.as_features(jnp.asarray(along_BLHD), 7, offset)
+    found = np.einsum("blhd,sd->blhs", query_BLHD, key_SD)
+    for place, key in np.ndindex(5, 7):
+        distance = jnp.asarray([place - key + offset], jnp.float32)
+        expected = along_BLHD[:, place] @ positions.sinusoids(distance, 8)[0]
+        np.testing.assert_allclose(found[:, place, :, key], expected, atol=1e-5)
+
+
+def test_rotated_products_depend_on_the_distance_alone():
+    rng = np.random.default_rng(0)
+    query_LHK, key_LHK = jnp.asarray(rng.standard_normal((2, 1, 3, 8)), jnp.float32)
+
+    def product(place, other_place):
+        turned = (
+            positions.rotate(query_LHK, place),
+            positions.rotate(key_LHK, other_place),
+        )
+        return np.sum(turned[0] * turned[1], axis=-1)
+
+    np.testing.assert_allclose(product(9, 4), product(105, 100), atol=1e-4)
+    np.testing.assert_allclose(
+        product(0, 0), np.sum(query_LHK * key_LHK, axis=-1), atol=1e-6
+    )
+    assert not np.allclose(product(9, 4), product(9, 5), atol=1e-2)

@@ -371,6 +371,12 @@ def test_parameters_are_counted_from_the_settings():
     assert said["parameters"].startswith(f"{counted:,}, ")
 
 
+def test_a_retrofit_says_how_it_began():
+    for arg in ("", "baseline", "retrofit"):
+        names = {fact.name for fact in facts.model(settings(arg))}
+        assert ("retrofit" in names) == (arg == "retrofit")
+
+
 def test_slow_stretches_weigh_more_in_the_share_of_waiting():
     rows = [
         {"tokens_per_s": 100.0, "waiting_for_data_share": 0.8},  # 0.01 s a token

@@ -1,9 +1,14 @@
+import contextlib
+import dataclasses
 import functools
 import itertools
 import json
+import os
 import shutil
+import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,6 +16,7 @@ from retro_jax import metrics, train
 from retro_jax.checkpoints import Checkpoints
 from retro_jax.config import OptimizerConfig, TrainConfig
 from retro_jax.optimizer import make_optimizer
+from retro_jax.preemption import Preempted
 from tests import tiny_model
 
 CFG = tiny_model.small_config(vocab_size=16)
@@ -170,20 +176,158 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(straight):
     assert _steps(workdir) == ["3", "6"] and len(_rows(workdir)) == 6
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path):
-    def batch(step):
-        values = _batch(step)
-        if step == 5:  # the sixth step, which would be saved
+def _with_nan(*steps: int):
+    """Batches of which some give a loss that is no number; steps from 1."""
+
+    def batch(number):
+        values = _batch(number)
+        if number + 1 in steps:
             values["loss_weights_BL"][0, 0] = np.nan
         return values
 
+    return batch
+
+
+def _patient(most: int, **changes) -> TrainConfig:
+    return dataclasses.replace(SIX_STEPS, max_skipped_steps=most, **changes)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path):
     with pytest.raises(FloatingPointError, match="loss of step 6 is nan"):
-        _train(tmp_path, batch=batch)
+        _train(tmp_path, cfg=_patient(0), batch=_with_nan(6))
     assert _steps(tmp_path) == ["3"]
     keeper = Checkpoints(tmp_path / "checkpoints", keep=1)
     assert keeper.latest_step() == 3
     keeper.close()
     assert [row["step"] for row in _rows(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+@pytest.fixture(scope="module")
+def update():
+    """A compiled step of two micro-batches that is given its state's memory."""
+    step = functools.partial(train.train_step, CFG, make_optimizer(OPTIMIZER, 30), 2)
+    return jax.jit(step, donate_argnums=0).lower(_fresh(), _batch(0)).compile()
+
+
+def _fresh() -> train.TrainState:
+    slots = make_optimizer(OPTIMIZER, 30).init(PARAMS)
+    return {"params": jax.tree.map(jnp.copy, PARAMS), "optimizer": slots}
+
+
+def test_a_step_that_is_not_finite_changes_nothing(update):
+    """Neither parameters nor slots nor the schedule's count; and needs no more memory."""
+    state, sums = update(_fresh(), _batch(0))
+    assert sums["updates"] == 1
+    before = jax.tree.map(np.array, state)
+    for bad in (np.nan, np.inf):
+        batch = _batch(1)
+        batch["loss_weights_BL"][-1, -1] = bad  # of the last micro-batch
+        state, sums = update(state, batch)
+        assert not np.isfinite(sums["gradient_norm"]) and sums["updates"] == 1
+        jax.tree.map(np.testing.assert_array_equal, state, before)
+    state, sums = update(state, _batch(2))
+    assert sums["updates"] == 2
+    for name in PARAMS:
+        assert (state["params"][name] != before["params"][name]).any(), name
+    size_bytes = sum(array.nbytes for array in jax.tree.leaves(before))
+    assert update.memory_analysis().alias_size_in_bytes >= size_bytes
+
+
+def test_an_infinite_gradient_of_a_finite_loss_changes_nothing(update):
+    """As one of 1e25, whose square Adam would keep."""
+    batch = _batch(0)
+    batch["loss_weights_BL"][:] = 0
+    batch["loss_weights_BL"][0, :2] = 1e25, -1e25
+    new, sums = update(_fresh(), batch)
+    assert np.isfinite(sums["loss_nats"]) and not np.isfinite(sums["gradient_norm"])
+    jax.tree.map(np.testing.assert_array_equal, new, _fresh())
+
+
+def test_skipped_steps_are_counted_and_are_as_if_they_had_not_been(tmp_path, capsys):
+    """Batches 3 and 5 are left out; what is read of them spoils no mean."""
+    skipping, without = tmp_path / "skipping", tmp_path / "without"
+    cfg = _patient(1, log_every=3)
+    state = _train(skipping, cfg=cfg, batch=_with_nan(3, 5))
+    rows = _rows(skipping)
+    assert [row["skipped_steps"] for row in rows] == [1, 2]
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
+    assert int(train.updates_made(state)) == 4
+    said = capsys.readouterr().out
+    assert "step 3 is nan, its gradient norm nan: not applied (1 of 1 in a row)" in said
+
+    def others(step):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)  # ends the run after its fourth step
+        return _batch((0, 1, 3, 5)[step])
+
+    with pytest.raises(Preempted):
+        _train(without, cfg=cfg, batch=others)
+    wanted = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    with contextlib.closing(Checkpoints(without / "checkpoints", keep=1)) as keeper:
+        step, expected = keeper.restore(wanted, RUN)
+    assert step == 4
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"step 4 is nan.*the 3\. such step"):
+        _train(tmp_path, cfg=_patient(2), batch=_with_nan(2, 3, 4))
+    assert _steps(tmp_path) == ["3"]  # finite: the parameters after step 1
+    got = _train(tmp_path, cfg=_patient(2))  # the data has been mended
+    assert int(train.updates_made(got)) == 4
+    assert [row["skipped_steps"] for row in _rows(tmp_path)] == [0, 1, 2, 2, 2, 2]
+
+
+def test_sigterm_saves_the_step_under_way_and_the_run_goes_on_from_it(
+    straight, tmp_path, capsys
+):
+    workdir, expected = straight
+
+    def batch(step):
+        if step == 3:  # while the fourth step is made ready
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return _batch(step)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted, match="step 4 is saved"):
+        _train(tmp_path, batch=batch)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert _steps(tmp_path) == ["3", "4"]
+    asked = []
+    got = _train(tmp_path, batch=lambda step: asked.append(step) or _batch(step))
+    assert asked == [4, 5]
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(got), expected)
+    assert _rows(tmp_path) == _rows(workdir)
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+    straight, tmp_path, capsys
+):
+    workdir, expected = straight
+    again = tmp_path / "again"
+    shutil.copytree(workdir, again)
+    files = (again / "checkpoints" / "6").rglob("*")
+    data = max(files, key=lambda path: path.stat().st_size if path.is_file() else 0)
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    got = _train(again)
+    said = capsys.readouterr().out
+    assert "the checkpoint of step 6: array " in said
+    assert "going on from step 3" in said
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(got), expected)
+    assert _steps(again) == ["3", "6", "damaged-6"]
+
+
+def test_a_checkpoint_of_another_run_is_refused_before_anything_is_compiled(
+    straight, monkeypatch
+):
+    monkeypatch.setattr(jax, "jit", lambda *_, **__: pytest.fail("compiles"))
+    with pytest.raises(ValueError, match="data = 'abc', this run has 'other'"):
+        _train(straight[0], run=RUN | {"data": "other"})
 
 
 def test_an_error_in_the_data_leaves_the_checkpoint_whole(tmp_path):

@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
-from retro_jax import state
-from retro_jax.config import ModelConfig
+from retro_jax import sharding, state
+from retro_jax.config import MeshConfig, ModelConfig
 
 
 def config(**changes) -> ModelConfig:
@@ -92,11 +92,7 @@ def batch(
     }
 
 
-def mesh(data: int, model: int) -> Mesh:
-    """A mesh of the first data * model devices."""
-    return jax.make_mesh(
-        (data, model),
-        ("data", "model"),
-        axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=jax.devices()[: data * model],
-    )
+def mesh(data: int, model: int, replicas: int = 1) -> Mesh:
+    """A mesh of as many of the devices as it needs."""
+    cfg = MeshConfig(data=data, model=model, replicas=replicas)
+    return sharding.make_mesh(cfg, jax.devices()[: replicas * data * model])

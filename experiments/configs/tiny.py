@@ -5,9 +5,19 @@
     python -m experiments.main --config=experiments/configs/tiny.py --workdir=work/tiny \
         --job=train
 
-`:baseline` is the same model without retrieval, for comparison. The chunk (64), the
+`:baseline` is the same model without retrieval, for comparison. `:retrofit` begins with
+that baseline, frozen, and trains the encoder and CCA alone:
+
+    python -m experiments.main --config=experiments/configs/tiny.py:baseline \
+        --workdir=work/tiny-baseline --database=work/tiny/database --job=train
+    python -m experiments.main --config=experiments/configs/tiny.py:retrofit \
+        --workdir=work/tiny-retrofit --database=work/tiny/database --job=train \
+        --config.init_from=work/tiny-baseline
+
+The chunk (64), the
 neighbour (128) and two neighbours a chunk are the paper's; all else is smaller, and CCA
-starts as a copier (`retro_jax/mimetic.py`): 0.7 M tokens are too few to find copying.
+starts as a copier (`retro_jax/mimetic.py`): 0.7 M tokens are too few to find copying. A
+retrofit starts as a copier that is switched off (`retro_jax/retrofit.py`).
 """
 
 from data_pipeline.config import DataConfig
@@ -16,9 +26,9 @@ from retro_jax.config import ModelConfig, OptimizerConfig, TrainConfig
 
 
 def get_config(arg: str = "") -> Experiment:
-    """`arg` is '' for RETRO or 'baseline'."""
-    if arg not in ("", "baseline"):
-        raise ValueError(f"tiny.py knows '' and 'baseline', not {arg!r}")
+    """`arg` is '' for RETRO, 'baseline' or 'retrofit'."""
+    if arg not in ("", "baseline", "retrofit"):
+        raise ValueError(f"tiny.py knows '', 'baseline' and 'retrofit', not {arg!r}")
     is_baseline = arg == "baseline"
     return Experiment(
         data=DataConfig(
@@ -43,7 +53,7 @@ def get_config(arg: str = "") -> Experiment:
             encoder_ffw_width=256,
             share_embeddings=True,
             copy_init=not is_baseline,
-            remat=False,
+            remat="none",
         ),
         optimizer=OptimizerConfig(
             learning_rate=3e-3, warmup_steps=50, final_share=0.05
@@ -51,4 +61,5 @@ def get_config(arg: str = "") -> Experiment:
         train=TrainConfig(steps=700, batch_size=2, log_every=20, checkpoint_every=100),
         # The likeliest token alone sends a model this small round in circles.
         evaluation=EvaluationConfig(temperature=0.7, top_p=0.9),
+        init_from="work/tiny-baseline" if arg == "retrofit" else "",
     )

@@ -1,0 +1,198 @@
+"""Multi-head attention, over neighbours or over the sequence itself.
+
+How a logit knows where query and key stand to each other is one setting: the paper's
+Transformer-XL positions, rotations, or not at all.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from retro_jax import kernels, positions
+from retro_jax.layers import matrix, project
+from retro_jax.sharding import constrain
+
+
+class Attention(nnx.Module):
+    """Multi-head attention whose logits also see the distance of query and key.
+
+    With 'relative' positions a logit is (q + u) . k + (q + v) . W_r sinusoid(distance),
+    over sqrt(K) (Dai et al. 2019, section 3.3, eq. 1); with 'rotary' ones query and key
+    are turned by their places. Keys come in N groups of S; a key's distance does not
+    depend on its group, and one softmax spans all groups. Self-attention has one group;
+    in CCA the groups are the neighbours.
+    Source: Borgeaud et al. 2022, section 2.4, B.1.2; rotary and groups of heads that
+    share keys (Ainslie et al. 2023, arXiv 2305.13245) are options of ours.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        source_width: int,
+        num_heads: int,
+        head_size: int,
+        *,
+        rngs: nnx.Rngs,
+        out_gain: float,
+        positions: str = "relative",
+        position_width: int | None = None,
+        num_key_heads: int | None = None,
+    ):
+        """Makes the parameters.
+
+        Args:
+            positions: relative, rotary or none.
+            position_width: of the sinusoids; `width`, as in the paper, if not given.
+            num_key_heads: heads of keys and values; as many as of queries if not given.
+        """
+        heads = (num_heads, head_size)
+        key_heads = (num_key_heads or num_heads, head_size)
+        self.positions = positions
+        self.w_q_DHK = matrix(rngs, (width, *heads), width)
+        self.w_k_EHK = matrix(rngs, (source_width, *key_heads), source_width)
+        self.w_v_EHK = matrix(rngs, (source_width, *key_heads), source_width)
+        relative, sines = positions == "relative", position_width or width
+        self.w_r_DHK = matrix(rngs, (sines, *heads), sines) if relative else None
+        inner = num_heads * head_size
+        self.w_o_HKD = matrix(rngs, (*heads, width), inner, out_gain)
+        self.bias_content_HK = nnx.Param(jnp.zeros(heads)) if relative else None
+        self.bias_position_HK = nnx.Param(jnp.zeros(heads)) if relative else None
+
+    def __call__(
+        self,
+        query_BLD: Float[Array, "B L D"],
+        source_BNSE: Float[Array, "G N S E"],
+        mask_BLNS: Bool[Array, "#B #L #N S"],
+        *,
+        distance_offset: int = 0,
+        causal: bool = False,
+    ) -> Float[Array, "B L D"]:
+        """Updates each query with what it attends to; zeros where it may see nothing.
+
+        Args:
+            query_BLD: normalised activations that ask.
+            source_BNSE: what is looked at, N groups of S keys; of fewer rows than B, each
+                is looked at by as many consecutive rows of queries.
+            mask_BLNS: True where query l may see key s of group n.
+            distance_offset: query l and key s are l - s + distance_offset apart.
+            causal: promises that the mask hides every key with s > l.
+        """
+        query_BLHK, key_BNSHK, value_BNSHK = self._heads(query_BLD, source_BNSE)
+        num_keys, dtype = source_BNSE.shape[2], query_BLD.dtype
+        asking_BLHK = query_BLHK
+        if self.positions == "rotary":
+            asking_BLHK = positions.rotate(query_BLHK, distance_offset)
+            key_BNSHK = positions.rotate(key_BNSHK)
+        elif self.positions == "relative":
+            asking_BLHK = self._with_bias(query_BLHK)
+        logits_BHLNS = jnp.einsum(
+            "BLHK,BNSHK->BHLNS",
+            asking_BLHK,
+            key_BNSHK,
+            preferred_element_type=jnp.float32,
+        )
+        if self.positions == "relative":
+            position_BHLS = self._position_logits(
+                query_BLHK, num_keys, distance_offset, causal
+            )
+            logits_BHLNS += position_BHLS[:, :, :, None, :]
+        logits_BHLNS *= query_BLHK.shape[-1] ** -0.5
+        weights_BHLNS = masked_softmax(
+            constrain(logits_BHLNS, "BHLNS"), mask_BLNS[:, None]
+        )
+        attended_BLHK = jnp.einsum(
+            "BHLNS,BNSHK->BLHK", weights_BHLNS.astype(dtype), value_BNSHK
+        )
+        return project("BLHK,HKD->BLD", attended_BLHK, self.w_o_HKD)
+
+    def over_itself(
+        self,
+        x_BLD: Float[Array, "B L D"],
+        segments_BL: Int[Array, "B L"],
+        form: str = "auto",
+    ) -> Float[Array, "B L D"]:
+        """Causal self-attention within each document, by the kernel that `form` names."""
+        size = self.w_q_DHK.shape[-1]
+        sines = 0 if self.w_r_DHK is None else self.w_r_DHK.shape[0]
+        form = kernels.choose(form, size + sines, x_BLD.shape[1])
+        if form == "einsum":
+            mask_BLNS = kernels.causal_mask(segments_BL)
+            return self(x_BLD, x_BLD[:, None], mask_BLNS, causal=True)
+        query_BLHK, key_BNSHK, value_BNSHK = self._heads(x_BLD, x_BLD[:, None])
+        query_BLHX, key_BLHX = self._with_positions(query_BLHK, key_BNSHK[:, 0])
+        attended_BLHK = kernels.causal_attention(
+            query_BLHX * size**-0.5, key_BLHX, value_BNSHK[:, 0], segments_BL, form
+        )
+        return project("BLHK,HKD->BLD", attended_BLHK, self.w_o_HKD)
+
+    def _heads(self, query_BLD, source_BNSE):
+        """Queries, and keys and values for each of their heads and rows."""
+        query_BLHK = project("BLD,DHK->BLHK", query_BLD, self.w_q_DHK)
+        key_BNSHK = project("BNSE,EHK->BNSHK", source_BNSE, self.w_k_EHK)
+        value_BNSHK = project("BNSE,EHK->BNSHK", source_BNSE, self.w_v_EHK)
+        num_rows, _, num_heads, _ = query_BLHK.shape
+        return query_BLHK, *(
+            _repeated(_repeated(x, num_rows, 0), num_heads, 3)
+            for x in (key_BNSHK, value_BNSHK)
+        )
+
+    def _with_bias(self, query_BLHK):
+        return query_BLHK + self.bias_content_HK[...].astype(query_BLHK.dtype)
+
+    def _with_positions(self, query_BLHK, key_BLHK):
+        """Queries and keys whose plain products are the logits, positions included."""
+        if self.positions == "none":
+            return query_BLHK, key_BLHK
+        if self.positions == "rotary":
+            return positions.rotate(query_BLHK), positions.rotate(key_BLHK)
+        dtype = query_BLHK.dtype
+        along_BLHD = jnp.einsum(
+            "BLHK,DHK->BLHD",
+            query_BLHK + self.bias_position_HK[...].astype(dtype),
+            self.w_r_DHK[...].astype(dtype),
+        )
+        query_BLHD, key_SD = positions.as_features(along_BLHD, key_BLHK.shape[1])
+        key_BLHD = jnp.broadcast_to(key_SD[:, None], along_BLHD.shape)
+        return (
+            constrain(
+                jnp.concatenate([self._with_bias(query_BLHK), query_BLHD], axis=-1),
+                "BLHK",
+            ),
+            constrain(jnp.concatenate([key_BLHK, key_BLHD], axis=-1), "BLHK"),
+        )
+
+    def _position_logits(self, query_BLHK, num_keys, offset, causal):
+        distances_P = positions.relative_distances(
+            query_BLHK.shape[1], num_keys, offset, causal
+        )
+        sinusoid_PD = positions.sinusoids(distances_P, self.w_r_DHK.shape[0])
+        dtype = query_BLHK.dtype
+        relative_PHK = project("PD,DHK->PHK", sinusoid_PD.astype(dtype), self.w_r_DHK)
+        logits_BHLP = jnp.einsum(
+            "BLHK,PHK->BHLP",
+            query_BLHK + self.bias_position_HK[...].astype(dtype),
+            relative_PHK,
+            preferred_element_type=jnp.float32,
+        )
+        return positions.align_distances(logits_BHLP, num_keys)
+
+
+def _repeated(x, num_wanted: int, axis: int):
+    """Each entry of an axis several times in a row, so that there are as many."""
+    times = num_wanted // x.shape[axis]
+    return x if times == 1 else jnp.repeat(x, times, axis=axis)
+
+
+def masked_softmax(
+    logits_BHLNS: Float[Array, "B H L N S"], mask_B1LNS: Bool[Array, "#B 1 #L #N S"]
+) -> Float[Array, "B H L N S"]:
+    """Softmax over all of (N, S) that the mask leaves; all zeros where it leaves none.
+
+    A masked entry gets a weight of exactly 0, so what stands there can't matter.
+    """
+    logits_BHLNS = jnp.where(mask_B1LNS, logits_BHLNS, -1e30)
+    shape = logits_BHLNS.shape
+    weights = jax.nn.softmax(logits_BHLNS.reshape(*shape[:-2], -1), axis=-1)
+    # Where the mask leaves nothing the softmax is uniform: hence the second look at it.
+    return jnp.where(mask_B1LNS, weights.reshape(shape), 0.0)

@@ -1,0 +1,64 @@
+"""One of several processes, for tests: joins the others, then does one of two things.
+
+Usage: python -m tests.joined train COORDINATOR COUNT NUMBER DATA MODEL FOLDER...
+       python -m tests.joined jobs --config=... (flags of experiments.main, without --job)
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def train(
+    coordinator: str, count: str, number: str, data: str, model: str, *folders: str
+) -> None:
+    """Trains in each FOLDER/run, anew or from what is there; measures losses of chunks."""
+    from retro_jax import evaluate, processes, sharding
+    from retro_jax.config import MeshConfig
+    from tests import tiny_training
+
+    cluster = processes.Cluster(
+        coordinator=coordinator,
+        num_processes=int(count),
+        process_id=int(number),
+        heartbeat_s=20,
+        join_timeout_s=120,
+    )
+    with processes.Together(cluster):
+        mesh = sharding.make_mesh(MeshConfig(data=int(data), model=int(model)))
+        for folder in folders:
+            state = tiny_training.run(Path(folder) / "run", mesh)
+        losses = evaluate.chunk_losses(
+            tiny_training.CFG,
+            state["params"],
+            mesh,
+            [tiny_training.batch(0) | {"documents_BC": np.zeros((16, 4), np.int32)}],
+            retrieval=True,
+        )
+        rows = sharding.local_rows(tiny_training.BATCH_SIZE, mesh).tolist()
+        np.save(Path(folder) / f"losses-{number}.npy", losses.loss_nats_X)
+        Path(folder, f"rows-{number}.txt").write_text(str(rows))
+        print("done", flush=True)
+
+
+def jobs(*flags: str) -> None:
+    """Trains, then evaluates, as experiments.main does; with the toy embedder."""
+    from experiments import commands, main
+    from retro_jax import processes
+    from tests import tiny_corpus
+
+    def both(argv: list[str]) -> None:
+        cluster = main._cluster()
+        assert cluster is not None
+        with tiny_corpus.toy_embedder(), processes.Together(cluster):
+            for job in ("train", "evaluate"):
+                commands.flags.FLAGS.job = job
+                main._do_job()
+
+    sys.argv = ["main", *flags, "--job=train"]
+    commands.start(both)
+
+
+if __name__ == "__main__":
+    {"train": train, "jobs": jobs}[sys.argv[1]](*sys.argv[2:])
