@@ -77,7 +77,8 @@ class Job:
 def main(argv: list[str]) -> None:
     """Compiles all that was asked for; in a process of its own, one of it."""
     commands.no_arguments(argv)
-    for name in _TOPOLOGY.value:
+    topologies = _TOPOLOGY.value or []
+    for name in topologies:
         roofline.parse_slice(name)
     check_compiler()
     cfg: Experiment = _CONFIG.value
@@ -86,11 +87,13 @@ def main(argv: list[str]) -> None:
         from experiments import aot_compile
 
         row = aot_compile.compile_row(
-            cfg, _TOPOLOGY.value[0], retrieval=_RETRIEVAL.value == "on"
+            cfg, topologies[0], retrieval=_RETRIEVAL.value == "on"
         )
         Path(_ROW.value).write_text(json.dumps(row), encoding="utf-8")
         return
-    rows = _all_rows(_asked_for(), commands.folder(_OUT.value) if _OUT.value else None)
+    rows = _all_rows(
+        _asked_for(topologies), commands.folder(_OUT.value) if _OUT.value else None
+    )
     print(aot_table.markdown(rows))
 
 
@@ -103,13 +106,13 @@ def check_compiler() -> None:
         )
 
 
-def _asked_for() -> list[Job]:
+def _asked_for(topologies: Sequence[str]) -> list[Job]:
     flag = flags.FLAGS["config"]
     conditions = ["on", "off"] if _RETRIEVAL.value == "both" else [_RETRIEVAL.value]
     return jobs(
         config_flags.get_config_filename(flag),
         config_flags.get_override_values(flag),
-        _TOPOLOGY.value,
+        topologies,
         [condition == "on" for condition in conditions],
         effort=_EFFORT.value,
         limit_s=_LIMIT_S.value,

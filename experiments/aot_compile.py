@@ -15,12 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments import hlo, hlo_costs, roofline
 from experiments.config import Experiment
-from retro_jax import flops, sharding, state, train
+from retro_jax import flops, retrofit, sharding, state, train
 from retro_jax.config import MeshConfig
 from retro_jax.optimizer import make_optimizer
 
@@ -58,20 +58,12 @@ def compile_row(cfg: Experiment, topology: str, *, retrieval: bool) -> dict[str,
 
 
 def topology_mesh(where: roofline.Slice, cfg: MeshConfig) -> Mesh:
-    """The ('data', 'model') mesh of a slice's chips.
+    """The mesh that a job on the slice's chips would make.
 
     Raises:
         ValueError: for a slice that the compiler does not know, or sizes that do not make
             up its chips.
     """
-    sizes = [cfg.data, cfg.model]
-    if sizes.count(-1) == 1:
-        sizes[sizes.index(-1)] = where.num_chips // max(-math.prod(sizes), 1)
-    if math.prod(sizes) != where.num_chips or min(sizes) < 1:
-        raise ValueError(
-            f"mesh.data={cfg.data} x mesh.model={cfg.model} does not make up the "
-            f"{where.num_chips} chips of {where.name}"
-        )
     options: dict[str, Any] = {}
     if where.chip.megacore:
         options = {
@@ -88,24 +80,27 @@ def topology_mesh(where: roofline.Slice, cfg: MeshConfig) -> Mesh:
             f"the compiler knows no topology {where.name!r} ({error}); there are, for "
             f"example, {known}"
         ) from error
-    return jax.make_mesh(
-        tuple(sizes),
-        ("data", "model"),
-        axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=found.devices,
-    )
+    return sharding.make_mesh(cfg, found.devices)
 
 
 def lower_step(cfg: Experiment, mesh: Mesh) -> jax.stages.Lowered:
     """The training step as `train.train` jits it, with abstract state and batch."""
     optimizer = make_optimizer(cfg.optimizer, cfg.train.steps)
+    freezes = cfg.init_from and cfg.train.freeze and cfg.model.cca_layers
+    trained = retrofit.new_names(cfg.model) if freezes else None
     shapes = jax.eval_shape(
-        functools.partial(train.initial_state, cfg.model, optimizer, cfg.train.seed)
+        functools.partial(
+            train.initial_state, cfg.model, optimizer, cfg.train.seed, trained
+        )
     )
     shardings = sharding.state_shardings(shapes, mesh)
     update = jax.jit(
         functools.partial(
-            train.train_step, cfg.model, optimizer, cfg.train.accumulation
+            train.train_step,
+            cfg.model,
+            optimizer,
+            cfg.train.accumulation,
+            trained=trained,
         ),
         donate_argnums=0,
         out_shardings=(shardings, None),
@@ -120,21 +115,16 @@ def lower_step(cfg: Experiment, mesh: Mesh) -> jax.stages.Lowered:
 
 
 def abstract_batch(cfg: Experiment, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """A global batch, split over 'data', as `sharding.to_devices` makes it.
+    """A global batch, split as `sharding.to_devices` does.
 
     Raises:
-        ValueError: if a micro-batch can't be split over the 'data' axis.
+        ValueError: if the mesh can't split a micro-batch.
     """
     batch, data = cfg.train.batch_size, cfg.data
-    micro_batch = batch // cfg.train.accumulation
-    if micro_batch % mesh.shape["data"]:
-        raise ValueError(
-            f"train.batch_size {batch} / train.accumulation {cfg.train.accumulation} = "
-            f"{micro_batch} sequences can't be split over mesh.data={mesh.shape['data']}"
-        )
+    sharding.check_batch("train.batch_size", batch, mesh, cfg.train.accumulation)
     tokens_BL = (batch, data.sequence_chunks * data.chunk_len)
     chunks_BCN = (batch, data.sequence_chunks, data.num_neighbours)
-    split = NamedSharding(mesh, P("data"))
+    split = NamedSharding(mesh, P(sharding.batch_axes(mesh)))
     shapes: dict[str, tuple[tuple[int, ...], type]] = {
         "inputs_BL": (tokens_BL, np.int32),
         "targets_BL": (tokens_BL, np.int32),
@@ -166,10 +156,11 @@ def _settings(
         "topology": where.name,
         "retrieval": retrieval,
         "chips": where.num_chips,
-        "mesh": [mesh.shape["data"], mesh.shape["model"]],
+        "mesh": list(mesh.shape.values()),
         "accumulation": cfg.train.accumulation,
         "batch_size": cfg.train.batch_size,
         "remat": cfg.model.remat,
+        "scan_layers": cfg.model.scan_layers,
         "parameters": state.num_parameters(params),
         "parameters_per_chip": sum(
             math.prod(shardings[name].shard_shape(leaf.shape))
@@ -194,13 +185,16 @@ def _compiled(
     program = hlo.Program(text)
     collectives = program.collectives()
     program_flops = hlo_costs.product_flops(program)
+    kernels = hlo_costs.num_kernels(program)
+    if kernels:
+        program_flops += _kernel_flops(cfg) // where.num_chips
     traffic_bytes = hlo_costs.memory_bytes(program)
     bounds = roofline.times(where, program_flops, traffic_bytes, collectives)
     return {
         "argument_bytes": memory.argument_size_in_bytes,
         "peak_bytes": memory.peak_memory_in_bytes,
         "program_flops": program_flops,
-        "kernels": hlo_costs.num_kernels(program),
+        "kernels": kernels,
         "traffic_bytes": traffic_bytes,
         "collectives": by_kind(collectives),
         **dataclasses.asdict(bounds),
@@ -210,6 +204,18 @@ def _compiled(
         "mfu_sum": model_flops / (where.chip.flops_per_s * bounds.sum_s),
         "limit": bounds.limit,
     }
+
+
+def _kernel_flops(cfg: Experiment) -> int:
+    """Of a step, in all fused attention kernels: forward, again if not kept, backward.
+
+    From the settings, for a kernel tells no FLOPs. In full, as everywhere: a causal one
+    leaves out up to half.
+    """
+    length = cfg.data.sequence_chunks * cfg.data.chunk_len
+    times = 3 if cfg.model.remat == "none" else 4
+    once = flops.attention_flops(cfg.model, length)
+    return times * once * cfg.train.batch_size
 
 
 def by_kind(collectives: list[hlo.Collective]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ _GIB, _GB = 2**30, 1e9
 _COLUMNS = (
     "topology",
     "retrieval",
-    "mesh, micro-batches",
+    "mesh, micro-batches, remat",
     "parameters/chip (M)",
     "state and batch (GiB)",
     "HBM peak / there (GiB)",
@@ -66,9 +66,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     opening = [row["topology"], _on(row)]
     if "mesh" not in row:  # it failed before anything was known
         return [*opening, row["status"], *[""] * (len(_COLUMNS) - 3)]
-    data, model = row["mesh"]
     opening += [
-        f"{data} x {model}, {row['accumulation']}",
+        f"{' x '.join(map(str, row['mesh']))}, {row['accumulation']}, {row['remat']}",
         f"{row['parameters_per_chip'] / 1e6:.1f}",
     ]
     closing = [f"{row['compile_s']:.0f}, {row['compile_peak_bytes'] / _GIB:.1f}"]

@@ -157,6 +157,7 @@ def test_the_table_has_the_cost_of_retrieval_beside_its_flops():
         "status": "ok",
         "mesh": [16, 1],
         "accumulation": 2,
+        "remat": "full",
         "parameters_per_chip": 5e6,
         "argument_bytes": 2**30,
         "peak_bytes": 2**33,

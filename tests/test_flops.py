@@ -63,6 +63,8 @@ def _counted_by_xla(cfg: ModelConfig, num_neighbours: int, *, retrieval: bool) -
         ({"cca_layers": (1, 2, 3), "encoder_cca_layers": (1, 2)}, 2, True),
         ({"vocab_size": 16_384, "ffw_width": 1024}, 1, True),
         ({"chunk_len": 32, "neighbour_len": 64}, 2, True),
+        ({"positions": "rotary", "gated_ffw": True, "num_key_heads": 1}, 2, True),
+        ({"cca_positions": False, "neighbour_part": "match"}, 2, True),
     ],
 )
 def test_flops_are_those_that_xla_counts(changes, num_neighbours, retrieval):
@@ -86,6 +88,16 @@ def test_training_costs_three_forward_passes():
     cfg = _config()
     forward = flops.forward_flops(cfg, _LEN, 2, retrieval=True)
     assert flops.train_flops(cfg, _LEN, 2, retrieval=True) == 3 * forward
+
+
+def test_attention_is_what_grows_with_the_square_of_the_length():
+    cfg = _config(cca_layers=())
+    once, twice, four_times = (
+        flops.forward_flops(cfg, n * _LEN, 0, retrieval=False) for n in (1, 2, 4)
+    )
+    square = (four_times - 2 * twice) // 8  # what is linear cancels
+    assert flops.attention_flops(cfg, _LEN) == square > 0
+    assert twice == 2 * (once - square) + 4 * square
 
 
 def test_an_incomplete_chunk_reads_nothing():
