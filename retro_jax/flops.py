@@ -36,20 +36,42 @@ def train_flops(
     return 3 * forward_flops(cfg, sequence_len, num_neighbours, retrieval=retrieval)
 
 
+def attention_flops(cfg: ModelConfig, sequence_len: int) -> int:
+    """Of `forward_flops` what a fused kernel does: the decoder's queries times keys."""
+    return cfg.depth * _pairs(cfg, sequence_len)
+
+
 def _product(rows: int, width: int, columns: int) -> int:
     """(rows x width) times (width x columns)."""
     return 2 * rows * width * columns
 
 
-def _feed_forward(tokens: int, width: int, ffw_width: int) -> int:
-    return 2 * _product(tokens, width, ffw_width)
+def _feed_forward(cfg: ModelConfig, tokens: int, width: int, ffw_width: int) -> int:
+    return (3 if cfg.gated_ffw else 2) * _product(tokens, width, ffw_width)
 
 
 def _decoder_layer(cfg: ModelConfig, tokens: int) -> int:
     inner = cfg.num_heads * cfg.head_size
-    projections = 4 * _product(tokens, cfg.width, inner)  # q, k, v, o
-    pairs = 3 * _product(tokens, inner, tokens)
-    return projections + pairs + _feed_forward(tokens, cfg.width, cfg.ffw_width)
+    projections = 2 * _product(tokens, cfg.width, inner)  # q, o
+    projections += 2 * _product(tokens, cfg.width, _key_width(cfg))
+    ffw = _feed_forward(cfg, tokens, cfg.width, cfg.ffw_width)
+    return projections + _pairs(cfg, tokens) + ffw
+
+
+def _pairs(cfg: ModelConfig, tokens: int) -> int:
+    """Logits and values of every query and key of a decoder layer."""
+    products = 3 if cfg.positions == "relative" else 2
+    return products * _product(tokens, cfg.num_heads * cfg.head_size, tokens)
+
+
+def _key_width(cfg: ModelConfig) -> int:
+    """Of the decoder's keys, and of its values: fewer heads if several share one."""
+    return (cfg.num_key_heads or cfg.num_heads) * cfg.head_size
+
+
+def _cross_positions(cfg: ModelConfig) -> int:
+    """Whether cross-attentions have position logits, as 0 or 1 products."""
+    return int(cfg.positions == "relative" and cfg.cca_positions)
 
 
 def _retrieve(cfg: ModelConfig, num_neighbours: int) -> int:
@@ -58,13 +80,19 @@ def _retrieve(cfg: ModelConfig, num_neighbours: int) -> int:
     A key's position logit depends on its place in the neighbour alone, so all neighbours
     share one.
     """
-    inner = cfg.num_heads * cfg.head_size
-    keys = num_neighbours * cfg.neighbour_len
+    inner, span = cfg.num_heads * cfg.head_size, _span(cfg)
+    keys = num_neighbours * span
     queries_and_outputs = 2 * _product(cfg.chunk_len, cfg.width, inner)
-    keys_and_values = 2 * _product(keys, cfg.encoder_width, inner)
+    keys_and_values = 2 * _product(keys, cfg.encoder_width, _key_width(cfg))
     content_and_values = 2 * _product(cfg.chunk_len, inner, keys)
-    position = _product(cfg.chunk_len, inner, cfg.neighbour_len)
+    position = _cross_positions(cfg) * _product(cfg.chunk_len, inner, span)
     return queries_and_outputs + keys_and_values + content_and_values + position
+
+
+def _span(cfg: ModelConfig) -> int:
+    """Tokens of a neighbour that are read."""
+    first, end = cfg.neighbour_span
+    return end - first
 
 
 def _encode(cfg: ModelConfig, num_neighbours: int) -> int:
@@ -73,11 +101,12 @@ def _encode(cfg: ModelConfig, num_neighbours: int) -> int:
     The chunk's keys and values are the same for all its neighbours: counted once.
     """
     width, inner = cfg.encoder_width, cfg.encoder_heads * cfg.encoder_head_size
-    tokens = num_neighbours * cfg.neighbour_len
+    tokens = num_neighbours * _span(cfg)
+    pairs = 3 if cfg.positions == "relative" else 2
     own = 4 * _product(tokens, width, inner)
-    own += 3 * _product(tokens, inner, cfg.neighbour_len)
-    own += _feed_forward(tokens, width, cfg.encoder_ffw_width)
+    own += pairs * _product(tokens, inner, _span(cfg))
+    own += _feed_forward(cfg, tokens, width, cfg.encoder_ffw_width)
     chunk = 2 * _product(tokens, width, inner)
     chunk += 2 * _product(cfg.chunk_len, cfg.width, inner)
-    chunk += 3 * _product(tokens, inner, cfg.chunk_len)
+    chunk += (2 + _cross_positions(cfg)) * _product(tokens, inner, cfg.chunk_len)
     return cfg.encoder_depth * own + len(cfg.encoder_cca_layers) * chunk

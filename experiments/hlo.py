@@ -1,0 +1,263 @@
+"""What a compiled program's text says: collectives, matrix products, memory traffic.
+
+The text is XLA's, of one device's program after partitioning. XLA's own cost analysis counts
+the body of a loop once; here each computation counts as often as it runs.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+)
+_STEPS = ("call", "conditional", "async-start")
+_ITEM_BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8}
+ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\](\{[^}]*\})?")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.*)$")
+_OPCODE = re.compile(r"\s*([a-z][a-z0-9-]*)\(")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Instruction:
+    """One line of a computation.
+
+    Attributes:
+        name: without the percent sign.
+        shape: its type, as printed.
+        opcode: 'fusion', 'all-gather-start', ...
+        rest: operands and attributes, as printed.
+    """
+
+    name: str
+    shape: str
+    opcode: str
+    rest: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Collective:
+    """One collective and how often a step runs it.
+
+    Attributes:
+        kind: one of COLLECTIVES.
+        executions: in one run of the program.
+        group_size: devices that take part together.
+        payload_bytes: the whole array, of one execution: what is gathered, reduced,
+            exchanged or sent.
+    """
+
+    kind: str
+    executions: int
+    group_size: int
+    payload_bytes: int
+
+    @property
+    def sent_bytes(self) -> float:
+        """Bytes that one device sends in one run of the program, over rings.
+
+        Of a payload S among g devices: S (g - 1) / g, twice that to reduce all, and S to
+        permute.
+        """
+        share = (self.group_size - 1) / self.group_size
+        times = {"all-reduce": 2 * share, "collective-permute": 1.0}
+        return self.executions * self.payload_bytes * times.get(self.kind, share)
+
+
+class Program:
+    """The computations of a compiled module, and how often each of them runs."""
+
+    def __init__(self, text: str):
+        """Reads `compiled.as_text()`; raises ValueError if it has no entry."""
+        self.computations: dict[str, list[Instruction]] = {}
+        self.fused: set[str] = set()
+        entry = self._read(text)
+        if entry is None:
+            raise ValueError("this text is not that of an HLO module: it has no ENTRY")
+        found = re.search(r"num_partitions=(\d+)", text.partition("\n")[0])
+        self._num_partitions = int(found[1]) if found else 1
+        self.runs = self._count_runs(entry)
+
+    def _read(self, text: str) -> str | None:
+        entry, current = None, None
+        for line in text.splitlines():
+            if line.endswith("{") and not line.startswith((" ", "}", "HloModule")):
+                name = line.removeprefix("ENTRY ").split()[0].lstrip("%")
+                current = self.computations.setdefault(name, [])
+                entry = name if line.startswith("ENTRY ") else entry
+            elif line == "}":  # metadata of a kernel may span lines and close others
+                current = None
+            elif current is not None and (found := _INSTRUCTION.match(line)):
+                shape, remainder = _split_shape(found[2])
+                if opcode := _OPCODE.match(remainder):
+                    rest = remainder[opcode.end() :]
+                    current.append(Instruction(found[1], shape, opcode[1], rest))
+        return entry
+
+    def _count_runs(self, entry: str) -> Mapping[str, int]:
+        """Executions of each computation, callers before those they call."""
+        runs: dict[str, int] = collections.Counter({entry: 1})
+        for name in self._callers_first(entry):
+            for instruction in self.computations[name]:
+                for called, times in self._calls(instruction):
+                    runs[called] += runs[name] * times
+                    if instruction.opcode != "while" and called not in _bodies(
+                        instruction
+                    ):
+                        self.fused.add(called)
+        return runs
+
+    def _callers_first(self, entry: str) -> list[str]:
+        order: list[str] = []
+        seen: set[str] = set()
+        stack = [(entry, False)]
+        while stack:
+            name, done = stack.pop()
+            if done:
+                order.append(name)
+            elif name not in seen and name in self.computations:
+                seen.add(name)
+                stack.append((name, True))
+                for instruction in self.computations[name]:
+                    stack += [(called, False) for called, _ in self._calls(instruction)]
+        return order[::-1]
+
+    def _calls(self, instruction: Instruction) -> Iterator[tuple[str, int]]:
+        times = 1
+        if instruction.opcode == "while":
+            times = self._trip_count(instruction)
+        for called in _called(instruction):
+            yield called, times
+
+    def _trip_count(self, loop: Instruction) -> int:
+        """How often a loop runs: stated, or the constant that its condition tests."""
+        if stated := re.search(r'known_trip_count[^\d]*"?(\d+)', loop.rest):
+            return int(stated[1])
+        condition = re.search(r"condition=%?([\w.-]+)", loop.rest)
+        limits = [
+            int(found[1])
+            for line in self.computations.get(condition[1] if condition else "", [])
+            if line.opcode == "constant" and (found := re.match(r"(\d+)\)", line.rest))
+        ]
+        return max(limits, default=1)
+
+    def collectives(self) -> list[Collective]:
+        """Every collective of the program once.
+
+        The TPU compiler prints one that overlaps with other work in each computation that
+        it overlaps with; its channel tells that it is one.
+        """
+        found: dict[str, Collective] = {}
+        for name, body in self.running():
+            for instruction in body:
+                kind = instruction.opcode.removesuffix("-start")
+                if kind not in COLLECTIVES:
+                    continue
+                channel = re.search(r"channel_id=(\d+)", instruction.rest)
+                key = channel[1] if channel else f"{name}/{instruction.name}"
+                known = found.get(key)
+                if known is None or known.executions < self.runs[name]:
+                    found[key] = self._collective(kind, name, instruction)
+        return list(found.values())
+
+    def _collective(self, kind: str, where: str, instruction: Instruction):
+        group_size = _group_size(instruction.rest, self._num_partitions)
+        sizes = [size for size, _ in arrays(instruction.shape)]
+        payload_bytes = sum(sizes)
+        if instruction.opcode.endswith("-start") and kind != "all-reduce":
+            # Operands, results and, for a permute, two counters: the largest is whole.
+            payload_bytes = max(sizes, default=0)
+        elif kind == "reduce-scatter":
+            payload_bytes *= group_size
+        if where.startswith("all-reduce-scatter"):  # of which each keeps its part
+            kind = "reduce-scatter"
+        return Collective(kind, self.runs[where], group_size, payload_bytes)
+
+    def running(self) -> Iterable[tuple[str, Sequence[Instruction]]]:
+        """The computations that run, each with its instructions."""
+        for name, runs in self.runs.items():
+            if runs and name in self.computations:
+                yield name, self.computations[name]
+
+
+def _split_shape(text: str) -> tuple[str, str]:
+    """A type, which may be a tuple of types with comments in it, and what follows."""
+    if not text.startswith("("):
+        shape, _, rest = text.partition(" ")
+        return shape, rest
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return text[: place + 1], text[place + 1 :]
+    return text, ""
+
+
+def _called(instruction: Instruction) -> list[str]:
+    names = re.findall(
+        r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)"
+        r"=%?([\w.-]+)",
+        instruction.rest,
+    )
+    for group in re.findall(
+        r"(?:branch|called)_computations=\{([^}]*)\}", instruction.rest
+    ):
+        names += [name.strip().lstrip("%") for name in group.split(",")]
+    return names
+
+
+def _bodies(instruction: Instruction) -> list[str]:
+    """Called computations whose instructions are steps of the program themselves."""
+    return _called(instruction) if instruction.opcode in _STEPS else []
+
+
+def arrays(shape: str) -> Iterator[tuple[int, bool]]:
+    """Size in bytes of each array of a type, and whether it lies in main memory."""
+    for kind, dims, layout in ARRAY.findall(shape):
+        count = math.prod(int(size) for size in dims.split(",") if size)
+        item_bytes = _ITEM_BYTES.get(kind)
+        if item_bytes is None:
+            bits = re.search(r"\d+", kind)
+            item_bytes = max(1, int(bits[0]) // 8) if bits else 0
+        yield count * item_bytes, re.search(r"S\([1-9]", layout) is None
+
+
+def _group_size(rest: str, num_partitions: int) -> int:
+    """Devices of a replica group, in any of the three ways that XLA prints them.
+
+    Of a permutation: how many pass it on before it comes back.
+    """
+    if pairs := re.search(r"source_target_pairs=\{(\{.*?\})\}", rest):
+        return _cycle_length(dict(re.findall(r"\{(\d+),(\d+)\}", pairs[1])))
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
+        return listed[1].count(",") + 1
+    if iota := re.search(r"replica_groups=\[([\d,]+)\]<=", rest):
+        return int(iota[1].split(",")[-1])
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
+    return num_partitions
+
+
+def _cycle_length(targets: Mapping[str, str]) -> int:
+    place, seen = next(iter(targets), ""), set[str]()
+    while place and place not in seen:
+        seen.add(place)
+        place = targets.get(place, "")
+    return max(len(seen), 1)
+
+
+def operands(instruction: Instruction) -> list[str]:
+    """Names of what an instruction works on."""
+    depth = 1
+    for place, letter in enumerate(instruction.rest):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return re.findall(r"%([\w.-]+)", instruction.rest[:place])
+    return []
