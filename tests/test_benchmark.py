@@ -220,8 +220,8 @@ def test_settings_by_name():
     assert sizes.override(cfg, "") == cfg
     with pytest.raises(ValueError, match="no setting 'widht'"):
         sizes.override(cfg, "widht=4")
-    with pytest.raises(ValueError, match="remat must be bool, is '3'"):
-        sizes.override(cfg, "remat=3")
+    with pytest.raises(ValueError, match="depth must be int, is '3.5'"):
+        sizes.override(cfg, "depth=3.5")
 
 
 def test_the_peer_shape_has_the_peers_parameters():
@@ -290,7 +290,7 @@ def peer_arguments(*flags: str) -> argparse.Namespace:
 
 
 def test_the_peer_is_compared_by_dtype_and_by_the_fastest(monkeypatch):
-    """Contestants that sleep: theirs in bfloat16 is the fastest, our remat=True is."""
+    """Contestants that sleep: theirs in bfloat16 is the fastest, our remat=dots is."""
 
     def command(args, entry, retrieval):
         step_s = {"float32": 0.08, "bfloat16": 0.02}.get(entry.mode, 0.04)
@@ -303,10 +303,10 @@ def test_the_peer_is_compared_by_dtype_and_by_the_fastest(monkeypatch):
     assert [(row["who"][:5], row["mode"]) for row in found.rows[:3]] == [
         ("RETRO", "float32"),
         ("RETRO", "bfloat16"),
-        ("retro", "dtype=float32,remat=True"),
+        ("retro", "dtype=float32,remat=dots"),
     ]
     same_dtype, fastest, *_ = found.notes
-    assert "float32,remat=True / RETRO-pytorch 0.3.9 float32: tokens/s " in same_dtype
+    assert "float32,remat=dots / RETRO-pytorch 0.3.9 float32: tokens/s " in same_dtype
     assert "0.3.9 bfloat16 (the fastest of each): tokens/s 0." in fastest
     ratio = float(same_dtype.partition("tokens/s ")[2].split()[0])
     assert 1.2 < ratio < 2.5

@@ -52,7 +52,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--ours",
         nargs="+",
         default=["dtype=float32", "dtype=bfloat16"],
-        help="settings of our model; each with remat=True and remat=False, of which the "
+        help="settings of our model; each with remat=dots and remat=none, of which the "
         "faster takes part, unless it says which",
     )
     command.add_argument("--batch_size", type=positive, default=2, help="sequences")
@@ -107,7 +107,7 @@ def _faster_remat(args: argparse.Namespace, mode: str) -> str:
     """The mode with the remat that is faster here, in three turns of each."""
     if "remat=" in mode:
         return mode
-    tried = [_Entry(_OURS, f"{mode},remat={remat}") for remat in (True, False)]
+    tried = [_Entry(_OURS, f"{mode},remat={remat}") for remat in ("dots", "none")]
     found = _match(args, tried, "on", 3)
     return min(tried, key=lambda entry: min(found[entry].step_s)).mode
 

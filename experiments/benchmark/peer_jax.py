@@ -10,7 +10,7 @@ from experiments.benchmark import turns
 def main() -> int:
     """Compiles the step, then takes turns."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="dtype=float32,remat=False")
+    parser.add_argument("--model", required=True, help="dtype=float32,remat=none")
     parser.add_argument("--retrieval", choices=["on", "off"], required=True)
     parser.add_argument("--batch_size", type=int, required=True)
     parser.add_argument("--cores", type=int, required=True)

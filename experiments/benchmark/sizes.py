@@ -78,7 +78,7 @@ def _peer_shape() -> ModelConfig:
 
 
 def override(cfg: ModelConfig, settings: str) -> ModelConfig:
-    """`cfg` with the fields in 'dtype=bfloat16,cca_layers=(2,),remat=False'.
+    """`cfg` with the fields in 'dtype=bfloat16,cca_layers=(2,),remat=none'.
 
     Raises:
         ValueError: for a field that there is not, or a value of another type.
@@ -88,7 +88,8 @@ def override(cfg: ModelConfig, settings: str) -> ModelConfig:
         name, _, text = setting.partition("=")
         if name not in {field.name for field in dataclasses.fields(cfg)}:
             raise ValueError(f"the model has no setting {name!r} (in {settings!r})")
-        wanted = type(getattr(cfg, name))
+        # What has no value yet is a number.
+        wanted = type(getattr(cfg, name)) if getattr(cfg, name) is not None else int
         value = text if wanted is str else ast.literal_eval(text)
         if type(value) is not wanted:
             raise ValueError(f"model.{name} must be {wanted.__name__}, is {text!r}")

@@ -38,7 +38,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--batch", help=".npz with a batch, instead of random tokens")
     command.add_argument("--steps", type=positive, default=5, help="of a round")
     command.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
-    command.add_argument("--model", default="", help="other settings: remat=False,...")
+    command.add_argument("--model", default="", help="other settings: remat=none,...")
     command.add_argument("--mesh_model", type=int, default=1, help="devices on 'model'")
     command.add_argument(
         "--product_side", type=int, default=0, help="of the products; by the device"

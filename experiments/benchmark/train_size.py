@@ -147,7 +147,7 @@ def _row(
         "state": "measured",
         "parameters M": significant(variant.step.num_parameters / 1e6),
         "dtype": dtype,
-        "remat": str(variant.cfg.remat),
+        "remat": variant.cfg.remat,
         "sequences": load.batch_size,
         "length": load.sequence_len,
         "neighbours": load.num_neighbours if name == "on" else 0,
