@@ -20,6 +20,7 @@ from experiments.benchmark.result import (
     Row,
     describe_machine,
     positive,
+    progress,
     significant,
 )
 from experiments.benchmark.turns import Contestant
@@ -127,11 +128,16 @@ def _match(
     try:
         for entry in entries:
             name = f"{entry.who} {entry.mode}, retrieval {retrieval}"
+            progress(f"starting {name}")
             found[entry] = Contestant(name, _command(args, entry, retrieval))
             found[entry].ready()  # one after the other: compiling takes all cores
-        for _ in range(rounds):
+        for number in range(1, rounds + 1):
             for contestant in found.values():
                 contestant.turn(args.steps)
+                last_s, cpu_s = contestant.step_s[-1], contestant.step_cpu_s[-1]
+                progress(
+                    f"{number}: {contestant.name}: {last_s:.3g} s, CPU {cpu_s:.3g} s"
+                )
     finally:
         for contestant in found.values():
             contestant.end()

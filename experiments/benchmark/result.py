@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -63,6 +64,11 @@ def positive(text: str) -> int:
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, is {text}")
     return int(text)
+
+
+def progress(line: str) -> None:
+    """Tells who waits what is being measured; not on standard output, nor in a result."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def significant(value: float, digits: int = 4) -> float:

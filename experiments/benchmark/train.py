@@ -17,6 +17,7 @@ from experiments.benchmark.result import (
     Row,
     describe_machine,
     positive,
+    progress,
     read_result,
 )
 
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def _in_own_process(args: argparse.Namespace, size: str) -> Result:
+    progress(f"measuring size {size}")
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "train.json"
         command = [sys.executable, "-m", "experiments.benchmark", "train"]
