@@ -41,9 +41,11 @@ generate: install  ## Continues PROMPT='...' with a trained model and prints the
 
 export PROMPT
 
-bench: install  ## Speeds of the embedder and the indexes.
+bench: install  ## Speeds of embedder, indexes, input and tiny steps; more: -m experiments.benchmark --help
 	@$(PY) -m experiments.benchmark embed
 	@$(PY) -m experiments.benchmark index
+	@$(PY) -m experiments.benchmark input $(if $(wildcard $(DATABASE)/manifest.json),'--database=$(DATABASE)')
+	@$(PY) -m experiments.benchmark train
 
 test: install  ## Runs the tests.
 	@$(PY) -m pytest -n 2 -q tests

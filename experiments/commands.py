@@ -32,9 +32,8 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
     `RETRO_TRACEBACK=1` shows the traceback of every error.
     """
     logging.set_verbosity(logging.WARNING)  # libraries'; ours speaks through print
-    logging.get_absl_logger().addFilter(_is_news)
-    # What Orbax had still to do when a save failed.
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    if not os.environ.get("RETRO_TRACEBACK"):
+        _mute_orbax()
     try:
         command(argv)
     except Preempted as asked:
@@ -48,9 +47,24 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
     return 0
 
 
-def _is_news(record: standard_logging.LogRecord) -> bool:
-    """Orbax logs with a traceback what it also raises, which we say in a line."""
-    return "orbax" not in record.pathname or bool(os.environ.get("RETRO_TRACEBACK"))
+def _mute_orbax() -> None:
+    """Leaves one line of a save or restore that failed: ours, made of what Orbax raises.
+
+    Orbax also logs it, and leaves the other reads and writes behind, which complain too.
+    """
+    for logger in (logging.get_absl_logger(), standard_logging.getLogger("asyncio")):
+        logger.addFilter(
+            lambda record: "orbax" not in record.pathname + record.getMessage()
+        )
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    sys.unraisablehook = _say_unraisable
+
+
+def _say_unraisable(unraisable) -> None:
+    code = getattr(unraisable.object, "cr_code", None)
+    of_orbax = code is not None and "orbax" in code.co_filename
+    if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def start(command: Callable[[list[str]], None]) -> None:

@@ -24,13 +24,15 @@ def examine(tree) -> tuple[dict[str, int], list[str]]:
     Raises:
         ValueError: for a dtype whose numbers are not of 8, 16, 32 or 64 bits.
     """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    looked = [(_name(path), _look(array, _replicated(array))) for path, array in leaves]
-    looked = [(name, pair.tolist()) for name, pair in jax.device_get(looked)]
-    return (
-        {name: fingerprint for name, (fingerprint, _) in looked},
-        [name for name, (_, not_finite) in looked if not_finite],
-    )
+    fingerprints, not_finite = {}, []
+    for path, array in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        # One after the other: hundreds of small sums over all devices at once starve each
+        # other on simulated ones. And not in one program, which takes longer to compile.
+        found, bad = jax.device_get(_look(array, _replicated(array))).tolist()
+        fingerprints[_name(path)] = found
+        if bad:
+            not_finite.append(_name(path))
+    return fingerprints, not_finite
 
 
 def _name(path) -> str:

@@ -162,23 +162,18 @@ def train(
     """
     sharding.check_batch("train.batch_size", cfg.batch_size, mesh, cfg.accumulation)
     optimizer = make_optimizer(optimizer_cfg, cfg.steps)
-    make_state = functools.partial(
-        initial_state, model_cfg, optimizer, cfg.seed, trained
-    )
-    shardings = sharding.state_shardings(jax.eval_shape(make_state), mesh)
+    new = functools.partial(initial_state, model_cfg, optimizer, cfg.seed, trained)
+    shardings = sharding.state_shardings(jax.eval_shape(new), mesh)
     keeper = checkpoints.Checkpoints(workdir / "checkpoints", keep=cfg.keep_checkpoints)
     with contextlib.closing(keeper), jax.set_mesh(mesh):
         step, train_state = _begin_or_go_on(
-            model_cfg, make_state, shardings, keeper, run, backbone
+            model_cfg, new, shardings, keeper, run, backbone
         )
         metrics.say(_opening_line(train_state, step, cfg.steps))
-        update = jax.jit(
-            functools.partial(
-                train_step, model_cfg, optimizer, cfg.accumulation, trained=trained
-            ),
-            donate_argnums=0,
-            out_shardings=(shardings, None),
+        step_fn = functools.partial(
+            train_step, model_cfg, optimizer, cfg.accumulation, trained=trained
         )
+        update = jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
         log = StepLog(workdir / "metrics", optimizer_cfg, cfg, step)
         with contextlib.closing(log), preemption.watch() as reached:
             batches = batches_from(step)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from experiments import jobs
@@ -112,6 +113,17 @@ def test_a_dataset_of_another_database_is_refused(
             job._sequences("train")
     finally:
         tiny_database.manifest.update(known)
+
+
+def test_training_refuses_it_before_anything_is_compiled(
+    tiny_database, tiny_corpus_folder, tmp_path, monkeypatch
+):
+    job = jobs.Job(_experiment(tiny_corpus_folder), tmp_path, tiny_database.folder)
+    job.database = tiny_database
+    monkeypatch.setitem(tiny_database.manifest, "fingerprint", "another")
+    monkeypatch.setattr(jax, "jit", lambda *_, **__: pytest.fail("compiles"))
+    with pytest.raises(ValueError, match="another database"):
+        job.train(restart=False)
 
 
 def test_generation_continues_and_cites(

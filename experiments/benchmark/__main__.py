@@ -1,0 +1,62 @@
+"""Measures the parts, beside what others do where there are others.
+
+    python -m experiments.benchmark embed --out=embed.json
+    python -m experiments.benchmark index --rows=50000
+    python -m experiments.benchmark input --database=work/tiny/database
+    python -m experiments.benchmark train --sizes=tiny,172m
+    python -m experiments.benchmark peer --peer_python=PATH
+
+One sub-command a part: a function from its arguments to a `Result`, added in `main`.
+Contestants take turns round by round, so a busy machine slows all of them alike. Only
+the part that is run is imported: `train` needs JAX and no TensorFlow.
+"""
+
+import argparse
+import importlib
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from experiments.benchmark.result import positive, print_result, write_result
+
+# Part -> what it measures, and its default number of rounds.
+_PARTS = {
+    "embed": ("chunks a second of the embedder, beside sentence-transformers", 5),
+    "index": ("build time, recall and queries a second of the indexes", 5),
+    "input": ("examples a second that the input pipeline delivers", 3),
+    "train": ("tokens a second, FLOP/s and memory of whole optimizer steps", 5),
+    "peer": ("whole optimizer steps beside RETRO-pytorch's", 5),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the sub-command in `argv`, prints its table and writes it as JSON."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, dest="part", metavar="PART")
+    for part, (what, rounds) in _PARTS.items():
+        command = commands.add_parser(part, help=what, description=what)
+        if part not in argv[:1]:
+            continue
+        module = importlib.import_module(f"experiments.benchmark.{part}")
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+        command.add_argument("--rounds", type=positive, default=rounds)
+        command.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+    args = parser.parse_args(argv)
+    try:
+        result = args.run(args)
+    except ValueError as error:
+        if os.environ.get("RETRO_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print_result(result)
+    if args.out is not None:
+        write_result(result, args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""The models whose steps are measured, and the batches they are measured at."""
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.configs import tiny
+from retro_jax.config import ModelConfig, paper_config
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """What a step is given.
+
+    Attributes:
+        batch_size: sequences.
+        num_neighbours: of each chunk, all of full length.
+    """
+
+    sequence_len: int
+    batch_size: int
+    num_neighbours: int = 2
+
+
+# Batches for each shard of the 'data' axis. Peer: `peer_torch.py`.
+LOADS = {
+    "tiny": Load(sequence_len=512, batch_size=2),
+    "peer": Load(sequence_len=512, batch_size=2),
+    "172m": Load(sequence_len=2048, batch_size=8),
+    "425m": Load(sequence_len=2048, batch_size=4),
+    "1.5b": Load(sequence_len=2048, batch_size=2),
+    "7.5b": Load(sequence_len=2048, batch_size=1),
+}
+
+
+def model(size: str) -> ModelConfig:
+    """The model of `experiments/configs/tiny.py`, the peer's shape or a paper's size.
+
+    Raises:
+        ValueError: for another size.
+    """
+    if size not in LOADS:
+        raise ValueError(f"no size {size!r}; there are {', '.join(LOADS)}")
+    if size == "tiny":
+        return tiny.get_config().model
+    return _peer_shape() if size == "peer" else paper_config(size)
+
+
+def _peer_shape() -> ModelConfig:
+    """Ours with the layers, widths and tables of RETRO-pytorch in `peer_torch.py`.
+
+    What can't be matched: it has biases and learned absolute positions, ours has
+    relative positions.
+    """
+    return ModelConfig(
+        vocab_size=32_000,
+        depth=12,
+        width=512,
+        num_heads=8,
+        head_size=64,
+        ffw_width=2048,
+        cca_layers=(6, 9, 12),
+        encoder_depth=2,
+        encoder_width=512,
+        encoder_heads=8,
+        encoder_head_size=64,
+        encoder_ffw_width=2048,
+        encoder_cca_layers=(1, 2),
+        share_embeddings=True,
+        tie_output=False,
+    )
+
+
+def override(cfg: ModelConfig, settings: str) -> ModelConfig:
+    """`cfg` with the fields in 'dtype=bfloat16,cca_layers=(2,),remat=none'.
+
+    Raises:
+        ValueError: for a field that there is not, or a value of another type.
+    """
+    changes: dict[str, Any] = {}
+    for setting in filter(None, re.split(r",(?=\w+=)", settings)):
+        name, _, text = setting.partition("=")
+        if name not in {field.name for field in dataclasses.fields(cfg)}:
+            raise ValueError(f"the model has no setting {name!r} (in {settings!r})")
+        # What has no value yet is a number.
+        wanted = type(getattr(cfg, name)) if getattr(cfg, name) is not None else int
+        value = text if wanted is str else ast.literal_eval(text)
+        if type(value) is not wanted:
+            raise ValueError(f"model.{name} must be {wanted.__name__}, is {text!r}")
+        changes[name] = value
+    return dataclasses.replace(cfg, **changes)
+
+
+def without_retrieval(cfg: ModelConfig) -> ModelConfig:
+    """The same decoder without cross-attention and encoder: the paper's baseline."""
+    return dataclasses.replace(cfg, cca_layers=(), copy_init=False)
+
+
+def synthetic_batch(cfg: ModelConfig, load: Load, seed: int = 0) -> Batch:
+    """Random tokens in a batch of the training contract; all positions have weight."""
+    rng = np.random.default_rng(seed)
+    tokens_BL = (load.batch_size, load.sequence_len)
+    chunks_BC = (load.batch_size, load.sequence_len // cfg.chunk_len)
+    neighbours_BCN = (*chunks_BC, load.num_neighbours)
+    neighbours_BCNR = (*neighbours_BCN, cfg.neighbour_len)
+
+    def draw(shape):
+        return rng.integers(0, cfg.vocab_size, shape, np.int32)
+
+    return {
+        "inputs_BL": draw(tokens_BL),
+        "targets_BL": draw(tokens_BL),
+        "loss_weights_BL": np.ones(tokens_BL, np.float32),
+        "target_bytes_BL": np.full(tokens_BL, 4, np.int32),
+        "segments_BL": np.ones(tokens_BL, np.int32),
+        "neighbours_BCNR": draw(neighbours_BCNR),
+        "neighbour_lengths_BCN": np.full(neighbours_BCN, cfg.neighbour_len, np.int32),
+    }
+
+
+def saved_batch(cfg: ModelConfig, path: Path) -> Batch:
+    """A batch from a .npz file with the arrays of the training contract.
+
+    Raises:
+        ValueError: if an array is missing or does not fit the model.
+    """
+    names = synthetic_batch(cfg, Load(sequence_len=cfg.chunk_len, batch_size=1))
+    with np.load(path, allow_pickle=False) as arrays:
+        missing = names.keys() - set(arrays)
+        if missing:
+            raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
+        batch = {name: arrays[name] for name in names}
+    for name in ("inputs_BL", "targets_BL", "neighbours_BCNR"):
+        if batch[name].max() >= cfg.vocab_size:
+            raise ValueError(
+                f"{path}: {name} goes to {batch[name].max()}, the model's vocabulary has "
+                f"{cfg.vocab_size} tokens"
+            )
+    if batch["neighbours_BCNR"].shape[-1] != cfg.neighbour_len:
+        raise ValueError(
+            f"{path} has neighbours of {batch['neighbours_BCNR'].shape[-1]} tokens, the "
+            f"model reads {cfg.neighbour_len}"
+        )
+    return batch
+
+
+def load_of(batch: Batch) -> Load:
+    """The shape of a batch."""
+    rows, sequence_len = batch["inputs_BL"].shape
+    return Load(
+        sequence_len=sequence_len,
+        batch_size=rows,
+        num_neighbours=batch["neighbours_BCNR"].shape[2],
+    )
