@@ -136,16 +136,35 @@ class Program:
             yield called, times
 
     def _trip_count(self, loop: Instruction) -> int:
-        """How often a loop runs: stated, or the constant that its condition tests."""
+        """How often a loop runs: stated, or the limit of its counter over its step."""
         if stated := re.search(r'known_trip_count[^\d]*"?(\d+)', loop.rest):
             return int(stated[1])
-        condition = re.search(r"condition=%?([\w.-]+)", loop.rest)
-        limits = [
+        condition, body = (
+            {line.name: line for line in self.computations.get(name[1], [])}
+            for kind in ("condition", "body")
+            if (name := re.search(rf"{kind}=%?([\w.-]+)", loop.rest))
+        )
+        limit = max(map(_constant, condition.values()), default=1)
+        # The compiler unrolls some loops and lets their counter go by more than one.
+        counters = [
             int(found[1])
-            for line in self.computations.get(condition[1] if condition else "", [])
-            if line.opcode == "constant" and (found := re.match(r"(\d+)\)", line.rest))
+            for line in condition.values()
+            if (found := re.search(r"index=(\d+)", line.rest))
         ]
-        return max(limits, default=1)
+        if not body or not counters:
+            return max(limit, 1)
+        updated = operands(list(body.values())[-1])[counters[0] : counters[0] + 1]
+        step = max(
+            (
+                _constant(body[name])
+                for counter in updated
+                if counter in body and body[counter].opcode == "add"
+                for name in operands(body[counter])
+                if name in body
+            ),
+            default=1,
+        )
+        return max(-(-limit // max(step, 1)), 1)
 
     def collectives(self) -> list[Collective]:
         """Every collective of the program once.
@@ -197,6 +216,12 @@ def _split_shape(text: str) -> tuple[str, str]:
         if depth == 0:
             return text[: place + 1], text[place + 1 :]
     return text, ""
+
+
+def _constant(instruction: Instruction) -> int:
+    """The value of a constant, 0 of anything else."""
+    found = re.match(r"(\d+)\)", instruction.rest)
+    return int(found[1]) if instruction.opcode == "constant" and found else 0
 
 
 def _called(instruction: Instruction) -> list[str]:

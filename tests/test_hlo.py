@@ -11,7 +11,7 @@ from experiments import hlo, hlo_costs
 from tests import tiny_model
 
 # As the TPU compiler prints it: one all-gather that overlaps with two fusions, in a loop of
-# 3; a reduce-scatter in the guise of an all-reduce; a kernel whose metadata spans lines.
+# 3 by steps of 2; a reduce-scatter in the guise of an all-reduce; a kernel whose metadata spans lines.
 _TPU_TEXT = """\
 HloModule jit_step, is_scheduled=true, num_partitions=8
 
@@ -44,7 +44,7 @@ replica_groups=[1,8]<=[8], to_apply=%add
 %condition (s: (s32[], bf16[128,16])) -> pred[] {
   %s = (s32[]{:T(128)}, bf16[128,16]{1,0:T(8,128)(2,1)}) parameter(0)
   %i = s32[] get-tuple-element(%s), index=0
-  %limit = s32[]{:T(128)} constant(3)
+  %limit = s32[]{:T(128)} constant(6)
   ROOT %less = pred[] compare(%i, %limit), direction=LT
 }
 
@@ -57,7 +57,9 @@ replica_groups=[1,8]<=[8], to_apply=%add
   %halo = (bf16[128,16]{1,0}, bf16[128,16]{1,0:T(8,128)S(1)}, u32[]{:S(2)}) \
 collective-permute-start(%shard), channel_id=8, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
   %done = bf16[128,16]{1,0} collective-permute-done(%halo)
-  ROOT %next = (s32[], bf16[128,16]{1,0}, /*index=2*/f32[]) tuple(%j, %done, %j)
+  %two = s32[]{:T(128)} constant(2)
+  %stepped = s32[] add(%j, %two)
+  ROOT %next = (s32[], bf16[128,16]{1,0}, /*index=2*/f32[]) tuple(%stepped, %done, %j)
 }
 
 ENTRY %main.1_spmd (x.1: bf16[128,16], y.1: f32[64,4]) -> f32[] {
