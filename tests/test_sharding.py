@@ -324,9 +324,9 @@ def _collectives(hlo: str, kind: str) -> list[tuple[int, np.ndarray]]:
     for line in hlo.splitlines():
         if not (match := re.search(rf"= (.*?) {kind}(-start)?\(", line)):
             continue
-        shapes = re.findall(r"\b[a-z]+(\d+)\[([\d,]*)\]", match[1])
+        shapes = re.findall(r"\b(?:pred|[a-z]+(\d+))\[([\d,]*)\]", match[1])
         sizes = [
-            int(bits) // 8 * int(np.prod([int(n) for n in shape.split(",") if n]))
+            int(bits or 8) // 8 * int(np.prod([int(n) for n in shape.split(",") if n]))
             for bits, shape in shapes
         ]
         found.append((max(sizes), _groups(line)))
