@@ -36,15 +36,20 @@ def align_distances(
 ) -> Float[Array, "B H L S"]:
     """Turns logits for each distance into logits for each key.
 
-    Row i of the result takes entry s + L - 1 - i: a shift by one more place in every
-    row, had by reading the same memory with a row length that is shorter by one. (A
-    gather would do the same with a dozen times the memory traffic.)
+    Row i of the result takes entry s + L - 1 - i: a shift by one more place in every row,
+    had by reading the same memory with a row length that differs by one. (A gather would do
+    the same with a dozen times the memory traffic.)
 
     Args:
         logits_BHLP: in the order of `relative_distances`.
-        num_keys: S. Keys without a distance (the future, if causal) get zeros.
+        num_keys: S. Of keys without a distance (the future, if causal) the result is
+            finite and means nothing.
     """
     batch, heads, num_queries, num_given = logits_BHLP.shape
+    if num_given == num_queries == num_keys:  # causal: one column more is enough
+        padded = jnp.pad(logits_BHLP, ((0, 0), (0, 0), (0, 0), (1, 0)))
+        rows = padded.reshape(batch, heads, num_keys + 1, num_queries)
+        return rows[:, :, 1:]
     num_distances = num_queries + num_keys - 1
     padding = ((0, 0), (0, 0), (0, 0), (0, num_distances - num_given))
     padded = jnp.pad(logits_BHLP, padding)
