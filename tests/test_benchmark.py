@@ -294,7 +294,7 @@ def test_the_peer_is_compared_by_dtype_and_by_the_fastest(monkeypatch):
 
     def command(args, entry, retrieval):
         step_s = {"float32": 0.08, "bfloat16": 0.02}.get(entry.mode, 0.04)
-        return contestant_command(step_s * (2 if entry.mode.endswith("False") else 1))
+        return contestant_command(step_s * (2 if entry.mode.endswith("none") else 1))
 
     monkeypatch.setattr(peer, "_command", command)
     monkeypatch.setattr(peer, "_peer_version", lambda python: "9.9")
