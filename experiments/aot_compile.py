@@ -181,7 +181,7 @@ def _compiled(
     compiled = lower_step(cfg, mesh).compile()
     memory, text = compiled.memory_analysis(), compiled.as_text()
     if memory is None or text is None:
-        raise NotImplementedError("this compiler tells neither memory nor program")
+        raise RuntimeError(f"the compiler of {where.name} tells no memory or program")
     program = hlo.Program(text)
     collectives = program.collectives()
     program_flops = hlo_costs.product_flops(program)

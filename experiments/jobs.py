@@ -19,7 +19,6 @@ from experiments.config import Experiment
 from retro_jax import checkpoints, evaluate, processes, retrofit, sharding, state
 from retro_jax import train as training
 from retro_jax.metrics import say
-from retro_jax.saved_parameters import SavedParameters
 
 # What belongs to a run and is put aside with it.
 _RUN_FILES = (
@@ -169,34 +168,33 @@ class Job:
             if not (path := self._workdir / f"previous-{number}").exists()
         )
         aside.mkdir()
-        for name in (
-            "checkpoints",
-            "metrics",
-            "evaluation",
-            "report.html",
-            "report.md",
-        ):
+        for name in _RUN_FILES:
             if (self._workdir / name).exists():
                 os.replace(self._workdir / name, aside / name)
         say(f"other settings ({', '.join(differing)}): the old run is now in {aside}")
 
     def _last_step(self) -> int | None:
-        keeper = checkpoints.Checkpoints(self._workdir / "checkpoints", keep=1000)
-        step = keeper.latest_step()
-        keeper.close()
-        return step
+        with contextlib.closing(self._checkpoints()) as keeper:
+            return keeper.latest_step()
+
+    def _checkpoints(self) -> checkpoints.Checkpoints:
+        """This run's, to be read."""
+        return checkpoints.Checkpoints(self._workdir / "checkpoints", keep=None)
 
     def _parameters(self) -> tuple[dict, state.Parameters]:
-        """What the newest checkpoint says of itself, and its parameters."""
+        """What the newest whole checkpoint says of itself, and its parameters."""
         shapes = jax.eval_shape(
             functools.partial(state.initial_parameters, self._cfg.model, 0)
         )
         shardings = sharding.state_shardings(shapes, self._mesh)
-        reader = SavedParameters(self._workdir / "checkpoints")
-        with contextlib.closing(reader) as saved:
-            saved.check_same_run(self._run_identity())
-            params = saved.parameters(checkpoints.abstract(shapes, shardings))
-        return saved.run, params
+        wanted = {"params": checkpoints.abstract(shapes, shardings)}
+        with contextlib.closing(self._checkpoints()) as keeper:
+            step, restored = keeper.restore(wanted, self._run_identity(), part=True)
+            run, newest = keeper.about(step), keeper.latest_step()
+        if step != newest:
+            damaged = self._workdir / "checkpoints" / str(newest)
+            say(f"using step {step}; to train again what came after, delete {damaged}")
+        return run, restored["params"]
 
     def evaluate(self) -> None:
         """Measures retrieval on, off and random on held-out text; writes the report."""

@@ -29,7 +29,8 @@ from retro_jax.metrics import say
 class Checkpoints:
     """The numbered checkpoints in one folder; the newest few are kept."""
 
-    def __init__(self, folder: Path, *, keep: int):
+    def __init__(self, folder: Path, *, keep: int | None):
+        """`keep` is how many of the newest are kept; None keeps all, as readers do."""
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(max_to_keep=keep),
@@ -89,7 +90,29 @@ class Checkpoints:
         with self._explained():
             self._manager.wait_until_finished()
 
-    def restore(self, abstract_state, run: dict, *, step: int | None = None):
+    def about(self, step: int) -> dict:
+        """What a checkpoint says of the run it belongs to.
+
+        Raises:
+            ValueError: if that part of it is damaged.
+        """
+        about, damage = self._attempt(lambda: self._read_about(step))
+        if damage is not None:
+            raise ValueError(f"{self._manager.directory}/{step} is damaged: {damage}")
+        return about[0]
+
+    def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """The shape of every parameter of a checkpoint, without reading any."""
+        with contextlib.closing(
+            ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        ) as reader:
+            saved = reader.metadata(self._manager.directory / str(step) / "state")
+        params = saved.item_metadata.tree["params"]
+        return {name: tuple(array.shape) for name, array in params.items()}
+
+    def restore(
+        self, abstract_state, run: dict, *, step: int | None = None, part: bool = False
+    ):
         """The state of a step, onto the shardings of `abstract_state`, bit for bit.
 
         Without `step` the newest whole one: of each newer one a line says what is damaged.
@@ -100,6 +123,8 @@ class Checkpoints:
             run: what the checkpoint must say of itself; keys that are not here are
                 not compared.
             step: the newest, if not given.
+            part: `abstract_state` has some of the arrays only; the others are not read.
+                So evaluation needs no room for the optimizer's slots.
         Returns:
             (step, state)
         Raises:
@@ -111,7 +136,7 @@ class Checkpoints:
             raise ValueError(f"no checkpoint in {self._manager.directory}: train first")
         found = []
         for candidate in steps if step is None else [step]:
-            state, damage = self._read(candidate, abstract_state, run)
+            state, damage = self._read(candidate, abstract_state, run, part)
             if damage is None:
                 return candidate, state
             found.append(f"step {candidate}: {damage}")
@@ -122,20 +147,29 @@ class Checkpoints:
             "a copy of one back, or use another --workdir to begin anew"
         )
 
-    def _read(self, step: int, abstract_state, run: dict) -> tuple[Any, str | None]:
+    def _read(
+        self, step: int, abstract_state, run: dict, part: bool
+    ) -> tuple[Any, str | None]:
         """(state, None), or (None, what is damaged): the same in every process."""
         about, damage = self._attempt(lambda: self._read_about(step))
         if damage is None:
             saved_run, expected = about
             self._check_run(step, saved_run, run)
-            wanted = ocp.args.StandardRestore(abstract_state)
+            wanted = ocp.args.PyTreeRestore(
+                item=abstract_state,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(
+                    abstract_state
+                ),
+                partial_restore=part,
+            )
             state, damage = self._attempt(
                 lambda: self._read_item(step, "state", wanted)
             )
         if damage is not None:
             return None, damage
         found, _ = fingerprints.examine(state)
-        for name in sorted(found.keys() | expected.keys()):
+        names = found.keys() if part else found.keys() | expected.keys()
+        for name in sorted(names):
             if found.get(name) != expected.get(name):
                 return None, f"array {name} is not what was saved (its bits differ)"
         return state, None
@@ -155,7 +189,7 @@ class Checkpoints:
             primary_host=jax.process_index(), active_processes={jax.process_index()}
         )
         kind = (
-            ocp.StandardCheckpointHandler
+            ocp.PyTreeCheckpointHandler
             if name == "state"
             else ocp.JsonCheckpointHandler
         )

@@ -27,7 +27,6 @@ import jax.numpy as jnp
 
 from retro_jax import checkpoints, fingerprints, sharding, state
 from retro_jax.config import ModelConfig
-from retro_jax.saved_parameters import SavedParameters
 
 # Fields that say nothing about a baseline, or only how it is computed.
 _NOT_OF_THE_BACKBONE = {
@@ -126,11 +125,15 @@ def load(path: Path, cfg: ModelConfig, mesh, run: dict) -> Baseline:
             first. Nothing has been compiled by then.
     """
     folder, step = find(path)
-    with contextlib.closing(SavedParameters(folder, step)) as saved:
-        _check_fits(f"init_from {folder}/{step}", saved, cfg, run)
+    keeper = checkpoints.Checkpoints(folder, keep=None)
+    with contextlib.closing(keeper) as saved:
+        name = f"init_from {folder}/{step}"
+        _check_run(name, saved.about(step), cfg, run)
         shapes = _shapes(_baseline(cfg))
+        _check_shapes(name, saved.shapes(step), shapes)
         wanted = checkpoints.abstract(shapes, sharding.state_shardings(shapes, mesh))
-        params = saved.parameters(wanted)
+        _, restored = saved.restore({"params": wanted}, {}, step=step, part=True)
+    params = restored["params"]
     return Baseline(step, params, fingerprint(params))
 
 
@@ -153,15 +156,15 @@ def find(path: Path) -> tuple[Path, int]:
     return folder, max(steps)
 
 
-def _check_fits(name: str, saved: SavedParameters, cfg: ModelConfig, run: dict):
+def _check_run(name: str, saved: dict, cfg: ModelConfig, run: dict) -> None:
     """Raises ValueError, naming the first thing by which a checkpoint does not fit."""
-    model = saved.run.get("model", {})
+    model = saved.get("model", {})
     if model.get("cca_layers"):
         raise ValueError(
             f"{name} is a RETRO (model.cca_layers = {model['cca_layers']}): init_from "
             "takes a baseline, trained with cca_layers=()"
         )
-    there, here = saved.run.get("tokenizer"), run.get("tokenizer")
+    there, here = saved.get("tokenizer"), run.get("tokenizer")
     if there != here:
         raise ValueError(
             f"{name} was trained with tokenizer {there}, this run has {here}: "
@@ -177,7 +180,6 @@ def _check_fits(name: str, saved: SavedParameters, cfg: ModelConfig, run: dict):
                 f"{name} has model.{field} = {there!r}, this run has {value!r}: a "
                 "RETRO's decoder is its baseline's"
             )
-    _check_shapes(name, saved.shapes(), _shapes(_baseline(cfg)))
 
 
 def _check_shapes(name: str, shapes: dict, wanted: dict) -> None:

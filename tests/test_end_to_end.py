@@ -98,6 +98,7 @@ def test_other_settings_are_refused_or_put_the_old_run_aside(
     assert (workdir / "report.html").exists()
     job.train(restart=True)
     assert (workdir / "previous-1" / "report.html").exists()
+    assert list((workdir / "previous-1" / "report_files").glob("*.png"))
     assert (workdir / "previous-1" / "checkpoints" / "40").exists()
     assert not (workdir / "report.html").exists()
 

@@ -75,14 +75,14 @@ def test_continuation_alone_never_sees_the_match(batch):
 
 
 def test_a_continuation_stands_where_it_stood_in_the_neighbour(batch):
-    """A neighbour whose match is hidden by the mask is the one without its match."""
+    """Only the distances to the queries tell it from a neighbour that starts there."""
     cfg = tiny_model.small_config(
         neighbour_part="continuation", encoder_cca_layers=(), encoder_depth=1
     )
     both = dataclasses.replace(cfg, neighbour_part="both")
     params = tiny_model.parameters(cfg)
-    # One token of continuation: the encoder's softmax over it alone is its value, and in
-    # the decoder its distance from the queries is all that could differ.
+    # One token in each neighbour, so all keys of a query are at one distance, which then
+    # cancels: the place does not show.
     lengths = np.full_like(batch["neighbour_lengths_BCN"], M + 1)
     one = logits(cfg, params, batch, neighbour_lengths_BCN=lengths)
     moved = dataclasses.replace(both, neighbour_len=1)
@@ -93,9 +93,8 @@ def test_a_continuation_stands_where_it_stood_in_the_neighbour(batch):
         neighbours_BCNR=batch["neighbours_BCNR"][..., M : M + 1],
         neighbour_lengths_BCN=np.ones_like(lengths),
     )
-    # One key for each of two neighbours at one distance: positions cancel, so equal...
     np.testing.assert_allclose(one, elsewhere, atol=1e-5)
-    # ... but with two tokens of which one is absent in a neighbour they still do.
+    # Keys at two distances, which differ by the place: now it must.
     uneven = lengths.copy()
     uneven[..., 0] += 1
     two = logits(cfg, params, batch, neighbour_lengths_BCN=uneven)
