@@ -143,6 +143,24 @@ def test_a_damaged_file_is_told_in_a_line_and_the_step_before_is_used(
     assert said.count("\n") == 1 and len(said) < 400 and "Traceback" not in errors
 
 
+@pytest.mark.parametrize("damage", ["flipped", "cut short"])
+def test_a_part_is_also_read_from_the_newest_whole_one(folder, capsys, damage):
+    """As evaluation and retrofitting do, which leave the optimizer's slots."""
+    path = _array_data(folder)
+    if damage == "flipped":
+        _flip(path, random.Random(0))
+    else:
+        os.truncate(path, path.stat().st_size // 2)
+    wanted = {"params": _wanted()["params"]}
+    with contextlib.closing(Checkpoints(folder, keep=None)) as keeper:
+        step, got = keeper.restore(wanted, RUN, part=True)
+        assert keeper.about(step) == RUN | {"step": 1}
+    assert step == 1 and got.keys() == {"params"}
+    expected = _state(1)["params"]
+    jax.tree.map(np.testing.assert_array_equal, got["params"], expected)
+    assert "w_in_DF" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("item", ["state", "run", "fingerprints"])
 def test_a_lost_part_is_damage(folder, item):
     shutil.rmtree(folder / "2" / item)
