@@ -204,7 +204,8 @@ class Build:
         built.save(folder / "index")
         facts = {"kind": type(built).__name__, "queries": len(queries_QW), **recall}
         write_json(folder / "facts.json", facts)
-        say(f"{facts['kind']}: " + ", ".join(f"{n} {v:.3f}" for n, v in recall.items()))
+        measured = ", ".join(f"{name} {share:.3f}" for name, share in recall.items())
+        say(f"{facts['kind']}: {measured or 'too few vectors to measure its recall'}")
 
     def make_neighbours(self) -> None:
         """Finds the neighbours of every chunk of every split."""

@@ -88,7 +88,6 @@ def main(argv: list[str]) -> None:
         roofline.parse_slice(name)
     check_compiler()
     cfg: Experiment = _CONFIG.value
-    cfg.validate()
     if _ROW.value:
         from experiments import aot_compile
 
