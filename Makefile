@@ -20,7 +20,7 @@ STAMP  := $(VENV)/installed-$(ACCELERATOR)
 
 .DELETE_ON_ERROR:
 .PHONY: train database evaluate generate test lint format lock install install-torch \
-	install-aot aot bench clean help
+	install-ray install-aot aot bench clean help
 
 help:  ## Lists the commands.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -68,6 +68,9 @@ $(STAMP): requirements.lock requirements-minilm.lock setup.cfg
 install-torch: install  ## Adds sentence-transformers, for embedders by name. See the README.
 	@$(PY) -m pip install -q -r requirements-torch.lock
 
+install-ray: install  ## Adds Ray, for `--engine=ray`.
+	@$(PY) -m pip install -q --require-hashes -r requirements-ray.lock
+
 aot: install-aot  ## Compiles the training step for TPU slices: what fits, what limits it.
 	@$(PY) -m experiments.aot --config=$(AOT_CONFIG) --topology=$(TOPOLOGY) \
 		--out='work/aot-$(lastword $(subst :, ,$(AOT_CONFIG)))' $(ARGS)
@@ -76,7 +79,8 @@ install-aot: install  ## Adds the TPU compiler, for `make aot`.
 	@$(PY) -m pip install -q --require-hashes -r requirements-aot.lock
 
 lock:  ## Resolves requirements.lock anew (needs uv).
-	uv pip compile setup.cfg --extra data --extra report --extra test \
+	uv pip compile setup.cfg --extra data --extra serve --extra hybrid --extra faiss \
+		--extra report --extra test \
 		--python-version 3.11 --universal --generate-hashes --no-header -q \
 		-o requirements.lock
 

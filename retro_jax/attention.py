@@ -10,7 +10,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from retro_jax import kernels, positions
-from retro_jax.layers import matrix, project
+from retro_jax.layers import matrix
+from retro_jax.products import project
 from retro_jax.sharding import constrain
 
 
@@ -129,8 +130,9 @@ class Attention(nnx.Module):
     def _heads(self, query_BLD, source_BNSE):
         """Queries, and keys and values for each of their heads and rows."""
         query_BLHK = project("BLD,DHK->BLHK", query_BLD, self.w_q_DHK)
-        key_BNSHK = project("BNSE,EHK->BNSHK", source_BNSE, self.w_k_EHK)
-        value_BNSHK = project("BNSE,EHK->BNSHK", source_BNSE, self.w_v_EHK)
+        key_BNSHK, value_BNSHK = project(
+            "BNSE,EHK->BNSHK", source_BNSE, self.w_k_EHK, self.w_v_EHK
+        )
         num_rows, _, num_heads, _ = query_BLHK.shape
         return query_BLHK, *(
             _repeated(_repeated(x, num_rows, 0), num_heads, 3)

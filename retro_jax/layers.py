@@ -5,19 +5,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from retro_jax.sharding import constrain
+from retro_jax.products import project
 
 
 def matrix(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int, gain: float = 1.0):
     """A parameter of normal values with standard deviation gain / sqrt(fan_in)."""
     values = jax.random.normal(rngs.params(), shape, jnp.float32)
     return nnx.Param(values * gain * fan_in**-0.5)
-
-
-def project(einsum: str, x, weights: nnx.Param):
-    """Product with a parameter, in the activations' precision, sharded by its letters."""
-    projected = jnp.einsum(einsum, x, weights[...].astype(x.dtype))
-    return constrain(projected, einsum.split("->")[1])
 
 
 class RMSNorm(nnx.Module):
@@ -54,7 +48,11 @@ class FeedForward(nnx.Module):
         self.w_gate_DF = matrix(rngs, (width, ffw_width), width) if gated else None
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        inner_BLF = jax.nn.gelu(project("BLD,DF->BLF", x_BLD, self.w_in_DF))
-        if self.w_gate_DF is not None:
-            inner_BLF *= project("BLD,DF->BLF", x_BLD, self.w_gate_DF)
+        if self.w_gate_DF is None:
+            inner_BLF = jax.nn.gelu(project("BLD,DF->BLF", x_BLD, self.w_in_DF))
+        else:
+            inner_BLF, gate_BLF = project(
+                "BLD,DF->BLF", x_BLD, self.w_in_DF, self.w_gate_DF
+            )
+            inner_BLF = jax.nn.gelu(inner_BLF) * gate_BLF
         return project("BLF,FD->BLD", inner_BLF, self.w_out_FD)

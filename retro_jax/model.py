@@ -23,7 +23,7 @@ from retro_jax.encoder import (
     run_step,
 )
 from retro_jax.layers import FeedForward, RMSNorm, matrix
-from retro_jax.sharding import constrain
+from retro_jax.products import project
 
 
 class DecoderLayer(nnx.Module):
@@ -247,10 +247,4 @@ class Retro(nnx.Module):
     def _read_out(self, hidden_BLD):
         tied = self.w_read_VD is None
         weights_VD = self.embedding_VD[...] if tied else self.w_read_VD[...]
-        logits_BLV = jnp.einsum(
-            "BLD,VD->BLV",
-            hidden_BLD,
-            weights_VD.astype(hidden_BLD.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        return constrain(logits_BLV, "BLV")
+        return project("BLD,VD->BLV", hidden_BLD, weights_VD, dtype=jnp.float32)

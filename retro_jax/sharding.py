@@ -164,10 +164,16 @@ def platform() -> str:
     return mesh.abstract_device.platform
 
 
+def num_devices() -> int:
+    """Of the mesh in use; 1 without one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.size
+
+
 def constrain(x, letters: str):
     """Asks for the activation's partition by its letters; nothing without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if num_devices() == 1:
         return x
     fits = [
         axes if axes is None or size % _size(mesh, axes) == 0 else None
@@ -178,8 +184,7 @@ def constrain(x, letters: str):
 
 def constrain_stacked(x, path):
     """Asks for a parameter's partition, of an array with the layers in front."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if num_devices() == 1:
         return x
     name = next(key.name for key in reversed(path) if key.name != "value")
     of_layer = parameter_spec(name, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
