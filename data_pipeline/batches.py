@@ -190,7 +190,7 @@ def with_random_neighbours(batches: Iterator[Batch], database, seed: int):
     As many as there were and just as absent where they were; never the same passage.
     """
     rng = np.random.default_rng(seed)
-    table, ids_T = database.chunks(), np.flatnonzero(database.has_text)
+    table, ids_T = database.chunks(), database.searchable
     for batch in batches:
         ids = batch["neighbour_ids_BCN"]
         places = np.searchsorted(ids_T, np.maximum(ids, 0))

@@ -1,20 +1,19 @@
 """Makes a database, stage by stage; what is there and still right is used again."""
 
 import dataclasses
-import platform
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 
-from data_pipeline import chunks, corpora, database, dataset, deduplicate, index
+from data_pipeline import chunks, corpora, database, dataset, deduplicate
 from data_pipeline import neighbours as neighbour_tables
 from data_pipeline.config import DataConfig
 from data_pipeline.documents import Document, Skipped
 from data_pipeline.embedder import load_embedder
 from data_pipeline.engine import fingerprint, read_json, run_stage, write_json
+from data_pipeline.index import sharded
 from data_pipeline.progress import Progress, say
 from data_pipeline.tokenizer import Tokenizer
 
@@ -28,7 +27,6 @@ STAGES = (
     "dataset",
 )
 _TEXTS_AT_ONCE = 1024
-_RECALL_QUERIES = 1000
 
 
 class Build:
@@ -59,7 +57,7 @@ class Build:
         """Reads the corpus, splits it and drops copies."""
         cfg = self._cfg
         settings: dict[str, object] = {
-            "corpus": corpus_identity(cfg.corpus),
+            "corpus": corpora.identity(cfg.corpus),
             "embedded_size_bytes": None if cfg.corpus else cfg.embedded_size_bytes,
             "validation_share": cfg.validation_share,
             "test_share": cfg.test_share,
@@ -179,33 +177,56 @@ class Build:
 
     def make_index(self) -> None:
         """Indexes the training chunks and measures the recall on held-out ones."""
-        settings = {"kind": self._cfg.index, "recall_target": self._cfg.recall_target}
-        self._stage("index", settings, ("embeddings",), ["all"], self._write_index)
+        cfg = self._cfg
+        settings = {
+            "kind": cfg.index,
+            "recall_target": cfg.recall_target,
+            "shard_rows": cfg.index_shard_rows,
+        }
+        parts = {f"{i:05d}": part for i, part in enumerate(self._index_parts())}
 
-    def _write_index(self, _, folder: Path) -> None:
-        vectors_TW = self._vectors("train")
+        def write(name: str, folder: Path) -> None:
+            self._write_index(parts[name], folder)
+
+        inputs = ("chunks", "embeddings")
+        self._stage("index", settings, inputs, list(parts), write)
+
+    def _index_parts(self) -> list[list[str]]:
+        """Consecutive shards of the training split, as many as an index may have rows."""
+        parts: list[list[str]] = [[]]
+        rows = 0
+        for shard in self._shard_names("train"):
+            size = len(self._chunk_shard(shard))
+            if parts[-1] and rows + size > self._cfg.index_shard_rows:
+                parts.append([])
+                rows = 0
+            parts[-1].append(shard)
+            rows += size
+        return parts
+
+    def _write_index(self, shards: list[str], folder: Path) -> None:
+        table = chunks.ChunkTable(
+            [self._folder / "chunks" / shard for shard in self._shard_names("train")]
+        )
+        first, last = (int(shard.split("-")[1]) for shard in (shards[0], shards[-1]))
+        ids = range(table.rows_of_shard(first).start, table.rows_of_shard(last).stop)
+        ids_T = np.asarray(ids, np.int64)[table.has_text(ids)]
+        vectors_TW = self._vectors(shards)[ids_T - ids.start]
         say(f"indexing {len(vectors_TW):,} vectors")
-        held_out = [self._vectors(split) for split in ("validation", "test")]
-        queries_QW = np.concatenate(held_out)[: 2 * _RECALL_QUERIES]
-        built = index.build_index(
+        held_out = self._shard_names("validation") + self._shard_names("test")
+        queries_QW = self._vectors(held_out, sharded.MAX_QUERIES)
+        shard, facts = sharded.build_shard(
+            ids_T,
             vectors_TW,
             self._cfg.index,
             recall_target=self._cfg.recall_target,
-            queries_QW=queries_QW[::2],
+            queries_QW=queries_QW,
         )
-        queries_QW = queries_QW[1::2]  # measured with others than it was tuned with
-        if not len(queries_QW):
-            queries_QW = vectors_TW[:_RECALL_QUERIES]
-        recall = {
-            f"recall@{k}": index.measure_recall(built, vectors_TW, queries_QW, k)
-            for k in (2, 10)
-            if k <= len(vectors_TW)
-        }
-        built.save(folder / "index")
-        facts = {"kind": type(built).__name__, "queries": len(queries_QW), **recall}
+        shard.save(folder)
         write_json(folder / "facts.json", facts)
-        measured = ", ".join(f"{name} {share:.3f}" for name, share in recall.items())
-        say(f"{facts['kind']}: {measured or 'too few vectors to measure its recall'}")
+        recall = [f"{k} {v:.3f}" for k, v in facts.items() if k.startswith("recall@")]
+        measured = ", ".join(recall) or "too few vectors to measure its recall"
+        say(f"{facts['kind']}: {measured}")
 
     def make_neighbours(self) -> None:
         """Finds the neighbours of every chunk of every split."""
@@ -279,13 +300,16 @@ class Build:
     def _chunk_shard(self, shard: str) -> chunks.ChunkTable:
         return chunks.ChunkTable([self._folder / "chunks" / shard])
 
-    def _vectors(self, split: str) -> np.ndarray:
-        """All vectors of a split in memory, float32."""
-        shards = self._shard_names(split)
-        parts = [database.vectors(self._folder / "embeddings" / s) for s in shards]
-        width = load_embedder(self._cfg.embedder).width if not parts else 0
-        empty = np.zeros((0, width), np.float32)
-        return np.concatenate(parts).astype(np.float32) if parts else empty
+    def _vectors(self, shards: list[str], at_most: int | None = None) -> np.ndarray:
+        """Vectors of consecutive shards in memory, float32."""
+        parts = [np.zeros((0, self._embedding_width()), np.float32)]
+        for shard in shards:
+            left = None if at_most is None else at_most - sum(len(p) for p in parts)
+            parts.append(database.vectors(self._folder / "embeddings" / shard)[:left])
+        return np.concatenate(parts, dtype=np.float32)
+
+    def _embedding_width(self) -> int:
+        return load_embedder(self._cfg.embedder).width
 
     def _write_manifest(self) -> None:
         """Says what the directory holds; the database is open to readers from now on."""
@@ -313,34 +337,12 @@ class Build:
             "corpus": self._cfg.corpus or "the text of this Python installation",
             "chunks": num_chunks,
             "documents": read_json(self._path("documents", "facts.json")),
-            "index": read_json(self._path("index", "facts.json")),
+            "index": sharded.combined_facts(
+                [
+                    read_json(path) or {}
+                    for path in sorted((self._folder / "index").glob("*/facts.json"))
+                ]
+            ),
             "settings": dataclasses.asdict(self._cfg),
         }
         write_json(self._folder / "manifest.json", manifest)
-
-
-def corpus_identity(corpus: str) -> dict:
-    """What tells whether a corpus is still the one that was read.
-
-    For files their names, sizes and times of change; for this Python's own text the
-    versions of what is installed; for a named dataset its name.
-    """
-    if corpus in ("", "python"):
-        installed = sorted(
-            f"{found.metadata['Name']}=={found.version}"
-            for found in metadata.distributions()
-        )
-        return {
-            "python": platform.python_version(),
-            "installed": fingerprint(installed),
-        }
-    path = Path(corpus)
-    if not path.exists():  # tfds:NAME, hf:NAME, or a mistake, which the reader explains
-        return {"corpus": corpus}
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*"))
-    listing = [
-        [str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns]
-        for file in files
-        if file.is_file()
-    ]
-    return {"files": fingerprint(listing)}

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, Integer
+from jaxtyping import Bool, Int, Integer
 
 from data_pipeline.tokenizer import Tokenizer
 
@@ -113,6 +113,11 @@ class ChunkTable:
         if not self._columns[name]:
             return np.zeros(0, np.int64)
         return np.concatenate(self._columns[name])
+
+    def has_text(self, ids: range) -> Bool[np.ndarray, " T"]:
+        """Which chunks hold more than the EOD that closes their document."""
+        rows = np.arange(ids.start, ids.stop)
+        return self._text_lengths(rows) > 0
 
     def passages(
         self, ids: Int[np.ndarray, "..."], passage_len: int

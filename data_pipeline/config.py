@@ -17,6 +17,7 @@ class DataConfig:
     embedder: str = "minilm"  # or a folder with a BERT, or a sentence-transformers name
     index: str = "auto"  # exact | scann; auto = exact while it is small
     recall_target: float = 0.97  # recall@2 that a ScaNN index is tuned to
+    index_shard_rows: int = 1_000_000  # chunks of an index; the memory to build one
     candidates: int = 8  # neighbours kept for a chunk; a sequence picks among them
     shard_size_bytes: int = (
         2_000_000  # text of a shard, the unit of work and of resuming

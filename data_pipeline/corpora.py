@@ -6,8 +6,10 @@ data is counted by name in `Skipped` and never ends a run; a fault in what was a
 """
 
 import os
+import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 
 from data_pipeline import document_files
 from data_pipeline.documents import Document, Skipped
+from data_pipeline.engine import fingerprint
 
 __all__ = ["Document", "Skipped", "read_documents"]
 
@@ -218,3 +221,30 @@ def _records(
         fields = {k: v.item() if hasattr(v, "item") else v for k, v in row.items()}
         at = f"{name}:{number}"
         yield from document_files.document_of(fields, at, uri, at, skipped)
+
+
+def identity(corpus: str) -> dict:
+    """What tells whether a corpus is still the one that was read.
+
+    For files their names, sizes and times of change; for this Python's own text the
+    versions of what is installed; for a named dataset its name.
+    """
+    if corpus in ("", "python"):
+        installed = sorted(
+            f"{found.metadata['Name']}=={found.version}"
+            for found in metadata.distributions()
+        )
+        return {
+            "python": platform.python_version(),
+            "installed": fingerprint(installed),
+        }
+    path = Path(corpus)
+    if not path.exists():  # tfds:NAME, hf:NAME, or a mistake, which the reader explains
+        return {"corpus": corpus}
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*"))
+    listing = [
+        [str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns]
+        for file in files
+        if file.is_file()
+    ]
+    return {"files": fingerprint(listing)}

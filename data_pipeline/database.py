@@ -5,7 +5,8 @@
     tokenizer/      tokenizer.model
     chunks/         SPLIT-00000/ ...  chunk tables of the splits (`chunks.py`)
     embeddings/     SPLIT-00000/vectors.npy, (T, W) float16
-    index/          over the embeddings of the training split, the only one searched
+    index/          00000/ ...  over the embeddings of the training split, the only one
+                    searched (`index/sharded.py`)
     neighbours/     SPLIT-00000/ ...  (`neighbours.py`)
     dataset/        the TFDS dataset of sequences (`dataset.py`)
 
@@ -21,13 +22,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Float, Int, Integer
 
 from data_pipeline import embedder as embedders
-from data_pipeline import index as indexes
 from data_pipeline.chunks import ChunkTable, open_array
 from data_pipeline.documents import Document
 from data_pipeline.engine import read_json
+from data_pipeline.index.sharded import ShardedIndex, load_shard
 from data_pipeline.neighbours import NeighbourTable, find_neighbours
 from data_pipeline.tokenizer import Tokenizer
 
@@ -128,8 +129,19 @@ class Database:
         return embedder
 
     @functools.cached_property
-    def index(self) -> indexes.Index:
-        return indexes.load_index(self.folder / "index" / "all" / "index")
+    def index(self) -> ShardedIndex:
+        """Over all chunks that can be found."""
+        shards = [load_shard(folder) for folder in self._index_folders]
+        return ShardedIndex(shards, self.manifest["embedding_width"])
+
+    @functools.cached_property
+    def searchable(self) -> Int[np.ndarray, " T"]:
+        """Ids of the chunks that can be found: those with text. Loads no index."""
+        return np.concatenate([open_array(f / "ids.npy") for f in self._index_folders])
+
+    @property
+    def _index_folders(self) -> list[Path]:
+        return sorted((self.folder / "index").glob("[0-9]*"))
 
     def shards(self, stage: str, split: str) -> list[Path]:
         """Folders of a split's shards in a stage, in order."""
@@ -160,13 +172,6 @@ class Database:
     def document_of_chunk(self) -> Int[np.ndarray, " T"]:
         """Row of the document of each chunk that can be found."""
         return self.chunks().column("documents")
-
-    @functools.cached_property
-    def has_text(self) -> Bool[np.ndarray, " T"]:
-        """What can be found: all but a last chunk of a document that is EOD alone."""
-        documents, lengths = self.document_of_chunk, self.chunks().column("lengths")
-        last = np.append(documents[1:] != documents[:-1], True)
-        return ~(last & (lengths == 1))
 
     def retrieve(
         self,
@@ -242,10 +247,10 @@ class Database:
 
     def _nearest(self, texts: Sequence[str], k: int, exclude_documents):
         excluded = self._rows(exclude_documents)
-        document_of, has_text = self.document_of_chunk, self.has_text
+        document_of = self.document_of_chunk
 
         def allowed(_, ids):
-            return has_text[ids] & ~np.isin(document_of[ids], excluded)
+            return ~np.isin(document_of[ids], excluded)
 
         vectors_QW = self.embedder.embed(list(texts))
         return find_neighbours(self.index, vectors_QW, k, allowed)
@@ -263,14 +268,12 @@ class Database:
         return {name: row for row, name in enumerate(ids)}
 
     def allowed_for(self, split: str, queries: range):
-        """`find_neighbours`' filter for a split's chunks: text, of another document."""
-        has_text, document_of = self.has_text, self.document_of_chunk
+        """`find_neighbours`' filter for a split's chunks: not of their own document."""
+        document_of = self.document_of_chunk
         if split != "train":  # held-out documents are not in the database
-            return lambda _, ids: has_text[ids]
+            return lambda _, ids: np.ones(ids.shape, bool)
         own = document_of[queries.start : queries.stop]
-        return lambda rows, ids: (
-            has_text[ids] & (document_of[ids] != own[rows][:, None])
-        )
+        return lambda rows, ids: document_of[ids] != own[rows][:, None]
 
 
 def write_documents(

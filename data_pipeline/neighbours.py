@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from data_pipeline.chunks import open_array
-from data_pipeline.index import Index
+from data_pipeline.index.protocol import Searchable
 
 _QUERIES_AT_ONCE = 2048
 
 
 def find_neighbours(
-    index: Index,
+    index: Searchable,
     queries_QW: Float[np.ndarray, "Q W"],
     num_neighbours: int,
     allowed: Callable[[np.ndarray, np.ndarray], np.ndarray],

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import build, engine
+from data_pipeline import build, corpora, engine
 from data_pipeline.batches import Sequences
-from data_pipeline.build import STAGES, Build, corpus_identity
+from data_pipeline.build import STAGES, Build
 from data_pipeline.database import Database
 from data_pipeline.deduplicate import split_of
 from tests import tiny_corpus
@@ -100,10 +100,24 @@ def test_a_corpus_that_changed_is_read_again(tmp_path):
     assert "documents" in built(folder, str(corpus), "chunks")
 
 
+def test_shards_of_the_index_find_what_one_index_finds(copy, tiny_corpus_folder):
+    one = Database.open(copy)
+    expected = [one.neighbours(split).ids_TN for split in ("train", "test")]
+    made = built(copy, tiny_corpus_folder, index_shard_rows=300)
+    assert made == {"index", "neighbours"}  # which are the same: no new dataset
+    several = Database.open(copy)
+    assert len(several.index.shards) > 2
+    assert several.manifest["index"]["shards"] == len(several.index.shards)
+    for split, ids_TN in zip(("train", "test"), expected, strict=True):
+        found = several.neighbours(split).ids_TN
+        assert (found == ids_TN).all()
+
+
 def test_corpus_identity(tmp_path):
     (tmp_path / "a").mkdir()
     file = tmp_path / "a" / "b.txt"
     file.write_text("text")
+    corpus_identity = corpora.identity
     identity = corpus_identity(str(tmp_path))
     assert identity == corpus_identity(str(tmp_path))
     assert identity != corpus_identity(str(file)) == corpus_identity(str(file))

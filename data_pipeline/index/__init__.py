@@ -1,51 +1,22 @@
 """Nearest neighbours of vectors by squared Euclidean distance.
 
 One protocol, one file a backend: `exact.py` (numpy) and `scann.py`. An index knows rows
-0..T-1 and nothing of chunks; whoever has several adds the base of each.
+0..T-1 and nothing of chunks; `sharded.py` makes one of several and knows whose rows they are.
 """
 
 import json
 import os
 import pathlib
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from absl import logging
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 
 from data_pipeline.index import exact, scann
+from data_pipeline.index.protocol import Index
 
 AUTO_SCANN_ROWS = 20_000  # below this exact search is as fast and needs no tuning
 _TIE = 1e-6  # squared distance by which float32 results may differ
-
-
-@runtime_checkable
-class Index(Protocol):
-    """Finds the nearest of T vectors of width W."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def width(self) -> int: ...
-
-    def search(
-        self, queries_QW: Float[np.ndarray, "Q W"], k: int
-    ) -> tuple[Int64[np.ndarray, "Q N"], Float[np.ndarray, "Q N"]]:
-        """Gives rows and squared distances of the `k` nearest, best first.
-
-        Equal distances are ordered by row. When fewer than `k` exist the tail is row -1
-        at distance infinity; no queries give (0, k).
-
-        Raises:
-          ValueError: when k < 1, or for queries of another rank or width, zero or not
-            finite.
-        """
-        ...
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the index to `folder`, whole or not at all, over what was there."""
-        ...
 
 
 def build_index(

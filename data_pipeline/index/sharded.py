@@ -1,0 +1,164 @@
+"""Several indexes searched as one: the shards of a database, and what was added to it.
+
+ids.npy   (T,) int64, ascending: the chunk that each row of the index stands for
+index/    the index itself
+"""
+
+import concurrent.futures
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from data_pipeline import index as indexes
+from data_pipeline.chunks import open_array
+from data_pipeline.index import exact
+from data_pipeline.index.protocol import Index
+
+MAX_QUERIES = 2000  # to tune and to measure an index with
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """An index whose rows are chunks of a database."""
+
+    ids_T: Int64[np.ndarray, " T"]
+    index: Index
+
+    def search(self, queries_QW, k: int):
+        """As `Index.search`, with chunk ids instead of rows."""
+        rows_QN, distances_QN = self.index.search(queries_QW, k)
+        ids_QN = np.where(rows_QN < 0, -1, self.ids_T[np.maximum(rows_QN, 0)])
+        return ids_QN, distances_QN
+
+    def save(self, folder: Path) -> None:
+        """Writes both files into a folder that is there."""
+        np.save(folder / "ids.npy", self.ids_T, allow_pickle=False)
+        self.index.save(folder / "index")
+
+
+def build_shard(
+    ids_T: Int64[np.ndarray, " T"],
+    vectors_TW: Float[np.ndarray, "T W"],
+    kind: str,
+    *,
+    recall_target: float,
+    queries_QW: Float[np.ndarray, "Q W"],
+) -> tuple[Shard, dict]:
+    """Indexes the vectors of chunks and measures the recall.
+
+    Args:
+        kind, recall_target: as `build_index`'s.
+        queries_QW: from outside the database. Half of them tune the index, the other half
+            measure it; without any, the first vectors do.
+    Returns:
+        The shard, and its facts: kind, rows, queries, recall@2 and recall@10.
+    """
+    built = indexes.build_index(
+        vectors_TW, kind, recall_target=recall_target, queries_QW=queries_QW[::2]
+    )
+    queries_QW = queries_QW[1::2]
+    if not len(queries_QW):
+        queries_QW = vectors_TW[: MAX_QUERIES // 2]
+    facts = {
+        "kind": type(built).__name__,
+        "rows": len(vectors_TW),
+        "queries": len(queries_QW),
+    }
+    for k in (2, 10):
+        if k <= len(vectors_TW):
+            recall = indexes.measure_recall(built, vectors_TW, queries_QW, k)
+            facts[f"recall@{k}"] = recall
+    return Shard(ids_T, built), facts
+
+
+def combined_facts(each: Sequence[dict]) -> dict:
+    """Facts of shards together: of recall the mean over rows, of queries the fewest."""
+    rows = sum(facts["rows"] for facts in each)
+    recall = {
+        name: sum(facts[name] * facts["rows"] for facts in each) / rows
+        for name in ("recall@2", "recall@10")
+        if rows and all(name in facts for facts in each)
+    }
+    return {
+        "kind": "+".join(sorted({facts["kind"] for facts in each})),
+        "shards": len(each),
+        "rows": rows,
+        "queries": min(facts["queries"] for facts in each),
+        **recall,
+    }
+
+
+def load_shard(folder: Path) -> Shard:
+    """Opens a saved shard; ValueError naming a file that is damaged."""
+    ids_T = open_array(folder / "ids.npy")
+    index = indexes.load_index(folder / "index")
+    if index.size != len(ids_T):
+        raise ValueError(
+            f"{folder / 'ids.npy'} names {len(ids_T)} chunks for {index.size} rows; build "
+            "it again"
+        )
+    return Shard(ids_T, index)
+
+
+class ShardedIndex:
+    """The union of shards; satisfies `Searchable`, with chunk ids for rows.
+
+    Shards are searched with equal effort, each on a thread of its own, and merged exactly:
+    with exact shards the result is bit for bit that of one exact index over all.
+    """
+
+    def __init__(self, shards: Sequence[Shard], width: int):
+        """Takes the shards; empty ones are left out, for no index holds nothing."""
+        self.shards = [shard for shard in shards if len(shard.ids_T)]
+        self.width = width
+        threads = min(len(self.shards), os.cpu_count() or 1)
+        self._pool = (
+            concurrent.futures.ThreadPoolExecutor(threads, "shard")
+            if threads > 1
+            else None
+        )
+
+    @property
+    def size(self) -> int:
+        """Rows of all shards."""
+        return sum(len(shard.ids_T) for shard in self.shards)
+
+    def search(
+        self, queries_QW: Float[np.ndarray, "Q W"], k: int
+    ) -> tuple[Int64[np.ndarray, "Q N"], Float[np.ndarray, "Q N"]]:
+        """See `Index.search`; equal distances are ordered by chunk id."""
+        exact.check_queries(queries_QW, k, self.width)
+        each = self._pool.map if self._pool else map
+        found = list(each(lambda shard: shard.search(queries_QW, k), self.shards))
+        return merge(found or [_nothing(len(queries_QW))], k)
+
+
+def _nothing(num_queries: int):
+    return np.zeros((num_queries, 0), np.int64), np.zeros((num_queries, 0), np.float32)
+
+
+def merge(found: Sequence[tuple[np.ndarray, np.ndarray]], k: int):
+    """The k nearest of several answers to the same queries.
+
+    Args:
+        found: ids (Q, N) and distances (Q, N) of each; -1 at infinity where there is
+            none. No id is in two of them.
+    Returns:
+        (Q, k) of both, nearest first, equal distances by id.
+    """
+    ids_QN = np.concatenate([ids for ids, _ in found], axis=1)
+    distances_QN = np.concatenate([distances for _, distances in found], axis=1)
+    order_QN = np.lexsort((ids_QN, distances_QN))[:, :k]
+    padding = ((0, 0), (0, max(0, k - ids_QN.shape[1])))
+    return (
+        np.pad(np.take_along_axis(ids_QN, order_QN, 1), padding, constant_values=-1),
+        np.pad(
+            np.take_along_axis(distances_QN, order_QN, 1),
+            padding,
+            constant_values=np.inf,
+        ),
+    )
