@@ -128,11 +128,21 @@ class Database:
             )
         return embedder
 
-    @functools.cached_property
+    @property
     def index(self) -> ShardedIndex:
         """Over all chunks that can be found."""
-        shards = [load_shard(folder) for folder in self._index_folders]
-        return ShardedIndex(shards, self.manifest["embedding_width"])
+        return self.index_of(tuple(range(self.num_shards)))
+
+    @property
+    def num_shards(self) -> int:
+        """Of the index; a server may hold some of them."""
+        return len(self._index_folders)
+
+    @functools.cache  # noqa: B019
+    def index_of(self, shards: tuple[int, ...]) -> ShardedIndex:
+        """Over some shards of the index, which are loaded; no others are."""
+        loaded = [load_shard(self._index_folders[shard]) for shard in shards]
+        return ShardedIndex(loaded, self.manifest["embedding_width"])
 
     @functools.cached_property
     def searchable(self) -> Int[np.ndarray, " T"]:
@@ -214,8 +224,6 @@ class Database:
         Raises:
             ValueError: if k is not positive or an id is not in the database.
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, is {k}")
         ids_QN, distances_QN = self._nearest(texts, k, exclude_documents)
         return [
             [
@@ -245,15 +253,37 @@ class Database:
             chunk_id=chunk_id,
         )
 
-    def _nearest(self, texts: Sequence[str], k: int, exclude_documents):
+    def nearest(
+        self,
+        vectors_QW: Float[np.ndarray, "Q W"],
+        k: int,
+        *,
+        exclude_documents: Collection[str] = (),
+        shards: tuple[int, ...] | None = None,
+    ) -> tuple[Int[np.ndarray, "Q N"], Float[np.ndarray, "Q N"]]:
+        """Chunk ids and squared distances of the k nearest chunks; -1 at inf if fewer.
+
+        Args:
+            exclude_documents: ids of documents that must not be found.
+            shards: of the index to search; all, if not given.
+        Raises:
+            ValueError: if k is not positive, an id is not in the database or a vector is
+                zero, not finite or of another width.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, is {k}")
         excluded = self._rows(exclude_documents)
         document_of = self.document_of_chunk
+        index = self.index if shards is None else self.index_of(shards)
 
         def allowed(_, ids):
             return ~np.isin(document_of[ids], excluded)
 
+        return find_neighbours(index, vectors_QW, k, allowed)
+
+    def _nearest(self, texts: Sequence[str], k: int, exclude_documents):
         vectors_QW = self.embedder.embed(list(texts))
-        return find_neighbours(self.index, vectors_QW, k, allowed)
+        return self.nearest(vectors_QW, k, exclude_documents=exclude_documents)
 
     def _rows(self, document_ids: Collection[str]) -> np.ndarray:
         rows = [self._row_of_document.get(name) for name in document_ids]
