@@ -102,14 +102,7 @@ class Database:
     @functools.cached_property
     def embedder(self) -> embedders.Embedder:
         """The embedder of the index; ValueError if its weights are not the same now."""
-        embedder = embedders.load_embedder(self.manifest["embedder"])
-        if embedder.fingerprint != self.manifest["embedder_fingerprint"]:
-            raise ValueError(
-                f"embedder {self.manifest['embedder']!r} has fingerprint "
-                f"{embedder.fingerprint}, {self.folder} was built with "
-                f"{self.manifest['embedder_fingerprint']}: build it again"
-            )
-        return embedder
+        return layout.load_embedder_of(self.folder, self.manifest)
 
     @property
     def index(self) -> ShardedIndex:
