@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 from data_pipeline import engine
-from data_pipeline.engine import run_stage
+from data_pipeline.engine import LocalEngine, run_stage
 from tests.tiny_corpus import contents
 
-SHARDS = ("a", "b", "c")
+SHARDS = {"a": 1, "b": 1, "c": 1}
 NUM_REPLACES = 8  # building.json, two for each shard, stage.json
 
 
@@ -24,9 +24,17 @@ def run(folder, made, *, settings=None, inputs=None, shards=SHARDS, text="text")
         (shard_folder / "deep").mkdir()
         (shard_folder / "deep" / "two.bin").write_bytes(shard.encode() * 1000)
         made.append(shard)
+        yield 1
 
     settings = {"size": 1} if settings is None else settings
-    return run_stage(folder, settings, inputs or {"before": "0"}, shards, make_shard)
+    return run_stage(
+        folder,
+        settings,
+        inputs or {"before": "0"},
+        dict.fromkeys(shards, 1),
+        make_shard,
+        LocalEngine(),
+    )
 
 
 @pytest.fixture
@@ -47,7 +55,9 @@ def test_a_stage_runs_once(tmp_path, capsys):
     assert run(folder, made) == first
     assert made == list(SHARDS)
     assert contents(folder) == before
-    assert capsys.readouterr().out == "stage: up to date\n"
+    first_run, second_run = capsys.readouterr().out.splitlines()
+    assert first_run.startswith("stage: 3 shards in ")
+    assert second_run == "stage: up to date"
 
 
 def test_stage_json_tells_every_file(tmp_path):
@@ -74,13 +84,16 @@ def test_killed_in_a_shard(tmp_path, undisturbed, at, half_written):
         (shard_folder / "one.txt").write_text("text" + shard)
         (shard_folder / "deep").mkdir()
         (shard_folder / "deep" / "two.bin").write_bytes(shard.encode() * 1000)
+        yield 1
 
     with pytest.raises(Killed):
-        run_stage(folder, {"size": 1}, {"before": "0"}, SHARDS, make_shard)
+        run_stage(
+            folder, {"size": 1}, {"before": "0"}, SHARDS, make_shard, LocalEngine()
+        )
     assert not (folder / "stage.json").exists()
     made = []
     assert run(folder, made) == undisturbed[0]
-    assert made == list(SHARDS[SHARDS.index(at) :])
+    assert made == list(SHARDS)[list(SHARDS).index(at) :]
     assert contents(folder) == undisturbed[1]
 
 
