@@ -6,6 +6,7 @@ a mounted bucket); back comes only what the work tells. Embedder, tokenizer and 
 loaded in a worker process from task to task (`stages.py`).
 """
 
+import logging
 import os
 import time
 import uuid
@@ -59,7 +60,8 @@ class RayEngine:
                 wrote is not to be seen here.
         """
         task = _remote(uses)
-        waiting, running = list(reversed(shards)), {}
+        waiting = list(reversed(shards))
+        running: dict[ray.ObjectRef, str] = {}
         try:
             while waiting or running:
                 while waiting and len(running) < self._in_flight:
@@ -81,7 +83,7 @@ def _connect(address: str) -> None:
             address=address or "local",
             include_dashboard=None if address else False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
     except (ConnectionError, RuntimeError) as error:
         raise ValueError(
