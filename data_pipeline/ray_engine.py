@@ -8,6 +8,7 @@ loaded in a worker process from task to task (`stages.py`).
 
 import logging
 import os
+import socket
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from data_pipeline.engine import Uses, Work, make_shard
 _ATTEMPTS = 5  # at a shard whose worker is lost each time: it must be the shard's fault
 _IN_FLIGHT = 1000  # tasks handed to Ray at once, at most
 _VISIBLE_S = 60.0  # network file systems remember for a while that a file is not there
+_CANCEL_S = 30.0
+_CONNECT_S = 10.0
 _PROBE_S = 120.0  # a node that does not answer by then is left out
 
 
@@ -70,22 +73,24 @@ class RayEngine:
                 for done in ray.wait(list(running))[0]:
                     for told in _result(done, folder / running.pop(done)):
                         tell(told)
-        finally:  # if one failed, the others are for nothing
-            for left in running:
-                ray.cancel(left, force=True)
+        finally:
+            _end(list(running))
         _await_shards(folder, shards)
 
 
 def _connect(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdecimal():  # Ray itself takes minutes to see that nobody is there
+            socket.create_connection((host, int(port)), _CONNECT_S).close()
         ray.init(
             address=address or "local",
             include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise ValueError(
             f"no Ray cluster answers at {address or 'this machine'!r} ({error}): start "
             "one with `ray start --head`, or leave --ray_address out"
@@ -129,6 +134,14 @@ def _result(done: ray.ObjectRef, shard: Path) -> list[int | str]:
             f"{shard} was given up after {_ATTEMPTS} attempts, its worker was lost each "
             f"time (out of memory? see Ray's logs): {str(error).splitlines()[0]}"
         ) from error
+
+
+def _end(running: list[ray.ObjectRef]) -> None:
+    """One failed, so the others are for nothing; nobody writes when this returns."""
+    for left in running:
+        ray.cancel(left, force=True)
+    if running:
+        ray.wait(running, num_returns=len(running), timeout=_CANCEL_S)
 
 
 def _await_shards(folder: Path, shards: Sequence[str]) -> None:

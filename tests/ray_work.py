@@ -59,7 +59,7 @@ class KilledAlways:
 
 @dataclasses.dataclass(frozen=True)
 class StuckOn:
-    """Says where it runs, and on one node never ends."""
+    """On one node never ends; on the others begins when that one has a shard."""
 
     work: Write
     node_id: str
@@ -71,6 +71,8 @@ class StuckOn:
             (made / "half").write_text("half")
             (self.marks / shard).touch()
             time.sleep(600)
+        while not list(self.marks.iterdir()):
+            time.sleep(0.05)
         yield from self.work(shard, made)
 
 

@@ -159,11 +159,11 @@ def test_a_node_that_is_lost(tmp_path, cluster, engine, expected):
             time.sleep(0.05)
         cluster.remove_node(victim, allow_graceful=False)
 
-    removing = threading.Thread(target=remove)
+    removing = threading.Thread(target=remove, daemon=True)
     removing.start()
     assert made_by(engine, tmp_path / "stage", work) == expected
     removing.join()
-    assert list(marks.iterdir())
+    assert len(list(marks.iterdir())) == 1
 
 
 def test_the_command_says_that_no_cluster_answers(tmp_path):
@@ -174,7 +174,7 @@ def test_the_command_says_that_no_cluster_answers(tmp_path):
         command,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=30,
         check=False,
         env=os.environ | {"RAY_AUTH_MODE": "disabled"},
     )
