@@ -8,6 +8,8 @@
     index/          00000/ ...  over the embeddings of the training split, the only one
                     searched (`index/sharded.py`)
     neighbours/     SPLIT-00000/ ...  (`neighbours.py`)
+    searches/       00000.SPLIT-00000/ ...  while neighbours are found: those of a shard of
+                    chunks in one shard of the index
     dataset/        the TFDS dataset of sequences (`dataset.py`)
 
 `build.py` makes it. Validation and test documents are only ever queries: they are not in
