@@ -5,9 +5,18 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from data_pipeline import corpora, database, dataset, deduplicate, stages
+from data_pipeline import (
+    corpora,
+    database,
+    dataset,
+    deduplicate,
+    layout,
+    refresh,
+    stages,
+    versions,
+)
 from data_pipeline.config import DataConfig
-from data_pipeline.documents import Document, Skipped
+from data_pipeline.documents import Document, Skipped, write_documents
 from data_pipeline.engine import (
     Engine,
     LocalEngine,
@@ -62,6 +71,7 @@ class Build:
         if last_stage not in STAGES:
             raise ValueError(f"no stage {last_stage!r}; there are {', '.join(STAGES)}")
         self._folder.mkdir(parents=True, exist_ok=True)
+        versions.check_not_compacted(self._folder)
         for stage in STAGES[: STAGES.index(last_stage) + 1]:
             if stage == "dataset":
                 self._write_manifest()  # the dataset is made from a finished database
@@ -119,7 +129,7 @@ class Build:
             size_bytes += len(document.text.encode())
             if size_bytes >= self._cfg.shard_size_bytes or position == len(documents):
                 path = folder / f"{split}-{number:05d}.parquet"
-                database.write_documents(path, shard, first_row=row)
+                write_documents(path, shard, first_row=row)
                 number, row, size_bytes, shard = number + 1, position, 0, []
 
     def make_tokenizer(self) -> None:
@@ -140,13 +150,9 @@ class Build:
             path.write_bytes(Path(self._cfg.tokenizer).read_bytes())
             return
         yield "training the tokenizer"
-        texts = (
-            text
-            for shard in self._shard_names("train")
-            for text in stages.read_documents(self._folder, shard, ["text"])
-            .column("text")
-            .to_pylist()
-        )
+        shards = self._shard_names("train")
+        tables = (stages.read_documents(self._folder, s, ["text"]) for s in shards)
+        texts = (text.as_py() for table in tables for text in table.column("text"))
         Tokenizer.train(texts, self._cfg.vocab_size, path)
 
     def make_chunks(self) -> None:
@@ -220,7 +226,7 @@ class Build:
                 for index in indexes
                 for shard in shards
             }
-            opened = database.Database.open(self._folder)
+            opened = database.Database.open(self._folder, version=0)
             search = stages.Search(self._folder, opened.fingerprint, candidates)
             self._stage(
                 "searches",
@@ -239,8 +245,13 @@ class Build:
     def make_dataset(self) -> None:
         """Packs chunks and neighbours into sequences."""
         fields = ("sequence_chunks", "num_neighbours", "neighbour_len", "seed")
-        settings = {name: getattr(self._cfg, name) for name in fields}
+        settings: dict[str, object] = {
+            name: getattr(self._cfg, name) for name in fields
+        }
         opened = database.Database.open(self._folder)
+        if opened.version:  # of the build the neighbours are there
+            settings["version"] = opened.fingerprint
+            refresh.refresh_neighbours(opened)
 
         def write(_, folder: Path) -> Iterator[str]:
             yield "writing sequences"
@@ -280,7 +291,7 @@ class Build:
         self, settings: Mapping, inputs: tuple[str, ...]
     ) -> tuple[dict[str, object], dict[str, str]]:
         return (
-            {"format": database.FORMAT_VERSION, **settings},
+            {"format": layout.FORMAT_VERSION, **settings},
             {stage: self._contents[stage] for stage in inputs},
         )
 
@@ -318,7 +329,7 @@ class Build:
             for split in dataset.SPLITS
         }
         manifest = {
-            "format_version": database.FORMAT_VERSION,
+            "format_version": layout.FORMAT_VERSION,
             "fingerprint": fingerprint(made_before),
             "contents": made_before,
             "chunk_len": self._cfg.chunk_len,
@@ -330,12 +341,7 @@ class Build:
             "corpus": self._cfg.corpus or "the text of this Python installation",
             "chunks": num_chunks,
             "documents": read_json(self._path("documents", "facts.json")),
-            "index": sharded.combined_facts(
-                [
-                    read_json(path) or {}
-                    for path in sorted((self._folder / "index").glob("*/facts.json"))
-                ]
-            ),
+            "index": sharded.read_facts(self._folder / "index"),
             "settings": dataclasses.asdict(self._cfg),
         }
         write_json(self._folder / "manifest.json", manifest)

@@ -178,7 +178,7 @@ def make_shard(work: Work, folder: Path, shard: str) -> Iterator[int | str]:
     temporary = folder / f".tmp-{shard}-{uuid.uuid4().hex[:12]}"
     temporary.mkdir()
     yield from work(shard, temporary)
-    write_json(temporary / "shard.json", _describe(temporary))
+    write_json(temporary / "shard.json", describe_files(temporary))
     try:
         os.replace(temporary, folder / shard)
     except OSError:
@@ -231,7 +231,8 @@ def _shard_is_whole(shard: Path) -> bool:
     )
 
 
-def _describe(folder: Path) -> dict[str, dict]:
+def describe_files(folder: Path) -> dict[str, dict]:
+    """Size and checksum of every file below a folder, by its path in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): {

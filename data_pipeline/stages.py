@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet
 from jaxtyping import Float
 
-from data_pipeline import chunks, database
+from data_pipeline import chunks, database, layout
 from data_pipeline import neighbours as neighbour_tables
 from data_pipeline.embedder import Embedder, load_embedder
 from data_pipeline.engine import write_json
@@ -108,26 +108,21 @@ class BuildIndex:
         )
         index.save(made)
         write_json(made / "facts.json", facts)
-        recall = [f"{k} {v:.3f}" for k, v in facts.items() if k.startswith("recall@")]
-        measured = ", ".join(recall) or "too few vectors to measure its recall"
-        yield f"{facts['kind']}: {measured}"
+        yield f"{facts['kind']}: {sharded.recall_in_words(facts)}"
 
     def _vectors(
         self, shards: Sequence[str], at_most: int | None = None
     ) -> Float[np.ndarray, "T W"]:
-        """Vectors of shards in memory, float32."""
-        parts = [np.zeros((0, self.width), np.float32)]
-        for shard in shards:
-            left = None if at_most is None else at_most - sum(len(p) for p in parts)
-            parts.append(database.vectors(self.folder / "embeddings" / shard)[:left])
-        return np.concatenate(parts, dtype=np.float32)
+        folders = [self.folder / "embeddings" / shard for shard in shards]
+        return layout.read_vectors(folders, self.width, at_most)
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
     """Finds the nearest allowed chunks of a shard's chunks in one shard of the index.
 
-    So nobody holds the whole index. The shard's name is a pair, as `pair` gives it.
+    So nobody holds the whole index. The shard's name is a pair, as `pair` gives it. What is
+    found lies in `searches/` until it is merged.
     """
 
     folder: Path
@@ -144,12 +139,12 @@ class Search:
         split, number = queries.split("-")
         opened = _database(self.folder, self.database)
         rows = opened.chunks(split).rows_of_shard(int(number))
-        vectors_QW = database.vectors(self.folder / "embeddings" / queries)
+        vectors_QW = layout.vectors(self.folder / "embeddings" / queries)
         found = neighbour_tables.find_neighbours(
             _index_shard(self.folder, index, self.database),
             vectors_QW,
             self.candidates,
-            opened.allowed_for(split, rows),
+            opened.allowed_for(split, np.asarray(rows)),
         )
         neighbour_tables.write_shard(made, *found)
         yield len(vectors_QW)
@@ -224,7 +219,7 @@ def _tokenizer(folder: Path, contents: str) -> Tokenizer:
 
 @functools.lru_cache(maxsize=1)
 def _database(folder: Path, fingerprint: str) -> database.Database:
-    return database.Database.open(folder)
+    return database.Database.open(folder, version=0)
 
 
 @functools.lru_cache(maxsize=1)
