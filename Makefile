@@ -52,7 +52,7 @@ bench: install  ## Speeds of embedder, indexes, input and tiny steps; more: -m e
 	@$(PY) -m experiments.benchmark train
 
 test: install  ## Runs the tests.
-	@$(PY) -m pytest -n 2 -q tests
+	@$(PY) -m pytest -n 2 --dist loadgroup -q tests
 
 lint: install  ## Checks style, formatting and types.
 	@$(VENV)/bin/ruff check .

@@ -1,29 +1,34 @@
 """Makes a database, stage by stage; what is there and still right is used again."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet
-
 from data_pipeline import (
-    chunks,
     corpora,
     database,
     dataset,
     deduplicate,
     layout,
     refresh,
+    stages,
     versions,
 )
-from data_pipeline import neighbours as neighbour_tables
 from data_pipeline.config import DataConfig
 from data_pipeline.documents import Document, Skipped, write_documents
-from data_pipeline.embedder import load_embedder
-from data_pipeline.engine import fingerprint, read_json, run_stage, write_json
+from data_pipeline.engine import (
+    Engine,
+    LocalEngine,
+    Uses,
+    Work,
+    contents_if_finished,
+    fingerprint,
+    read_json,
+    run_stage,
+    write_json,
+)
 from data_pipeline.index import sharded
-from data_pipeline.progress import Progress, say
 from data_pipeline.tokenizer import Tokenizer
 
 STAGES = (
@@ -35,18 +40,27 @@ STAGES = (
     "neighbours",
     "dataset",
 )
-_TEXTS_AT_ONCE = 1024
+# Made in one piece, in this process: near copies of held-out documents are known only from a
+# table of all of these; the tokenizer is trained on all texts; sequences cross shards.
+_WHOLE = {"all": 1}
 
 
 class Build:
     """The stages of one database; a method makes each, from what those before it made."""
 
-    def __init__(self, cfg: DataConfig, folder: Path):
-        """Raises ValueError, naming the field, if `cfg` is not consistent."""
+    def __init__(self, cfg: DataConfig, folder: Path, engine: Engine | None = None):
+        """Takes the engine that makes shards; `LocalEngine`, if not given.
+
+        Raises:
+            ValueError: naming the field, if `cfg` is not consistent.
+        """
         cfg.validate()
         self._cfg = cfg
         self._folder = folder
+        self._engine = engine or LocalEngine()
         self._contents: dict[str, str] = {}
+        # The name may have stood for another model in an earlier build.
+        stages.embedder.cache_clear()
 
     def run(self, last_stage: str = STAGES[-1]) -> None:
         """Makes all stages up to the last one named; the manifest after the last of all.
@@ -73,18 +87,18 @@ class Build:
             "test_share": cfg.test_share,
             "shard_size_bytes": cfg.shard_size_bytes,
         }
-        self._stage("documents", settings, (), ["all"], self._write_documents)
+        self._whole("documents", settings, (), self._write_documents)
 
-    def _write_documents(self, _, folder: Path) -> None:
+    def _write_documents(self, _, folder: Path) -> Iterator[str]:
         skipped = Skipped()
         limit = None if self._cfg.corpus else self._cfg.embedded_size_bytes
-        say(f"reading {self._cfg.corpus or 'the text of this Python installation'}")
+        yield (f"reading {self._cfg.corpus or 'the text of this Python installation'}")
         read = corpora.read_documents(self._cfg.corpus, skipped, max_size_bytes=limit)
         kept = deduplicate.deduplicate(
             read, self._cfg.validation_share, self._cfg.test_share
         )
         for line in skipped.summary_lines():
-            say(f"left out: {line}")
+            yield f"left out: {line}"
         if not kept.documents["train"]:
             raise ValueError(
                 f"no training document is left of {self._cfg.corpus!r}: give more text, "
@@ -98,9 +112,9 @@ class Build:
         for split, documents in kept.documents.items():
             size_bytes = sum(len(document.text.encode()) for document in documents)
             facts[split] = {"documents": len(documents), "size_bytes": size_bytes}
-            say(f"{split}: {len(documents):,} documents, {size_bytes / 1e6:.2f} MB")
+            yield f"{split}: {len(documents):,} documents, {size_bytes / 1e6:.2f} MB"
             self._write_split(folder, split, documents)
-        say(
+        yield (
             f"dropped {kept.exact_duplicates} exact duplicates and "
             f"{kept.near_duplicates} near copies of held-out documents"
         )
@@ -128,62 +142,46 @@ class Build:
             inputs: tuple[str, ...] = ()
         else:
             settings, inputs = {"vocab_size": cfg.vocab_size}, ("documents",)
-        self._stage("tokenizer", settings, inputs, ["all"], self._write_tokenizer)
+        self._whole("tokenizer", settings, inputs, self._write_tokenizer)
 
-    def _write_tokenizer(self, _, folder: Path) -> None:
+    def _write_tokenizer(self, _, folder: Path) -> Iterator[str]:
         path = folder / "tokenizer.model"
         if self._cfg.tokenizer:
             path.write_bytes(Path(self._cfg.tokenizer).read_bytes())
             return
-        say("training the tokenizer")
+        yield "training the tokenizer"
         shards = self._shard_names("train")
-        tables = (self._read_documents(shard, ["text"]) for shard in shards)
+        tables = (stages.read_documents(self._folder, s, ["text"]) for s in shards)
         texts = (text.as_py() for table in tables for text in table.column("text"))
         Tokenizer.train(texts, self._cfg.vocab_size, path)
 
     def make_chunks(self) -> None:
         """Cuts the documents of every split."""
         settings = {"chunk_len": self._cfg.chunk_len}
-        inputs = ("documents", "tokenizer")
-        shards = self._shard_names()
-        with Progress("chunks", len(shards), "shards") as progress:
-            tokenizer = Tokenizer.load(self._path("tokenizer", "tokenizer.model"))
-
-            def cut(shard: str, folder: Path) -> None:
-                table = self._read_documents(shard, ["row", "text"])
-                first_row = table.column("row")[0].as_py()
-                texts = table.column("text").to_pylist()
-                chunks.write_shard(
-                    texts, first_row, tokenizer, self._cfg.chunk_len, folder
-                )
-                progress.advance(1)
-
-            self._stage("chunks", settings, inputs, shards, cut)
+        shards = dict.fromkeys(self._shard_names(), 1)
+        work = stages.Cut(
+            self._folder, self._contents["tokenizer"], self._cfg.chunk_len
+        )
+        self._stage("chunks", settings, ("documents", "tokenizer"), shards, work)
 
     def make_embeddings(self) -> None:
         """Embeds every chunk; held-out ones too, as queries."""
-        embedder = load_embedder(self._cfg.embedder)
-        settings = {"embedder": embedder.fingerprint}
-        shards = self._shard_names()
-        tables = {shard: self._chunk_shard(shard) for shard in shards}
-        todo = [s for s in shards if not (self._folder / "embeddings" / s).exists()]
-        total = sum(len(tables[shard]) for shard in todo)
-        tokenizer = Tokenizer.load(self._path("tokenizer", "tokenizer.model"))
-        with Progress("embeddings", total, "chunks") as progress:
-
-            def embed(shard: str, folder: Path) -> None:
-                tokens_TM = tables[shard].take("tokens", np.arange(len(tables[shard])))
-                blocks = []
-                for start in range(0, len(tokens_TM), _TEXTS_AT_ONCE):
-                    block = tokens_TM[start : start + _TEXTS_AT_ONCE]
-                    texts = [tokenizer.decode(tokens_M) for tokens_M in block]
-                    blocks.append(embedder.embed(texts).astype(np.float16))
-                    progress.advance(len(texts))
-                np.save(
-                    folder / "vectors.npy", np.concatenate(blocks), allow_pickle=False
-                )
-
-            self._stage("embeddings", settings, ("chunks", "tokenizer"), shards, embed)
+        embedder = stages.embedder(self._cfg.embedder)
+        work = stages.Embed(
+            self._folder,
+            self._contents["tokenizer"],
+            self._cfg.embedder,
+            embedder.fingerprint,
+        )
+        self._stage(
+            "embeddings",
+            {"embedder": embedder.fingerprint},
+            ("chunks", "tokenizer"),
+            {shard: self._size(shard) for shard in self._shard_names()},
+            work,
+            uses="accelerator",
+            unit="chunks",
+        )
 
     def make_index(self) -> None:
         """Indexes the training chunks and measures the recall on held-out ones."""
@@ -193,74 +191,56 @@ class Build:
             "recall_target": cfg.recall_target,
             "shard_rows": cfg.index_shard_rows,
         }
-        parts = {f"{i:05d}": part for i, part in enumerate(self._index_parts())}
-
-        def write(name: str, folder: Path) -> None:
-            self._write_index(parts[name], folder)
-
+        parts = stages.index_parts(self._folder, cfg.index_shard_rows)
+        work = stages.BuildIndex(
+            self._folder,
+            kind=cfg.index,
+            recall_target=cfg.recall_target,
+            width=stages.embedder(cfg.embedder).width,
+            parts=parts,
+            held_out=(
+                *self._shard_names("validation"),
+                *self._shard_names("test"),
+            ),
+        )
+        shards = {f"{number:05d}": 1 for number in range(len(parts))}
         inputs = ("chunks", "embeddings")
-        self._stage("index", settings, inputs, list(parts), write)
-
-    def _index_parts(self) -> list[list[str]]:
-        """Consecutive shards of the training split, as many as an index may have rows."""
-        parts: list[list[str]] = [[]]
-        rows = 0
-        for shard in self._shard_names("train"):
-            size = len(self._chunk_shard(shard))
-            if parts[-1] and rows + size > self._cfg.index_shard_rows:
-                parts.append([])
-                rows = 0
-            parts[-1].append(shard)
-            rows += size
-        return parts
-
-    def _write_index(self, shards: list[str], folder: Path) -> None:
-        table = chunks.ChunkTable(
-            [self._folder / "chunks" / shard for shard in self._shard_names("train")]
-        )
-        first, last = (int(shard.split("-")[1]) for shard in (shards[0], shards[-1]))
-        ids = range(table.rows_of_shard(first).start, table.rows_of_shard(last).stop)
-        ids_T = np.asarray(ids, np.int64)[table.has_text(ids)]
-        vectors_TW = self._vectors(shards)[ids_T - ids.start]
-        say(f"indexing {len(vectors_TW):,} vectors")
-        held_out = self._shard_names("validation") + self._shard_names("test")
-        queries_QW = self._vectors(held_out, sharded.MAX_QUERIES)
-        shard, facts = sharded.build_shard(
-            ids_T,
-            vectors_TW,
-            self._cfg.index,
-            recall_target=self._cfg.recall_target,
-            queries_QW=queries_QW,
-        )
-        shard.save(folder)
-        write_json(folder / "facts.json", facts)
-        say(f"{facts['kind']}: {sharded.recall_in_words(facts)}")
+        self._stage("index", settings, inputs, shards, work, uses="cores")
 
     def make_neighbours(self) -> None:
-        """Finds the neighbours of every chunk of every split."""
-        settings = {"candidates": self._cfg.candidates}
-        shards = self._shard_names()
+        """Finds the neighbours of every chunk of every split.
+
+        In every shard of the index by itself, then the nearest of these; the files of the
+        first half go when the second is done.
+        """
+        candidates = self._cfg.candidates
+        settings = {"candidates": candidates}
+        inputs = ("chunks", "embeddings", "index")
+        shards = dict.fromkeys(self._shard_names(), 1)
         self._write_manifest()
-        opened = database.Database.open(self._folder, version=0)
-        todo = [s for s in shards if not (self._folder / "neighbours" / s).exists()]
-        total = sum(len(self._chunk_shard(shard)) for shard in todo)
-        with Progress("neighbours", total, "chunks") as progress:
-
-            def find(shard: str, folder: Path) -> None:
-                split, number = shard.split("-")
-                rows = opened.chunks(split).rows_of_shard(int(number))
-                queries = layout.vectors(self._folder / "embeddings" / shard)
-                ids, distances = neighbour_tables.find_neighbours(
-                    opened.index,
-                    queries,
-                    self._cfg.candidates,
-                    opened.allowed_for(split, np.asarray(rows)),
-                )
-                neighbour_tables.write_shard(folder, ids, distances)
-                progress.advance(len(queries))
-
-            inputs = ("chunks", "embeddings", "index")
-            self._stage("neighbours", settings, inputs, shards, find)
+        paths = sorted((self._folder / "index").glob("[0-9]*"))
+        indexes = tuple(path.name for path in paths)
+        if not self._is_finished("neighbours", settings, inputs, shards):
+            pairs = {
+                stages.Search.pair(index, shard): self._size(shard)
+                for index in indexes
+                for shard in shards
+            }
+            opened = database.Database.open(self._folder, version=0)
+            search = stages.Search(self._folder, opened.fingerprint, candidates)
+            self._stage(
+                "searches",
+                settings,
+                inputs,
+                pairs,
+                search,
+                uses="cores",
+                unit="chunks" if len(indexes) == 1 else "chunks in shards of the index",
+            )
+            del self._contents["searches"]
+        merge = stages.Merge(self._folder, indexes, candidates)
+        self._stage("neighbours", settings, inputs, shards, merge)
+        shutil.rmtree(self._folder / "searches", ignore_errors=True)
 
     def make_dataset(self) -> None:
         """Packs chunks and neighbours into sequences."""
@@ -273,61 +253,79 @@ class Build:
             settings["version"] = opened.fingerprint
             refresh.refresh_neighbours(opened)
 
-        def write(_, folder: Path) -> None:
-            say("writing sequences")
+        def write(_, folder: Path) -> Iterator[str]:
+            yield "writing sequences"
             dataset.write(opened, self._cfg, folder)
 
         inputs = ("chunks", "neighbours", "tokenizer")
-        self._stage("dataset", settings, inputs, ["all"], write)
+        self._whole("dataset", settings, inputs, write)
+
+    def _whole(
+        self, name: str, settings: Mapping, inputs: tuple[str, ...], work: Work
+    ) -> None:
+        self._stage(name, settings, inputs, _WHOLE, work, engine=LocalEngine())
 
     def _stage(
         self,
         name: str,
         settings: Mapping,
         inputs: tuple[str, ...],
-        shards: list[str],
-        make_shard: Callable[[str, Path], None],
+        shards: Mapping[str, int],
+        work: Work,
+        *,
+        engine: Engine | None = None,
+        uses: Uses = "core",
+        unit: str = "shards",
     ) -> None:
         self._contents[name] = run_stage(
             self._folder / name,
+            *self._identity(settings, inputs),
+            shards,
+            work,
+            engine or self._engine,
+            uses=uses,
+            unit=unit,
+        )
+
+    def _identity(
+        self, settings: Mapping, inputs: tuple[str, ...]
+    ) -> tuple[dict[str, object], dict[str, str]]:
+        return (
             {"format": layout.FORMAT_VERSION, **settings},
             {stage: self._contents[stage] for stage in inputs},
-            shards,
-            make_shard,
         )
+
+    def _is_finished(
+        self,
+        name: str,
+        settings: Mapping,
+        inputs: tuple[str, ...],
+        shards: Mapping[str, int],
+    ) -> bool:
+        identity = self._identity(settings, inputs)
+        found = contents_if_finished(self._folder / name, *identity, shards)
+        return found is not None
 
     def _path(self, stage: str, file: str) -> Path:
         return self._folder / stage / "all" / file
 
     def _shard_names(self, split: str = "*") -> list[str]:
-        paths = (self._folder / "documents" / "all").glob(f"{split}-*.parquet")
-        return sorted(path.stem for path in paths)
+        return stages.shard_names(self._folder, split)
 
-    def _read_documents(self, shard: str, columns: list[str]):
-        path = self._path("documents", f"{shard}.parquet")
-        return pyarrow.parquet.read_table(path, columns=columns)
-
-    def _chunk_shard(self, shard: str) -> chunks.ChunkTable:
-        return chunks.ChunkTable([self._folder / "chunks" / shard])
-
-    def _vectors(self, shards: list[str], at_most: int | None = None) -> np.ndarray:
-        folders = [self._folder / "embeddings" / shard for shard in shards]
-        return layout.read_vectors(folders, self._embedding_width(), at_most)
-
-    def _embedding_width(self) -> int:
-        return load_embedder(self._cfg.embedder).width
+    def _size(self, shard: str) -> int:
+        return len(stages.chunk_table(self._folder, [shard]))
 
     def _write_manifest(self) -> None:
         """Says what the directory holds; the database is open to readers from now on."""
         tokenizer = Tokenizer.load(self._path("tokenizer", "tokenizer.model"))
-        embedder = load_embedder(self._cfg.embedder)
+        embedder = stages.embedder(self._cfg.embedder)
         made_before = {
             stage: self._contents[stage]
             for stage in STAGES[:-1]
             if stage in self._contents
         }
         num_chunks = {
-            split: sum(len(self._chunk_shard(s)) for s in self._shard_names(split))
+            split: sum(self._size(s) for s in self._shard_names(split))
             for split in dataset.SPLITS
         }
         manifest = {

@@ -11,16 +11,68 @@ So a stage that was killed goes on with the shards that are missing, a finished 
 recognised in a moment, and a changed setting makes the stage afresh. A stage's inputs
 enter by their contents: if a changed setting upstream makes the same files as before,
 nothing further down is made again.
+
+An engine makes the shards that are missing, in any order and anywhere, even twice: the
+first rename wins. `LocalEngine` makes them here, `ray_engine.py` on a cluster; what one
+began the other goes on with.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
 
-from data_pipeline.progress import say
+from data_pipeline.progress import Progress, say
+
+# Makes the files of a shard, given its name and an empty folder. Tells on the way how many
+# rows are done, and lines for the person who watches.
+Work = Callable[[str, Path], Iterator[int | str]]
+# What the work of a shard keeps busy: one core, all cores, or an accelerator if there is one.
+Uses = Literal["core", "cores", "accelerator"]
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Makes shards."""
+
+    def run(
+        self,
+        work: Work,
+        folder: Path,
+        shards: Sequence[str],
+        uses: Uses,
+        tell: Callable[[int | str], None],
+    ) -> None:
+        """Makes all of a stage's `shards` by `make_shard`, in any order.
+
+        Raises:
+            What `work` raises, for the first shard that fails; those that were made stay.
+        """
+        ...
+
+
+class LocalEngine:
+    """One shard after the other, in this process; satisfies `Engine`.
+
+    No pool: embedder and indexes keep all cores busy with one shard.
+    """
+
+    def run(
+        self,
+        work: Work,
+        folder: Path,
+        shards: Sequence[str],
+        uses: Uses,
+        tell: Callable[[int | str], None],
+    ) -> None:
+        """See `Engine.run`; in order."""
+        for shard in shards:
+            for told in make_shard(work, folder, shard):
+                tell(told)
 
 
 def fingerprint(value) -> str:
@@ -52,32 +104,46 @@ def run_stage(
     folder: Path,
     settings: Mapping,
     inputs: Mapping[str, str],
-    shards: Iterable[str],
-    make_shard: Callable[[str, Path], None],
+    shards: Mapping[str, int],
+    work: Work,
+    engine: Engine,
+    *,
+    uses: Uses = "core",
+    unit: str = "shards",
 ) -> str:
     """Makes the shards of a stage that are missing.
 
     Args:
         folder: the stage's own; its name is the stage's.
-        settings: JSON; what `make_shard` depends on besides its inputs, a version of its
-            own code included.
+        settings: JSON; what `work` depends on besides its inputs, a version of its own code
+            included.
         inputs: contents of the stages that it reads, as this function returned them.
-        shards: names of the shards, in order.
-        make_shard: called with a shard's name and an empty folder for its files.
+        shards: names of the shards, in order, and how many rows each will tell of.
+        work: makes one; for an engine of several processes it must be picklable.
+        unit: what the rows are, for progress.
     Returns:
         The fingerprint of the stage's contents.
     """
-    shards = list(shards)
-    identity = {"settings": dict(settings), "inputs": dict(inputs), "shards": shards}
-    wanted = fingerprint(identity)
-    finished = read_json(folder / "stage.json")
-    if finished and finished["fingerprint"] == wanted and _all_there(folder, finished):
+    done = contents_if_finished(folder, settings, inputs, shards)
+    if done is not None:
         say(f"{folder.name}: up to date")
-        return finished["contents"]
+        return done
+    identity = _identity(settings, inputs, shards)
+    wanted = fingerprint(identity)
     _clear_other(folder, wanted)
-    for shard in shards:
-        if not (folder / shard / "shard.json").exists():
-            _make_one(folder, shard, make_shard)
+    missing = [s for s in shards if not (folder / s / "shard.json").exists()]
+    total = sum(shards[shard] for shard in missing)
+    with Progress(folder.name, total, unit) as progress:
+
+        def tell(told: int | str) -> None:
+            if isinstance(told, str):
+                say(told)
+            else:
+                progress.advance(told)
+
+        engine.run(work, folder, missing, uses, tell)
+    for attempt in folder.glob(".tmp-*"):  # of workers that were lost
+        shutil.rmtree(attempt)
     files = {shard: read_json(folder / shard / "shard.json") for shard in shards}
     contents = fingerprint(files)
     write_json(
@@ -85,6 +151,48 @@ def run_stage(
         {"fingerprint": wanted, "contents": contents, **identity, "files": files},
     )
     return contents
+
+
+def contents_if_finished(
+    folder: Path,
+    settings: Mapping,
+    inputs: Mapping[str, str],
+    shards: Mapping[str, int],
+) -> str | None:
+    """The contents of a stage that is whole and up to date; None if it is not."""
+    finished = read_json(folder / "stage.json")
+    wanted = fingerprint(_identity(settings, inputs, shards))
+    if finished and finished["fingerprint"] == wanted and _all_there(folder, finished):
+        return finished["contents"]
+    return None
+
+
+def make_shard(work: Work, folder: Path, shard: str) -> Iterator[int | str]:
+    """Makes one shard if it is not there, and passes on what `work` tells.
+
+    Safe to be done twice at once: each attempt has a folder of its own, and where another
+    was first its shard stays.
+    """
+    if (folder / shard / "shard.json").exists():
+        return
+    temporary = folder / f".tmp-{shard}-{uuid.uuid4().hex[:12]}"
+    temporary.mkdir()
+    yield from work(shard, temporary)
+    write_json(temporary / "shard.json", describe_files(temporary))
+    try:
+        os.replace(temporary, folder / shard)
+    except OSError:
+        if not (folder / shard / "shard.json").exists():
+            raise
+        shutil.rmtree(temporary)
+
+
+def _identity(settings: Mapping, inputs: Mapping[str, str], shards: Mapping) -> dict:
+    return {
+        "settings": dict(settings),
+        "inputs": dict(inputs),
+        "shards": list(shards),
+    }
 
 
 def _all_there(folder: Path, finished: dict) -> bool:
@@ -106,7 +214,8 @@ def _clear_other(folder: Path, wanted: str) -> None:
         missing_ok=True
     )  # first: no file is sure from here on
     for entry in folder.iterdir():
-        if entry.is_dir() and (not same or not _shard_is_whole(entry)):
+        attempt = entry.name.startswith(".tmp-")  # perhaps whole, but not renamed
+        if entry.is_dir() and (not same or attempt or not _shard_is_whole(entry)):
             shutil.rmtree(entry)
         elif entry.is_file() and not same:
             entry.unlink()
@@ -120,15 +229,6 @@ def _shard_is_whole(shard: Path) -> bool:
         and (shard / name).stat().st_size == entry["size_bytes"]
         for name, entry in files.items()
     )
-
-
-def _make_one(folder: Path, shard: str, make_shard: Callable[[str, Path], None]):
-    temporary = folder / f".tmp-{shard}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    make_shard(shard, temporary)
-    write_json(temporary / "shard.json", describe_files(temporary))
-    os.replace(temporary, folder / shard)
 
 
 def describe_files(folder: Path) -> dict[str, dict]:

@@ -1,27 +1,59 @@
 """Builds a database: text in, neighbours and training sequences out.
 
     python -m experiments.build_database --config=FILE[:ARG] --database=DIR [--stage=...]
+        [--engine=ray [--ray_address=HOST:PORT] [--workers=N]]
 
-Every stage is skipped if it is up to date, and goes on where it was broken off.
+Every stage is skipped if it is up to date, and goes on where it was broken off, by either
+engine. On a Ray cluster all nodes need this code with its packages and, at the same path,
+the folder of the database.
 """
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import config_flags
 
 from experiments import commands
 
+if TYPE_CHECKING:
+    from data_pipeline.engine import Engine
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings.")
 _DATABASE = flags.DEFINE_string("database", None, "Folder of the database.")
 _STAGE = flags.DEFINE_string("stage", "dataset", "Build up to this stage.")
+_ENGINE = flags.DEFINE_enum("engine", "local", ["local", "ray"], "Who makes shards.")
+_RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address", "", "A running Ray cluster; one of this machine alone, if not given."
+)
+_WORKERS = flags.DEFINE_integer(
+    "workers", 0, "Shards that Ray makes at once; 0 = as many as there is room for."
+)
 
 
 def build(argv: list[str]) -> None:
     commands.no_arguments(argv)
     from data_pipeline.build import Build  # after the flags were checked
 
-    Build(_CONFIG.value.data, commands.folder(_DATABASE.value)).run(_STAGE.value)
+    folder = commands.folder(_DATABASE.value)
+    Build(_CONFIG.value.data, folder, _engine(folder)).run(_STAGE.value)
+
+
+def _engine(folder: Path) -> "Engine":
+    if _ENGINE.value == "ray":
+        try:
+            from data_pipeline.ray_engine import RayEngine
+        except ImportError as error:
+            raise ValueError(
+                f"--engine=ray needs Ray: make install-ray ({error})"
+            ) from error
+        return RayEngine(_RAY_ADDRESS.value, folder, workers=_WORKERS.value)
+    if _RAY_ADDRESS.value or _WORKERS.value:
+        raise ValueError("--ray_address and --workers are for --engine=ray")
+    from data_pipeline.engine import LocalEngine
+
+    return LocalEngine()
 
 
 if __name__ == "__main__":

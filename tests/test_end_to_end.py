@@ -287,6 +287,10 @@ _TINY = "--config=experiments/configs/tiny.py"
         ),
         (("experiments.build_database", _TINY, "--database={tmp}", "extra"), "extra"),
         (
+            ("experiments.build_database", _TINY, "--database={tmp}", "--workers=2"),
+            "--ray_address and --workers are for --engine=ray",
+        ),
+        (
             (
                 "experiments.main",
                 _TINY,

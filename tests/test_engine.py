@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 from data_pipeline import engine
-from data_pipeline.engine import run_stage
+from data_pipeline.engine import LocalEngine, run_stage
 from tests.tiny_corpus import contents
 
-SHARDS = ("a", "b", "c")
+SHARDS = {"a": 1, "b": 1, "c": 1}
 NUM_REPLACES = 8  # building.json, two for each shard, stage.json
 
 
@@ -17,16 +17,33 @@ class Killed(BaseException):
     """No handler expects it, as none runs when a process is killed."""
 
 
-def run(folder, made, *, settings=None, inputs=None, shards=SHARDS, text="text"):
+def run(
+    folder,
+    made,
+    *,
+    settings=None,
+    inputs=None,
+    shards=SHARDS,
+    text="text",
+    with_engine=None,
+):
     def make_shard(shard, shard_folder):
         assert not list(shard_folder.iterdir())
         (shard_folder / "one.txt").write_text(text + shard)
         (shard_folder / "deep").mkdir()
         (shard_folder / "deep" / "two.bin").write_bytes(shard.encode() * 1000)
         made.append(shard)
+        yield 1
 
     settings = {"size": 1} if settings is None else settings
-    return run_stage(folder, settings, inputs or {"before": "0"}, shards, make_shard)
+    return run_stage(
+        folder,
+        settings,
+        inputs or {"before": "0"},
+        dict.fromkeys(shards, 1),
+        make_shard,
+        with_engine or LocalEngine(),
+    )
 
 
 @pytest.fixture
@@ -47,7 +64,9 @@ def test_a_stage_runs_once(tmp_path, capsys):
     assert run(folder, made) == first
     assert made == list(SHARDS)
     assert contents(folder) == before
-    assert capsys.readouterr().out == "stage: up to date\n"
+    first_run, second_run = capsys.readouterr().out.splitlines()
+    assert first_run.startswith("stage: 3 shards in ")
+    assert second_run == "stage: up to date"
 
 
 def test_stage_json_tells_every_file(tmp_path):
@@ -74,13 +93,16 @@ def test_killed_in_a_shard(tmp_path, undisturbed, at, half_written):
         (shard_folder / "one.txt").write_text("text" + shard)
         (shard_folder / "deep").mkdir()
         (shard_folder / "deep" / "two.bin").write_bytes(shard.encode() * 1000)
+        yield 1
 
     with pytest.raises(Killed):
-        run_stage(folder, {"size": 1}, {"before": "0"}, SHARDS, make_shard)
+        run_stage(
+            folder, {"size": 1}, {"before": "0"}, SHARDS, make_shard, LocalEngine()
+        )
     assert not (folder / "stage.json").exists()
     made = []
     assert run(folder, made) == undisturbed[0]
-    assert made == list(SHARDS[SHARDS.index(at) :])
+    assert made == list(SHARDS)[list(SHARDS).index(at) :]
     assert contents(folder) == undisturbed[1]
 
 
@@ -234,3 +256,59 @@ def test_fingerprint_is_of_the_value_alone():
     )
     values = [{}, [], None, 0, "", "0", {"a": 1}, {"a": 2}, {"b": 1}]
     assert len({engine.fingerprint(value) for value in values}) == len(values)
+
+
+def test_the_first_of_two_attempts_stays(tmp_path):
+    """As when a worker was thought lost and was not."""
+
+    def write(text):
+        def work(shard, made):
+            (made / "one.txt").write_text(text)
+            yield 1
+
+        return work
+
+    late = engine.make_shard(write("late"), tmp_path, "a")
+    assert next(late) == 1
+    assert list(engine.make_shard(write("first"), tmp_path, "a")) == [1]
+    assert list(late) == []
+    assert (tmp_path / "a" / "one.txt").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert list(engine.make_shard(write("again"), tmp_path, "a")) == []
+
+
+def test_a_whole_attempt_that_was_not_renamed_goes(tmp_path, undisturbed):
+    folder = tmp_path / "stage"
+    run(folder, [])
+    (folder / "stage.json").unlink()
+    shutil.copytree(folder / "a", folder / ".tmp-a-0123")
+    assert run(folder, []) == undisturbed[0]
+    assert contents(folder) == undisturbed[1]
+
+
+def test_attempts_of_lost_workers_go(tmp_path, undisturbed):
+    class Losing(LocalEngine):
+        def run(self, work, folder, shards, uses, tell):
+            (folder / ".tmp-b-0123").mkdir()
+            super().run(work, folder, shards, uses, tell)
+
+    folder = tmp_path / "stage"
+    assert run(folder, [], with_engine=Losing()) == undisturbed[0]
+    assert contents(folder) == undisturbed[1]
+
+
+@pytest.mark.parametrize("settings", [{"size": 1}, {"size": 2}])
+def test_progress_counts_what_is_made_and_no_more(tmp_path, monkeypatch, settings):
+    """All shards if a setting changed, though their folders are there; else the missing."""
+    folder, totals = tmp_path / "stage", []
+    run(folder, [])
+    shutil.rmtree(folder / "b")
+    progress = engine.Progress
+    monkeypatch.setattr(
+        engine,
+        "Progress",
+        lambda name, total, unit: totals.append(total) or progress(name, total, unit),
+    )
+    made = []
+    run(folder, made, settings=settings)
+    assert totals == [len(made)] == [1 if settings["size"] == 1 else 3]

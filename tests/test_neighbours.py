@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline import index, neighbours
+from data_pipeline.index import sharded
 from data_pipeline.neighbours import NeighbourTable, find_neighbours
 
 
@@ -84,6 +85,37 @@ def test_a_document_that_owns_all_nearest_entries_is_passed_over():
     assert np.isfinite(distances_QN).all()
     # Wider each time, and only for who lacks some.
     assert searched.asked == [(2, 4), (1, 16), (1, 64), (1, 256)]
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_searching_shards_apart_gives_what_their_union_gives(data):
+    """Bit for bit, as `stages.Search` and `stages.Merge` do it."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    size, num_queries = data.draw(st.integers(1, 80)), 6
+    num_neighbours = data.draw(st.integers(1, 9))
+    vectors_TW = rng.integers(1, 3, (size, 4)).astype(np.float32)  # many are equal
+    queries_QW = rng.integers(1, 3, (num_queries, 4)).astype(np.float32)
+    document_T = rng.integers(0, data.draw(st.integers(1, 4)), size)
+    own_Q = rng.integers(0, 4, num_queries)
+    shard_of_T = rng.integers(0, data.draw(st.integers(1, 5)), size)
+    shards = [
+        sharded.Shard(ids, index.build_index(vectors_TW[ids], "exact"))
+        for ids in (np.flatnonzero(shard_of_T == s) for s in np.unique(shard_of_T))
+    ]
+
+    def search(some):
+        return find_neighbours(
+            sharded.ShardedIndex(some, 4),
+            queries_QW,
+            num_neighbours,
+            another_document(own_Q, document_T),
+        )
+
+    found = sharded.merge([search([shard]) for shard in shards], num_neighbours)
+    for ours, theirs in zip(found, search(shards), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
 
 
 def test_fewer_than_asked_for():

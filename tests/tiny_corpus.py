@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline import build, database
+from data_pipeline import build, database, stages
 from data_pipeline.config import DataConfig
 from data_pipeline.deduplicate import split_of
 from tests.toy_embedder import ToyEmbedder
@@ -96,9 +96,10 @@ def config(corpus: str, **changes) -> DataConfig:
 def toy_embedder() -> Iterator[None]:
     """The toy takes the place of every embedder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "load_embedder", lambda name: ToyEmbedder())
+        patch.setattr(stages, "load_embedder", lambda name: ToyEmbedder())
         patch.setattr(database.embedders, "load_embedder", lambda name: ToyEmbedder())
         yield
+    stages.embedder.cache_clear()
 
 
 @contextmanager
@@ -107,12 +108,14 @@ def recorded() -> Iterator[list[tuple[str, str]]]:
     made: list[tuple[str, str]] = []
     run_stage = build.run_stage
 
-    def recording(folder, settings, inputs, shards, make_shard: Callable):
-        def make(shard, shard_folder):
+    def recording(folder, settings, inputs, shards, work, engine, **rest):
+        def recorded_work(shard, shard_folder):
             made.append((folder.name, shard))
-            make_shard(shard, shard_folder)
+            yield from work(shard, shard_folder)
 
-        return run_stage(folder, settings, inputs, shards, make)
+        return run_stage(
+            folder, settings, inputs, shards, recorded_work, engine, **rest
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "run_stage", recording)

@@ -1,0 +1,89 @@
+"""Work that workers on a Ray cluster are sent, and how the toy embedder comes to them."""
+
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+
+from data_pipeline import stages
+from tests.toy_embedder import ToyEmbedder
+
+
+def use_toy_embedder() -> None:
+    """Of every worker process; runs when it starts."""
+    stages.load_embedder = lambda name: ToyEmbedder()
+
+
+@dataclasses.dataclass(frozen=True)
+class Write:
+    """Writes a file for each shard."""
+
+    text: str
+
+    def __call__(self, shard: str, made: Path) -> Iterator[int | str]:
+        (made / "one.txt").write_text(self.text + shard)
+        yield f"made {shard}"
+        yield 1
+
+
+@dataclasses.dataclass(frozen=True)
+class KilledOnce:
+    """Its process is killed in the middle of one shard, the first time."""
+
+    work: Write
+    victim: str
+    marks: Path
+
+    def __call__(self, shard: str, made: Path) -> Iterator[int | str]:
+        if shard == self.victim:
+            (made / "half").write_text("half")
+            mark = self.marks / f"tried-{os.getpid()}"
+            mark.touch()
+            if len(list(self.marks.iterdir())) == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        yield from self.work(shard, made)
+        if shard == self.victim:
+            (made / "half").unlink()
+
+
+@dataclasses.dataclass(frozen=True)
+class KilledAlways:
+    def __call__(self, shard: str, made: Path) -> Iterator[int | str]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield 1
+
+
+@dataclasses.dataclass(frozen=True)
+class StuckOn:
+    """On one node never ends; on the others begins when that one has a shard."""
+
+    work: Write
+    node_id: str
+    marks: Path
+
+    def __call__(self, shard: str, made: Path) -> Iterator[int | str]:
+        here = ray.get_runtime_context().get_node_id()
+        if here == self.node_id:
+            (made / "half").write_text("half")
+            (self.marks / shard).touch()
+            time.sleep(600)
+        while not list(self.marks.iterdir()):
+            time.sleep(0.05)
+        yield from self.work(shard, made)
+
+
+@dataclasses.dataclass(frozen=True)
+class Refuse:
+    """As the work of a stage whose data is wrong."""
+
+    bad: str
+
+    def __call__(self, shard: str, made: Path) -> Iterator[int | str]:
+        if shard == self.bad:
+            raise ValueError(f"shard {shard} is wrong: write it again")
+        (made / "one.txt").write_text(shard)
+        yield 1
