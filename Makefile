@@ -9,6 +9,9 @@ WORKDIR     ?= work/$(or $(subst :,-,$(notdir $(patsubst %/,%,$(CORPUS)))),tiny)
 DATABASE    ?= $(WORKDIR)/database
 PROMPT      ?=
 ARGS        ?=
+# What `make serve-db` starts: shard servers (0: one a core, while the index has shards).
+SHARDS      ?= 0
+PORT        ?= 50050
 # What `make aot` compiles, and for which TPU slices.
 AOT_CONFIG  ?= experiments/configs/retro.py:7.5b
 TOPOLOGY    ?= v4:4x4x4,v5e:16x16,v5p:4x4x4,v6e:16x16
@@ -20,7 +23,7 @@ STAMP  := $(VENV)/installed-$(ACCELERATOR)
 
 .DELETE_ON_ERROR:
 .PHONY: train database evaluate generate test lint format lock install install-torch \
-	install-ray install-aot aot bench clean help
+	install-ray install-aot aot bench serve-db proto clean help
 
 help:  ## Lists the commands.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +43,10 @@ generate: install  ## Continues PROMPT='...' with a trained model and prints the
 		"--config.evaluation.prompt=$$PROMPT"
 
 export PROMPT
+
+serve-db: install  ## Serves DATABASE at PORT from this machine, in SHARDS processes and a router.
+	@exec $(PY) -m data_pipeline.service.serve_local '--database=$(DATABASE)' \
+		--num_shards=$(SHARDS) --port=$(PORT) $(ARGS)
 
 bench: install  ## Speeds of embedder, indexes, input and tiny steps; more: -m experiments.benchmark --help
 	@$(PY) -m experiments.benchmark embed
@@ -83,6 +90,15 @@ lock:  ## Resolves requirements.lock anew (needs uv).
 		--extra report --extra test \
 		--python-version 3.11 --universal --generate-hashes --no-header -q \
 		-o requirements.lock
+
+# Not in the environment: grpcio-tools wants an older protobuf than TensorFlow may bring.
+PROTO_VENV := work/proto-venv
+
+proto:  ## Generates the gRPC code from retrieval.proto.
+	@[ -x $(PROTO_VENV)/bin/python ] || $(PYTHON) -m venv $(PROTO_VENV)
+	@$(PROTO_VENV)/bin/python -m pip install -q grpcio-tools==1.76.0 'protobuf>=6.31.1,<7' 'setuptools<80'
+	@$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
+		--grpc_python_out=. data_pipeline/service/retrieval.proto
 
 clean:  ## Removes the environment and all runs.
 	rm -rf $(VENV) work
