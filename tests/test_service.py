@@ -248,7 +248,7 @@ def test_a_shard_in_anothers_place_is_refused(service, sharded_database):
 
 
 def test_health_and_reflection(service):
-    running, router, shards, channel = service
+    _, router, shards, _ = service
     names = {
         router.port: ["", "retro_jax.retrieval.v1.Retrieval"],
         shards[0].port: ["", "retro_jax.retrieval.v1.Shard"],

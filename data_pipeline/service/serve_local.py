@@ -57,6 +57,8 @@ class Child:
         self._process = process = await asyncio.create_subprocess_exec(
             *command,
             f"--port={self.port}",
+            "--until_eof",  # also if this process is killed
+            stdin=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=os.environ | {name: str(self._threads) for name in _THREADS},
             # Ctrl-C reaches the supervisor alone, which ends its children in order.
@@ -83,6 +85,7 @@ class Child:
         """Asks it to drain and waits for its end."""
         if self._watch is not None:
             self._watch.cancel()
+            await asyncio.wait([self._watch])  # it reads what is read below
         if self._process is None or self._process.returncode is not None:
             return
         self._process.send_signal(signal.SIGTERM)

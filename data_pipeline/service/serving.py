@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -69,6 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout_s", type=float, default=30.0, help="of any request")
     parser.add_argument(
         "--drain_s", type=float, default=30.0, help="to finish at SIGTERM"
+    )
+    parser.add_argument(
+        "--until_eof",
+        action="store_true",
+        help="also end when standard input does: with a supervisor that holds it",
     )
     parser.add_argument(
         "--pause_s", type=float, default=0.0, help="NOT_SERVING before that"
@@ -202,7 +208,7 @@ def _grpc_server(listening: Listening) -> grpc.aio.Server:
 
 
 def _say_serving(bound_port: int, listening: Listening, tls: bool, log: Log) -> None:
-    log("serving", host=listening.host, port=bound_port, tls=tls)
+    log("serving", host=listening.host, port=bound_port, tls=tls, pid=os.getpid())
     if listening.host not in _LOOPBACK and not (tls and listening.token):
         log("open_to_the_network", tls=tls, token=listening.token is not None)
 
@@ -222,8 +228,16 @@ def check_port(host: str, wanted: int) -> None:
         ) from error
 
 
-def command(start: Callable[[], Awaitable[Stoppable]]) -> int:
-    """Runs a server until a signal ends it; gives the exit status."""
+def command(
+    start: Callable[[], Awaitable[Stoppable]], *, until_eof: bool = False
+) -> int:
+    """Runs a server until a signal ends it, or the end of standard input if asked.
+
+    Returns:
+        The exit status.
+    """
+    if until_eof:
+        threading.Thread(target=_end_with_input, daemon=True).start()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors reach callers as statuses
     try:
         return asyncio.run(_until_signalled(start))
@@ -235,6 +249,12 @@ def command(start: Callable[[], Awaitable[Stoppable]]) -> int:
     except KeyboardInterrupt:  # before the server could take the signal
         print("\nstopped", file=sys.stderr, flush=True)
         return INTERRUPTED
+
+
+def _end_with_input() -> None:
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _until_signalled(start: Callable[[], Awaitable[Stoppable]]) -> int:

@@ -184,7 +184,7 @@ async def start(args: argparse.Namespace) -> serving.Server:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until a signal; gives the exit status."""
     args = _parser().parse_args(argv)
-    return serving.command(lambda: start(args))
+    return serving.command(lambda: start(args), until_eof=args.until_eof)
 
 
 if __name__ == "__main__":
