@@ -93,7 +93,7 @@ def _measure(args, database: Database, client: RetrievalClient, queries_QW) -> R
     rows[0] |= _latencies("", lambda one: database.nearest(one, _K), singles)
     rows[1] |= _latencies("", lambda one: client.nearest(one, _K), singles)
     with_text = _latencies(
-        "with passages ", _searcher(client), singles[: len(singles) // 2]
+        "and a passage ", _searcher(client), singles[: len(singles) // 2]
     )
     rows[1] |= with_text
     conditions = describe_machine(("grpcio", "numpy", "scann")) | {
@@ -116,7 +116,7 @@ def _check_equal(database: Database, client: RetrievalClient, batch_QW) -> None:
 
 
 def _searcher(client: RetrievalClient) -> Callable[[np.ndarray], object]:
-    """Searches with text and sources of what is found."""
+    """Searches, and reads text and source of the nearest: two calls."""
     return lambda one: [client.found(int(i)) for i in client.nearest(one, 1)[0][0]]
 
 
