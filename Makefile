@@ -8,6 +8,7 @@ CONFIG      ?= experiments/configs/tiny.py
 WORKDIR     ?= work/$(or $(subst :,-,$(notdir $(patsubst %/,%,$(CORPUS)))),tiny)
 DATABASE    ?= $(WORKDIR)/database
 PROMPT      ?=
+QUERY       ?=
 ARGS        ?=
 # What `make serve-db` starts: shard servers (0: one a core, while the index has shards).
 SHARDS      ?= 0
@@ -22,7 +23,7 @@ FLAGS   = --config=$(CONFIG) --database='$(DATABASE)' $(if $(CORPUS),'--config.d
 STAMP  := $(VENV)/installed-$(ACCELERATOR)
 
 .DELETE_ON_ERROR:
-.PHONY: train database evaluate generate test lint format lock install install-torch \
+.PHONY: train database evaluate generate search test lint format lock install install-torch \
 	install-ray install-aot aot bench serve-db proto clean help
 
 help:  ## Lists the commands.
@@ -38,11 +39,14 @@ database: install  ## Builds the database that `train` trains on.
 evaluate: install  ## Measures a trained model again and rewrites its report.
 	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=evaluate
 
+search: install  ## The passages of the database that are nearest to QUERY='...'.
+	@$(PY) -m experiments.database search "$$QUERY" --database='$(DATABASE)'
+
 generate: install  ## Continues PROMPT='...' with a trained model and prints the sources.
 	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=generate \
 		"--config.evaluation.prompt=$$PROMPT"
 
-export PROMPT
+export PROMPT QUERY
 
 serve-db: install  ## Serves DATABASE at PORT from this machine, in SHARDS processes and a router.
 	@exec $(PY) -m data_pipeline.service.serve_local '--database=$(DATABASE)' \

@@ -160,7 +160,7 @@ def test_a_request_given_up_keeps_its_thread_and_no_more(running, sharded_databa
 
 def test_another_database_is_refused_by_name(running, sharded_database):
     manifest = sharded_database.manifest | {"fingerprint": "feedfeedfeedfeed"}
-    other = Database(sharded_database.folder, manifest)
+    other = Database(sharded_database.folder, manifest, sharded_database.state)
     right = running.shard(sharded_database, 0, 2)
     wrong = running.shard(other, 1, 2)
     made = running.router(sharded_database, f"{right.address},{wrong.address}")

@@ -148,7 +148,7 @@ class RetrievalClient:
         *,
         exclude_documents: Collection[str] = (),
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `Database.nearest`, for vectors of the database's embedder."""
+        """As `Database.nearest`, for vectors of the database's embedder; N is k always."""
         request = pb.SearchRequest(
             vectors=messages.pack_vectors(vectors_QW), without_sources=True
         )

@@ -29,16 +29,9 @@ class Limits:
     passage_chunks: int = 64  # of one passage
 
 
-def version_of(database: Database) -> int:
-    """How often the database was updated; databases are as built so far."""
-    return 0
-
-
 def state_of(database: Database) -> pb.DatabaseState:
     """What tells the contents of two databases apart."""
-    return pb.DatabaseState(
-        fingerprint=database.fingerprint, version=version_of(database)
-    )
+    return pb.DatabaseState(fingerprint=database.fingerprint, version=database.version)
 
 
 def said(state: pb.DatabaseState) -> str:
@@ -241,11 +234,16 @@ def tokens_of(passage: pb.Passage) -> Int[np.ndarray, " R"]:
     return np.frombuffer(passage.tokens, _TOKEN).astype(np.int32)
 
 
-def pack_found(ids_QN: np.ndarray, distances_QN: np.ndarray) -> pb.ShardSearchResponse:
-    """What a shard found, -1 at infinity where there is no more."""
+def pack_found(
+    ids_QN: np.ndarray, distances_QN: np.ndarray, k: int
+) -> pb.ShardSearchResponse:
+    """What a shard found, filled up to k with -1 at infinity where there is no more."""
+    absent = ((0, 0), (0, k - ids_QN.shape[1]))
+    ids_QN = np.pad(ids_QN, absent, constant_values=-1)
+    distances_QN = np.pad(distances_QN, absent, constant_values=np.inf)
     return pb.ShardSearchResponse(
-        chunk_ids=np.ascontiguousarray(ids_QN, _ID).tobytes(),
-        distances=np.ascontiguousarray(distances_QN, _FLOAT).tobytes(),
+        chunk_ids=ids_QN.astype(_ID).tobytes(),
+        distances=distances_QN.astype(_FLOAT).tobytes(),
     )
 
 

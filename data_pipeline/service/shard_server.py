@@ -66,7 +66,8 @@ class ShardService:
 
     def _warm_up(self) -> None:
         """Loads what the first request would wait for."""
-        first = self._database.documents().column("id")[:1].to_pylist()
+        ids = self._database.documents().column("id").to_pylist()
+        first = [name for name in ids[:1] if self._database.has_document(name)]
         vectors_QW = np.ones((1, self._width), np.float32)
         self._database.nearest(
             vectors_QW, 1, exclude_documents=first, shards=self.index_shards
@@ -111,7 +112,7 @@ class ShardService:
         except ValueError as error:  # a document that is not there
             said = str(error).replace(str(self._database.folder), "the database")
             raise ValueError(f"exclude_documents: {said}") from error
-        return messages.pack_found(*found)
+        return messages.pack_found(*found, k)
 
     async def _passages(self, request: pb.PassagesRequest, timeout_s: float):
         self._check_state(request.database)

@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from data_pipeline import embedder
-from data_pipeline.database import FORMAT_VERSION, Database
-from data_pipeline.engine import write_json
+from data_pipeline.database import Database
+from data_pipeline.engine import fingerprint, run_stage, write_json
 from data_pipeline.index import sharded
+from data_pipeline.layout import FORMAT_VERSION
 from data_pipeline.service import serve_local
 from data_pipeline.service.client import RetrievalClient
 from data_pipeline.tokenizer import Tokenizer
@@ -204,61 +205,71 @@ def write_database(folder: pathlib.Path, args: argparse.Namespace) -> pathlib.Pa
     rng = np.random.default_rng(0)
     progress(f"indexing {args.rows} vectors in {args.shards} shards")
     vectors_TW = clustered(rng, args.rows, args.width)
+    queries_QW = vectors_TW[rng.integers(0, args.rows, 400)]
     parts = np.array_split(np.arange(args.rows), args.shards)
     facts = []
-    for number, ids_T in enumerate(parts):
+
+    def write_index(name: str, shard: pathlib.Path) -> None:
+        ids_T = parts[int(name)]
         built, fact = sharded.build_shard(
             ids_T,
             vectors_TW[ids_T],
             args.index,
             recall_target=0.97,
-            queries_QW=vectors_TW[rng.integers(0, args.rows, 400)],
+            queries_QW=queries_QW,
         )
-        shard = folder / "index" / f"{number:05d}"
-        shard.mkdir(parents=True)
         built.save(shard)
         facts.append(fact)
-    tokenizer = _write_texts(folder, rng, args.rows)
-    (folder / "embeddings" / "train-00000").mkdir(parents=True)
-    np.save(
-        folder / "embeddings/train-00000/vectors.npy", vectors_TW.astype(np.float16)
-    )
+
+    def write_vectors(name: str, shard: pathlib.Path) -> None:
+        np.save(shard / "vectors.npy", vectors_TW.astype(np.float16))
+
+    def write_tokenizer(name: str, shard: pathlib.Path) -> None:
+        Tokenizer.train(code_chunks(500), 2000, shard / "tokenizer.model")
+
+    writers: dict[str, tuple[list[str], Callable[[str, pathlib.Path], None]]] = {
+        "tokenizer": (["all"], write_tokenizer),
+        "documents": (["all"], lambda name, shard: _write_documents(shard, args.rows)),
+        "chunks": (
+            ["train-00000"],
+            lambda name, shard: _write_chunks(shard, args.rows),
+        ),
+        "embeddings": (["train-00000"], write_vectors),
+        "index": ([f"{number:05d}" for number in range(args.shards)], write_index),
+    }
+    contents = {
+        stage: run_stage(folder / stage, {}, {}, names, write)
+        for stage, (names, write) in writers.items()
+    }
     manifest = {
         "format_version": FORMAT_VERSION,
-        "fingerprint": "random",
-        "contents": {},
+        "fingerprint": fingerprint(contents),
+        "contents": contents,
         "chunk_len": _CHUNK_LEN,
         "embedding_width": args.width,
         "embedder": "minilm",
         "embedder_fingerprint": embedder.load_embedder("minilm").fingerprint,
-        "vocab_size": tokenizer.vocab_size,
         "index": sharded.combined_facts(facts),
     }
     write_json(folder / "manifest.json", manifest)
     return folder
 
 
-def _write_texts(
-    folder: pathlib.Path, rng: np.random.Generator, rows: int
-) -> Tokenizer:
-    """Tokenizer, chunks of random tokens and documents of twenty chunks."""
-    tokenizer = Tokenizer.train(
-        code_chunks(500), 2000, folder / "tokenizer" / "all" / "tokenizer.model"
-    )
-    documents_T = np.arange(rows) // _DOCUMENT_CHUNKS
+def _write_chunks(shard: pathlib.Path, rows: int) -> None:
+    rng = np.random.default_rng(2)
     columns = {
-        "tokens": rng.integers(3, tokenizer.vocab_size, (rows, _CHUNK_LEN), np.int32),
+        "tokens": rng.integers(3, 260, (rows, _CHUNK_LEN), np.int32),
         "lengths": np.full(rows, _CHUNK_LEN, np.int32),
-        "documents": documents_T,
+        "documents": np.arange(rows) // _DOCUMENT_CHUNKS,
         "offsets": np.arange(rows) % _DOCUMENT_CHUNKS * 4 * _CHUNK_LEN,
     }
-    chunk_shard = folder / "chunks" / "train-00000"
-    chunk_shard.mkdir(parents=True)
     for name, column in columns.items():
-        np.save(chunk_shard / f"{name}.npy", column, allow_pickle=False)
-    names = [f"document-{row}" for row in range(documents_T[-1] + 1)]
+        np.save(shard / f"{name}.npy", column, allow_pickle=False)
+
+
+def _write_documents(folder: pathlib.Path, rows: int) -> None:
+    """Documents of twenty chunks."""
+    names = [f"document-{row}" for row in range(-(-rows // _DOCUMENT_CHUNKS))]
     same = {name: names for name in ("id", "title", "uri", "licence")}
     table = pa.table(same | {"size_bytes": [_DOCUMENT_CHUNKS * 256] * len(names)})
-    (folder / "documents" / "all").mkdir(parents=True)
-    pyarrow.parquet.write_table(table, folder / "documents/all/train-00000.parquet")
-    return tokenizer
+    pyarrow.parquet.write_table(table, folder / "train-00000.parquet")
