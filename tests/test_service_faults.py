@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -171,6 +172,33 @@ def test_another_database_is_refused_by_name(running, sharded_database):
     with client_of(made) as client, pytest.raises(ConnectionError, match=message):
         client.search(_QUERY, 2)
     assert any("feedfeed" in line for line in running.said)
+
+
+def test_an_updated_database_is_another_version(
+    running, sharded_database, tmp_path, toy_embedder
+):
+    """Servers show the version they began with; one that is behind is missing."""
+    folder = shutil.copytree(sharded_database.folder, tmp_path / "copy")
+    behind = running.shard(Database.open(folder), 0, 2)
+    updated = Database.open(folder)
+    updated.delete([updated.documents().column("id")[0].as_py()])
+    updated.add([{"id": "new", "text": "a lighthouse keeper counts the ships. " * 9}])
+    shards = [running.shard(updated, s, 2) for s in range(2)]
+    made = running.router(updated, ",".join(s.address for s in shards))
+    query = ["a lighthouse keeper counts"]
+    with client_of(made) as client:
+        found = client.search(query, 5)
+        assert found == updated.search(query, 5)
+        assert found[0][0].document_id == "new"
+        assert client.describe().database.version == updated.version == 2
+    mixed = running.router(updated, f"{behind.address},{shards[1].address}")
+    with (
+        client_of(mixed) as client,
+        pytest.raises(
+            ConnectionError, match=r"lacks shard 0 .* version 0, .* version 2"
+        ),
+    ):
+        client.search(query, 5)
 
 
 @pytest.mark.parametrize("token", [None, "s3cret"])
