@@ -95,12 +95,12 @@ lock:  ## Resolves requirements.lock anew (needs uv).
 		--python-version 3.11 --universal --generate-hashes --no-header -q \
 		-o requirements.lock
 
-# Not in the environment: grpcio-tools wants an older protobuf than TensorFlow may bring.
+# grpcio-tools has an environment of its own: nothing else needs it.
 PROTO_VENV := work/proto-venv
 
 proto:  ## Generates the gRPC code from retrieval.proto.
 	@[ -x $(PROTO_VENV)/bin/python ] || $(PYTHON) -m venv $(PROTO_VENV)
-	@$(PROTO_VENV)/bin/python -m pip install -q grpcio-tools==1.76.0 'protobuf>=6.31.1,<7' 'setuptools<80'
+	@$(PROTO_VENV)/bin/python -m pip install -q grpcio-tools==1.76.0
 	@$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
 		--grpc_python_out=. data_pipeline/service/retrieval.proto
 

@@ -1,5 +1,6 @@
 """The retrieval service answers as the database does, and refuses what it must."""
 
+import argparse
 import dataclasses
 
 import grpc
@@ -8,10 +9,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from data_pipeline.database import Database
 from data_pipeline.service import messages
 from data_pipeline.service import retrieval_pb2 as pb
 from data_pipeline.service import retrieval_pb2_grpc as pb_grpc
 from data_pipeline.service.client import RetrievalClient
+from experiments.benchmark import service as benchmark
 from retro_jax import generate
 from tests import tiny_corpus
 from tests.served import servers
@@ -282,3 +285,17 @@ def test_requests_are_counted(service, client):
     )
     assert metrics.value("retro_request_seconds_count", method="Search") > 1
     assert metrics.value("retro_in_flight") == 0
+
+
+def test_the_benchmarks_database_can_be_served(tmp_path):
+    args = argparse.Namespace(rows=90, shards=2, width=8, index="exact")
+    database = Database.open(benchmark.write_database(tmp_path, args))
+    with servers() as running:
+        held = [running.shard(database, s, 2).service.index_shards for s in range(2)]
+    assert held == [(0,), (1,)]
+    queries_QW = benchmark._queries(database, 5)
+    ids_QN, _ = database.nearest(queries_QW, 3)
+    (passage,) = messages.read_passages(database, [int(ids_QN[0, 0])], 128, True)
+    found = database.found(passage.chunk_id, 0.25)
+    assert messages.found_of(passage, 0.25) == found
+    assert found.document_id == f"document-{passage.chunk_id // 20}"

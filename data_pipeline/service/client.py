@@ -8,6 +8,7 @@ place. Mistakes of the caller are ValueErrors, as the database's are; a service 
 there, too busy or too slow is a ConnectionError.
 """
 
+import functools
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -94,7 +95,7 @@ class RetrievalClient:
             ValueError: if the service refuses what is asked.
             ConnectionError: if there is no answer, or one that lacks a shard.
         """
-        passage_len = neighbour_len or 2 * self.describe().chunk_len
+        passage_len = neighbour_len or 2 * self._chunk_len
         request = pb.SearchRequest(
             token_chunks=messages.pack_tokens(tokens_QM),
             passage_len=passage_len,
@@ -166,6 +167,10 @@ class RetrievalClient:
         request = pb.PassagesRequest(chunk_ids=[chunk_id])
         (passage,) = self._call("Passages", request).passages
         return messages.found_of(passage, distance)
+
+    @functools.cached_property
+    def _chunk_len(self) -> int:
+        return self.describe().chunk_len
 
     def describe(self) -> pb.Description:
         """Which database the service holds."""
