@@ -266,7 +266,8 @@ class _Running:
     """A router that serves."""
 
     def __init__(self, server: serving.Server, router: Router):
-        self.port, self._server, self._router = server.port, server, router
+        self._server, self._router = server, router
+        self.announce = server.announce
 
     async def stop(self) -> None:
         await self._server.stop()

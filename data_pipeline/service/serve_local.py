@@ -167,6 +167,9 @@ class Local:
             raise
         return self
 
+    def announce(self) -> None:
+        """Nothing: the router has said where it serves."""
+
     async def stop(self) -> None:
         """Drains the router, then the shards."""
         for child in self._children[len(self.shards) :]:

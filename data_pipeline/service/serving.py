@@ -129,6 +129,8 @@ def parser_of(module: str, description: str) -> argparse.ArgumentParser:
 class Stoppable(Protocol):
     """A server that runs, or what else has to be ended in order."""
 
+    def announce(self) -> None: ...
+
     async def stop(self) -> None: ...
 
 
@@ -149,7 +151,7 @@ class Server:
         metrics: Metrics,
         log: Log,
     ) -> "Server":
-        """Listens and says so in the log.
+        """Listens.
 
         Raises:
             ValueError: if a port can't be had or a TLS file is not what it should be.
@@ -178,8 +180,15 @@ class Server:
         await server.start()
         for name in ("", *names):
             await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
-        _say_serving(started.port, listening, credentials is not None, log)
         return started
+
+    def announce(self) -> None:
+        """Says in the log that it serves, and where."""
+        where, log = self._listening, self._log
+        tls = where.tls_cert is not None
+        log("serving", host=where.host, port=self.port, tls=tls, pid=os.getpid())
+        if where.host not in _LOOPBACK and not (tls and where.token):
+            log("open_to_the_network", tls=tls, token=where.token is not None)
 
     async def stop(self) -> None:
         """Says NOT_SERVING, takes no more requests and finishes those under way."""
@@ -205,12 +214,6 @@ def _grpc_server(listening: Listening) -> grpc.aio.Server:
             ("grpc.http2.min_ping_interval_without_data_ms", 5000),
         ],
     )
-
-
-def _say_serving(bound_port: int, listening: Listening, tls: bool, log: Log) -> None:
-    log("serving", host=listening.host, port=bound_port, tls=tls, pid=os.getpid())
-    if listening.host not in _LOOPBACK and not (tls and listening.token):
-        log("open_to_the_network", tls=tls, token=listening.token is not None)
 
 
 def check_port(host: str, wanted: int) -> None:
@@ -263,6 +266,7 @@ async def _until_signalled(start: Callable[[], Awaitable[Stoppable]]) -> int:
     asked: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, asked.put_nowait, signum)
+    server.announce()  # from here on it can be asked to end in order
     first = await asked.get()
     loop.add_signal_handler(signal.SIGINT, os._exit, INTERRUPTED)  # can't wait
     if first == signal.SIGINT:
