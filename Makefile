@@ -10,6 +10,9 @@ DATABASE    ?= $(WORKDIR)/database
 PROMPT      ?=
 QUERY       ?=
 ARGS        ?=
+# What `make serve-db` starts: shard servers (0: one a core, while the index has shards).
+SHARDS      ?= 0
+PORT        ?= 50050
 # What `make aot` compiles, and for which TPU slices.
 AOT_CONFIG  ?= experiments/configs/retro.py:7.5b
 TOPOLOGY    ?= v4:4x4x4,v5e:16x16,v5p:4x4x4,v6e:16x16
@@ -21,7 +24,7 @@ STAMP  := $(VENV)/installed-$(ACCELERATOR)
 
 .DELETE_ON_ERROR:
 .PHONY: train database evaluate generate search test lint format lock install install-torch \
-	install-ray install-aot aot bench clean help
+	install-ray install-aot aot bench serve-db proto clean help
 
 help:  ## Lists the commands.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +47,10 @@ generate: install  ## Continues PROMPT='...' with a trained model and prints the
 		"--config.evaluation.prompt=$$PROMPT"
 
 export PROMPT QUERY
+
+serve-db: install  ## Serves DATABASE at PORT from this machine, in SHARDS processes and a router.
+	@exec $(PY) -m data_pipeline.service.serve_local '--database=$(DATABASE)' \
+		--num_shards=$(SHARDS) --port=$(PORT) $(ARGS)
 
 bench: install  ## Speeds of embedder, indexes, input and tiny steps; more: -m experiments.benchmark --help
 	@$(PY) -m experiments.benchmark embed
@@ -87,6 +94,15 @@ lock:  ## Resolves requirements.lock anew (needs uv).
 		--extra report --extra test \
 		--python-version 3.11 --universal --generate-hashes --no-header -q \
 		-o requirements.lock
+
+# grpcio-tools has an environment of its own: nothing else needs it.
+PROTO_VENV := work/proto-venv
+
+proto:  ## Generates the gRPC code from retrieval.proto.
+	@[ -x $(PROTO_VENV)/bin/python ] || $(PYTHON) -m venv $(PROTO_VENV)
+	@$(PROTO_VENV)/bin/python -m pip install -q grpcio-tools==1.76.0
+	@$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
+		--grpc_python_out=. data_pipeline/service/retrieval.proto
 
 clean:  ## Removes the environment and all runs.
 	rm -rf $(VENV) work

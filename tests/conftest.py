@@ -76,3 +76,21 @@ def tiny_database(tiny_corpus_folder, tmp_path_factory):
         database = Database.open(folder)
         assert database.embedder.width == 32  # loaded while the toy is in place
     return database
+
+
+@pytest.fixture(scope="session")
+def sharded_database(tiny_corpus_folder, tmp_path_factory):
+    """The tiny database with an index in several shards; not to be changed."""
+    from data_pipeline import build
+    from data_pipeline.database import Database
+    from tests import tiny_corpus
+
+    folder = tmp_path_factory.mktemp("sharded")
+    with tiny_corpus.toy_embedder():
+        cfg = tiny_corpus.config(
+            tiny_corpus_folder, shard_size_bytes=1500, index_shard_rows=100
+        )
+        build.Build(cfg, folder).run()
+        database = Database.open(folder)
+        assert database.embedder.width == 32  # loaded while the toy is in place
+    return database

@@ -1,0 +1,232 @@
+"""Retrieval from a service, used as the database itself is.
+
+    retriever = RetrievalClient("grpc://localhost:50050")
+    retriever.search(["how tall is the tower"], 4)
+
+It is a `Retriever` (`retro_jax/generate.py`): a model generates with it in the database's
+place. Mistakes of the caller are ValueErrors, as the database's are; a service that is not
+there, too busy or too slow is a ConnectionError.
+"""
+
+import functools
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import grpc
+import numpy as np
+from jaxtyping import Float, Integer
+
+from data_pipeline.database import Found, Retrieved
+from data_pipeline.service import messages, security
+from data_pipeline.service import retrieval_pb2 as pb
+from data_pipeline.service import retrieval_pb2_grpc as pb_grpc
+
+SCHEMES = ("grpc://", "grpcs://")
+_CALLERS_FAULT = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+)
+
+
+class RetrievalClient:
+    """A connection to a router, made at the first call; threads may share it."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = 10.0,
+        tls_ca: Path | None = None,
+        token: str | None = None,
+        allow_partial: bool = False,
+    ):
+        """Reads what is needed to connect.
+
+        Args:
+            address: grpc://host:port, or grpcs://host:port for TLS.
+            timeout_s: of each call.
+            tls_ca: PEM certificate that vouches for the server's, for grpcs; the
+                system's, if not given.
+            token: bearer token that the service wants.
+            allow_partial: take answers that lack a shard; else a ConnectionError.
+        Raises:
+            ValueError: for another form of address or a certificate that is none.
+        """
+        scheme = next((s for s in SCHEMES if address.startswith(s)), None)
+        target = address.removeprefix(scheme or "")
+        if scheme is None or not target.rpartition(":")[2].isdecimal():
+            raise ValueError(
+                f"{address!r} is no address of a retrieval service: grpc://host:port or, "
+                "with TLS, grpcs://host:port"
+            )
+        if timeout_s <= 0:
+            raise ValueError(f"timeout_s must be positive, is {timeout_s}")
+        if tls_ca is not None and scheme != "grpcs://":
+            raise ValueError(f"tls_ca needs grpcs://, the address is {address}")
+        options = [
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+        ]
+        if scheme == "grpcs://":
+            credentials = security.channel_credentials(tls_ca)
+            credentials = credentials or grpc.ssl_channel_credentials()
+            self._channel = grpc.secure_channel(target, credentials, options)
+        else:
+            self._channel = grpc.insecure_channel(target, options)
+        self._stub = pb_grpc.RetrievalStub(self._channel)
+        self._address, self._timeout_s = address, timeout_s
+        self._metadata, self._allow_partial = security.metadata(token), allow_partial
+
+    def retrieve(
+        self,
+        tokens_QM: Integer[np.ndarray, "Q M"],
+        num_neighbours: int,
+        *,
+        neighbour_len: int | None = None,
+        exclude_documents: Collection[str] = (),
+    ) -> Retrieved:
+        """As `Database.retrieve`; `neighbour_len` is twice M if not given.
+
+        Raises:
+            ValueError: if the service refuses what is asked.
+            ConnectionError: if there is no answer, or one that lacks a shard.
+        """
+        passage_len = neighbour_len or 2 * self._chunk_len
+        request = pb.SearchRequest(
+            token_chunks=messages.pack_tokens(tokens_QM),
+            passage_len=passage_len,
+            without_sources=True,
+        )
+        response = self._search(request, num_neighbours, exclude_documents)
+        shape = (len(tokens_QM), num_neighbours)
+        found = Retrieved(
+            np.zeros((*shape, passage_len), np.int32),
+            np.zeros(shape, np.int32),
+            np.full(shape, -1, np.int64),
+            np.full(shape, np.inf, np.float32),
+        )
+        passages = {passage.chunk_id: passage for passage in response.passages}
+        for row, neighbours in enumerate(response.results):
+            count = len(neighbours.chunk_ids)
+            found.chunk_ids_QN[row, :count] = neighbours.chunk_ids
+            found.distances_QN[row, :count] = neighbours.distances
+            for place, chunk_id in enumerate(neighbours.chunk_ids):
+                passage = passages[chunk_id]
+                found.tokens_QNR[row, place] = messages.tokens_of(passage)
+                found.lengths_QN[row, place] = passage.length
+        return found
+
+    def search(
+        self,
+        texts: Sequence[str],
+        k: int,
+        *,
+        exclude_documents: Collection[str] = (),
+    ) -> list[list[Found]]:
+        """As `Database.search`; errors as `retrieve`'s."""
+        _check_utf8("texts", texts)
+        request = pb.SearchRequest(texts=pb.Texts(texts=texts))
+        response = self._search(request, k, exclude_documents)
+        passages = {passage.chunk_id: passage for passage in response.passages}
+        return [
+            [
+                messages.found_of(passages[chunk_id], distance)
+                for chunk_id, distance in zip(
+                    neighbours.chunk_ids, neighbours.distances, strict=True
+                )
+            ]
+            for neighbours in response.results
+        ]
+
+    def nearest(
+        self,
+        vectors_QW: Float[np.ndarray, "Q W"],
+        k: int,
+        *,
+        exclude_documents: Collection[str] = (),
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `Database.nearest`, for vectors of the database's embedder; N is k always."""
+        request = pb.SearchRequest(
+            vectors=messages.pack_vectors(vectors_QW), without_sources=True
+        )
+        response = self._search(request, k, exclude_documents)
+        ids_QN = np.full((len(vectors_QW), k), -1, np.int64)
+        distances_QN = np.full(ids_QN.shape, np.inf, np.float32)
+        for row, neighbours in enumerate(response.results):
+            count = len(neighbours.chunk_ids)
+            ids_QN[row, :count] = neighbours.chunk_ids
+            distances_QN[row, :count] = neighbours.distances
+        return ids_QN, distances_QN
+
+    def found(self, chunk_id: int, distance: float = float("nan")) -> Found:
+        """As `Database.found`: the passage at a chunk, with its source."""
+        request = pb.PassagesRequest(chunk_ids=[chunk_id])
+        (passage,) = self._call("Passages", request).passages
+        return messages.found_of(passage, distance)
+
+    @functools.cached_property
+    def _chunk_len(self) -> int:
+        return self.describe().chunk_len
+
+    def describe(self) -> pb.Description:
+        """Which database the service holds."""
+        return self._call("Describe", pb.DescribeRequest())
+
+    def _search(
+        self, request: pb.SearchRequest, k: int, exclude_documents: Collection[str]
+    ) -> pb.SearchResponse:
+        if not -(2**31) <= k < 2**31:
+            raise ValueError(f"k is {k}, which is out of all bounds")
+        _check_utf8("exclude_documents", exclude_documents)
+        request.k = k
+        request.exclude_documents.extend(exclude_documents)
+        response = self._call("Search", request)
+        if response.partial and not self._allow_partial:
+            missing = ", ".join(
+                f"shard {shard.shard} ({shard.reason})"
+                for shard in response.missing_shards
+            )
+            raise ConnectionError(
+                f"{self._address} lacks {missing}; allow_partial=True takes what there is"
+            )
+        return response
+
+    def _call(self, method: str, request):
+        call = getattr(self._stub, method)
+        try:
+            return call(request, timeout=self._timeout_s, metadata=self._metadata)
+        except grpc.RpcError as error:
+            code, details = error.code(), error.details()
+            if code in _CALLERS_FAULT:
+                raise ValueError(f"{self._address}: {details}") from error
+            raise ConnectionError(
+                f"{self._address} gave no answer: {code.name}: {details}"
+            ) from error
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> "RetrievalClient":  # noqa: PYI034
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _check_utf8(name: str, texts: Collection[str]) -> None:
+    """Raises ValueError for a text with half a surrogate pair, which no message carries."""
+    for row, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name}[{row}] can't be written in UTF-8") from error

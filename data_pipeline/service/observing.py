@@ -1,0 +1,84 @@
+"""What a server says of itself: Prometheus metrics and JSON lines on standard error."""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import prometheus_client
+
+_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+
+
+class Log:
+    """One JSON object a line: time, server, event and the event's own fields."""
+
+    def __init__(self, server: str, write: Callable[[str], object] | None = None):
+        """`server` names who speaks; `write` takes lines, standard error if not given."""
+        self._server, self._write = server, write or sys.stderr.write
+        self._lock = threading.Lock()
+
+    def __call__(self, event: str, **fields) -> None:
+        """Writes an event."""
+        line = {"time_s": round(time.time(), 3), "server": self._server, "event": event}
+        with self._lock:
+            self._write(json.dumps(line | fields, ensure_ascii=False) + "\n")
+
+
+class Metrics:
+    """Counters of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        """Makes them, all at zero."""
+        self.registry = prometheus_client.CollectorRegistry()
+        self.requests = self._counter(
+            "requests", "Requests by method and gRPC code", "method", "code"
+        )
+        self.latency_s = prometheus_client.Histogram(
+            "retro_request_seconds",
+            "From request to answer",
+            ["method"],
+            buckets=_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.in_flight = self._gauge("in_flight", "Requests taken and not answered")
+        self.queue_length = self._gauge("queue_length", "Requests that wait")
+        self.hedges = self._counter("hedges", "Second requests to a slow shard")
+        self.retries = self._counter("retries", "Requests sent to another replica")
+        self.partials = self._counter("partials", "Answers that lack a shard")
+        self.missing = self._counter("missing_shards", "A shard was missing", "shard")
+
+    def _counter(self, name: str, what: str, *labels: str) -> prometheus_client.Counter:
+        return prometheus_client.Counter(
+            f"retro_{name}", what, labels, registry=self.registry
+        )
+
+    def _gauge(self, name: str, what: str) -> prometheus_client.Gauge:
+        return prometheus_client.Gauge(f"retro_{name}", what, registry=self.registry)
+
+    def value(self, name: str, **labels: str) -> float:
+        """A metric by its full name, as a scrape would show it; 0 if not there yet."""
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+    def serve(self, host: str, port: int) -> Callable[[], None]:
+        """Answers scrapes at http://host:port/metrics; gives what stops it.
+
+        Raises:
+            ValueError: if the port can't be had.
+        """
+        try:
+            server, thread = prometheus_client.start_http_server(
+                port, host, self.registry
+            )
+        except OSError as error:
+            raise ValueError(
+                f"metrics_port {port} of {host} can't be had: {error.strerror}"
+            ) from error
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return stop

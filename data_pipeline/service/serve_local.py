@@ -1,0 +1,218 @@
+"""Serves a database from one machine: shard servers and a router, supervised.
+
+    python -m data_pipeline.service.serve_local --database=DIR --num_shards=4 --port=50050
+
+Each server is a process. One that ends is started again, with growing pauses; the router
+answers from the others meanwhile. SIGTERM and Ctrl-C drain the router, then the shards.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from data_pipeline.database import Database
+from data_pipeline.service import serving
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+_PACKAGE = "data_pipeline.service"
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class Child:
+    """A server process that is started again whenever it ends by itself."""
+
+    def __init__(self, module: str, flags: Sequence[str], threads: int):
+        """`flags` without --port, which is the first that the process got."""
+        self._module, self._flags, self._threads = module, list(flags), threads
+        self._process: asyncio.subprocess.Process | None = None
+        self._watch: asyncio.Task | None = None
+        self.port = 0
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now; 0 before the first."""
+        return self._process.pid if self._process is not None else 0
+
+    async def start(self, port: int = 0) -> int:
+        """Starts it and gives its port, once it serves.
+
+        Raises:
+            ValueError: if it ends before that; what it said stands on standard error.
+        """
+        self.port = port
+        process = await self._spawn()
+        if process is None:
+            raise ValueError(f"{self._module} did not start: see above")
+        self._watch = asyncio.create_task(self._supervise(process))
+        return self.port
+
+    async def _spawn(self) -> asyncio.subprocess.Process | None:
+        """Starts the process and waits until it serves; None if it ended instead."""
+        command = [sys.executable, "-m", f"{_PACKAGE}.{self._module}", *self._flags]
+        self._process = process = await asyncio.create_subprocess_exec(
+            *command,
+            f"--port={self.port}",
+            "--until_eof",  # also if this process is killed
+            stdin=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=os.environ | {name: str(self._threads) for name in _THREADS},
+            # Ctrl-C reaches the supervisor alone, which ends its children in order.
+            start_new_session=True,
+        )
+        async for line in _lines(process):
+            bound = _port_in(line)
+            if bound is not None:
+                self.port = bound
+                return process
+        await process.wait()
+        return None
+
+    async def _supervise(self, process: asyncio.subprocess.Process) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            await _drained(process)
+            _say(self._module, f"ended; started again in {pause_s:.1f} s")
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            process = await self._spawn() or process
+
+    async def stop(self) -> None:
+        """Asks it to drain and waits for its end."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])  # it reads what is read below
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        await _drained(self._process)
+
+
+async def _lines(process: asyncio.subprocess.Process) -> AsyncIterator[bytes]:
+    """What it says on standard error, which is also shown."""
+    assert process.stderr is not None  # it is a pipe
+    async for line in process.stderr:
+        _forward(line)
+        yield line
+
+
+async def _drained(process: asyncio.subprocess.Process) -> None:
+    async for _ in _lines(process):
+        pass
+    await process.wait()
+
+
+def _forward(line: bytes) -> None:
+    sys.stderr.write(line.decode(errors="replace"))
+    sys.stderr.flush()
+
+
+def _say(module: str, what: str) -> None:
+    _forward(f"{module}: {what}\n".encode())
+
+
+def _port_in(line: bytes) -> int | None:
+    """The port, if the line says that the process serves."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return None
+    if isinstance(said, dict) and said.get("event") == "serving":
+        return said["port"]
+    return None
+
+
+class Local:
+    """A router and its shards."""
+
+    def __init__(self) -> None:
+        """Nothing runs yet."""
+        self._children: list[Child] = []
+        self.shards: list[Child] = []
+        self.port = 0
+
+    async def start(self, database: Path, num_shards: int, port: int, flags) -> "Local":
+        """Starts all, the router when the shards serve; all end if one does not start."""
+        cores = len(os.sched_getaffinity(0))
+        threads = max(1, cores // num_shards)
+        self.shards = [
+            Child(
+                "shard_server",
+                [
+                    f"--database={database}",
+                    f"--shard={shard}",
+                    f"--num_shards={num_shards}",
+                ],
+                threads,
+            )
+            for shard in range(num_shards)
+        ]
+        self._children = list(self.shards)
+        try:
+            ports = await asyncio.gather(*(child.start() for child in self.shards))
+            addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
+            router = Child(
+                "router",
+                [f"--database={database}", f"--shards={addresses}", *flags],
+                cores,
+            )
+            self._children.append(router)
+            self.port = await router.start(port)
+        except ValueError:
+            await self.stop()
+            raise
+        return self
+
+    def announce(self) -> None:
+        """Nothing: the router has said where it serves."""
+
+    async def stop(self) -> None:
+        """Drains the router, then the shards."""
+        for child in self._children[len(self.shards) :]:
+            await child.stop()
+        await asyncio.gather(*(child.stop() for child in self.shards))
+
+
+def shards_here(database: Path, asked: int) -> int:
+    """How many servers to start: as asked, or one a core while the index has shards.
+
+    Raises:
+        ValueError: if there is no database, or it has fewer shards than asked.
+    """
+    available = Database.open(database).num_shards
+    if asked > available:
+        raise ValueError(
+            f"num_shards is {asked}, the index of {database} has {available} shards: "
+            "serve it with as many or fewer, or build it with a smaller index_shard_rows"
+        )
+    return asked or min(available, len(os.sched_getaffinity(0)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = serving.parser_of("serve_local", (__doc__ or "").splitlines()[0])
+    parser.add_argument("--database", type=Path, required=True)
+    parser.add_argument(
+        "--num_shards", type=int, default=0, help="0: as many as there are and cores"
+    )
+    parser.add_argument("--port", type=serving.port, default=50050)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until a signal; flags that it does not know are the router's."""
+    args, flags = _parser().parse_known_args(argv)
+
+    async def start() -> serving.Stoppable:
+        serving.check_port("127.0.0.1", args.port)
+        count = shards_here(args.database, args.num_shards)
+        return await Local().start(args.database, count, args.port, flags)
+
+    return serving.command(start)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

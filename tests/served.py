@@ -1,0 +1,147 @@
+"""Servers of a database in this process: an event loop on a thread of its own."""
+
+import asyncio
+import contextlib
+import dataclasses
+import socket
+import threading
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+from data_pipeline.database import Database
+from data_pipeline.service import messages, replicas, router, serving, shard_server
+from data_pipeline.service.endpoints import Endpoint
+from data_pipeline.service.observing import Log, Metrics
+
+
+def free_port() -> int:
+    """A port that nobody listens at just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclasses.dataclass
+class Served:
+    """A server that was started by `Servers`."""
+
+    port: int
+    metrics: Metrics
+    server: serving.Server
+    service: Any = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+
+class Servers:
+    """Starts servers and ends them all."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []  # lines of all logs
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._closing = contextlib.AsyncExitStack()
+
+    def run(self, work: Coroutine) -> Any:
+        """Runs a coroutine where the servers run."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def _serve(self, endpoint: Endpoint, listening, metrics, service) -> Served:
+        log = Log("test", self.said.append)
+        started = self.run(serving.Server.start(listening, [endpoint], metrics, log))
+        self._closing.push_async_callback(started.stop)
+        return Served(started.port, metrics, started, service)
+
+    def shard(
+        self,
+        database: Database,
+        shard: int,
+        num_shards: int,
+        *,
+        waiting: int = 64,
+        threads: int = 1,
+        nearest=None,
+        **listening,
+    ) -> Served:
+        """A shard server; `nearest` takes the place of its search."""
+        limits, metrics = messages.Limits(), Metrics()
+        service = shard_server.ShardService(
+            database, shard, num_shards, threads=threads, limits=limits
+        )
+        if nearest is not None:
+            service._nearest = nearest(service._nearest)
+        endpoint = service.endpoint(metrics, waiting=waiting, timeout_s=20)
+        listening = serving.Listening(drain_s=5, **listening)
+        return self._serve(endpoint, listening, metrics, service)
+
+    def router(
+        self,
+        database: Database,
+        shards: str,
+        *,
+        hedge_s: float | None = None,
+        credentials=None,
+        most: int = 64,
+        **listening,
+    ) -> Served:
+        """A router before the shards at the addresses."""
+        metrics = Metrics()
+
+        async def make() -> router.Router:
+            log = Log("router", self.said.append)
+            sets = replicas.connect(
+                shards,
+                credentials=credentials,
+                token=listening.get("token"),
+                hedge_s=hedge_s,
+                metrics=metrics,
+                log=log,
+            )
+            return router.Router(
+                database,
+                sets,
+                embed_window_s=0.001,
+                limits=messages.Limits(),
+                metrics=metrics,
+                log=log,
+            )
+
+        made = self.run(make())
+        self._closing.push_async_callback(made.close)
+        endpoint = made.endpoint(most=most, timeout_s=20)
+        return self._serve(
+            endpoint, serving.Listening(drain_s=5, **listening), metrics, made
+        )
+
+    def stop(self, served: Served) -> None:
+        """Ends one server now."""
+        self.run(served.server.stop())
+
+    def close(self) -> None:
+        """Ends all."""
+        self.run(self._closing.aclose())
+        self.run(_cancel_others())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _cancel_others() -> None:
+    """Ends what still runs, as `asyncio.run` does."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def servers() -> Iterator[Servers]:
+    """Servers that end with the block."""
+    made = Servers()
+    try:
+        yield made
+    finally:
+        made.close()

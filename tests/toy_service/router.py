@@ -1,0 +1,11 @@
+"""As `data_pipeline.service.router`, with the toy embedder."""
+
+import sys
+
+from data_pipeline import database
+from data_pipeline.service import router
+from tests.toy_embedder import ToyEmbedder
+
+if __name__ == "__main__":
+    database.embedders.load_embedder = lambda name: ToyEmbedder()
+    sys.exit(router.main())
