@@ -7,10 +7,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 
-from data_pipeline import chunks, corpora, database, dataset, deduplicate
+from data_pipeline import (
+    chunks,
+    corpora,
+    database,
+    dataset,
+    deduplicate,
+    layout,
+    refresh,
+    versions,
+)
 from data_pipeline import neighbours as neighbour_tables
 from data_pipeline.config import DataConfig
-from data_pipeline.documents import Document, Skipped
+from data_pipeline.documents import Document, Skipped, write_documents
 from data_pipeline.embedder import load_embedder
 from data_pipeline.engine import fingerprint, read_json, run_stage, write_json
 from data_pipeline.index import sharded
@@ -48,6 +57,7 @@ class Build:
         if last_stage not in STAGES:
             raise ValueError(f"no stage {last_stage!r}; there are {', '.join(STAGES)}")
         self._folder.mkdir(parents=True, exist_ok=True)
+        versions.check_not_compacted(self._folder)
         for stage in STAGES[: STAGES.index(last_stage) + 1]:
             if stage == "dataset":
                 self._write_manifest()  # the dataset is made from a finished database
@@ -105,7 +115,7 @@ class Build:
             size_bytes += len(document.text.encode())
             if size_bytes >= self._cfg.shard_size_bytes or position == len(documents):
                 path = folder / f"{split}-{number:05d}.parquet"
-                database.write_documents(path, shard, first_row=row)
+                write_documents(path, shard, first_row=row)
                 number, row, size_bytes, shard = number + 1, position, 0, []
 
     def make_tokenizer(self) -> None:
@@ -126,9 +136,9 @@ class Build:
             path.write_bytes(Path(self._cfg.tokenizer).read_bytes())
             return
         say("training the tokenizer")
-        texts = (
-            text for shard in self._shard_names("train") for text in self._texts(shard)
-        )
+        shards = self._shard_names("train")
+        tables = (self._read_documents(shard, ["text"]) for shard in shards)
+        texts = (text.as_py() for table in tables for text in table.column("text"))
         Tokenizer.train(texts, self._cfg.vocab_size, path)
 
     def make_chunks(self) -> None:
@@ -224,16 +234,14 @@ class Build:
         )
         shard.save(folder)
         write_json(folder / "facts.json", facts)
-        recall = [f"{k} {v:.3f}" for k, v in facts.items() if k.startswith("recall@")]
-        measured = ", ".join(recall) or "too few vectors to measure its recall"
-        say(f"{facts['kind']}: {measured}")
+        say(f"{facts['kind']}: {sharded.recall_in_words(facts)}")
 
     def make_neighbours(self) -> None:
         """Finds the neighbours of every chunk of every split."""
         settings = {"candidates": self._cfg.candidates}
         shards = self._shard_names()
         self._write_manifest()
-        opened = database.Database.open(self._folder)
+        opened = database.Database.open(self._folder, version=0)
         todo = [s for s in shards if not (self._folder / "neighbours" / s).exists()]
         total = sum(len(self._chunk_shard(shard)) for shard in todo)
         with Progress("neighbours", total, "chunks") as progress:
@@ -241,12 +249,12 @@ class Build:
             def find(shard: str, folder: Path) -> None:
                 split, number = shard.split("-")
                 rows = opened.chunks(split).rows_of_shard(int(number))
-                queries = database.vectors(self._folder / "embeddings" / shard)
+                queries = layout.vectors(self._folder / "embeddings" / shard)
                 ids, distances = neighbour_tables.find_neighbours(
                     opened.index,
                     queries,
                     self._cfg.candidates,
-                    opened.allowed_for(split, rows),
+                    opened.allowed_for(split, np.asarray(rows)),
                 )
                 neighbour_tables.write_shard(folder, ids, distances)
                 progress.advance(len(queries))
@@ -257,8 +265,13 @@ class Build:
     def make_dataset(self) -> None:
         """Packs chunks and neighbours into sequences."""
         fields = ("sequence_chunks", "num_neighbours", "neighbour_len", "seed")
-        settings = {name: getattr(self._cfg, name) for name in fields}
+        settings: dict[str, object] = {
+            name: getattr(self._cfg, name) for name in fields
+        }
         opened = database.Database.open(self._folder)
+        if opened.version:  # of the build the neighbours are there
+            settings["version"] = opened.fingerprint
+            refresh.refresh_neighbours(opened)
 
         def write(_, folder: Path) -> None:
             say("writing sequences")
@@ -277,7 +290,7 @@ class Build:
     ) -> None:
         self._contents[name] = run_stage(
             self._folder / name,
-            {"format": database.FORMAT_VERSION, **settings},
+            {"format": layout.FORMAT_VERSION, **settings},
             {stage: self._contents[stage] for stage in inputs},
             shards,
             make_shard,
@@ -294,19 +307,12 @@ class Build:
         path = self._path("documents", f"{shard}.parquet")
         return pyarrow.parquet.read_table(path, columns=columns)
 
-    def _texts(self, shard: str) -> list[str]:
-        return self._read_documents(shard, ["text"]).column("text").to_pylist()
-
     def _chunk_shard(self, shard: str) -> chunks.ChunkTable:
         return chunks.ChunkTable([self._folder / "chunks" / shard])
 
     def _vectors(self, shards: list[str], at_most: int | None = None) -> np.ndarray:
-        """Vectors of consecutive shards in memory, float32."""
-        parts = [np.zeros((0, self._embedding_width()), np.float32)]
-        for shard in shards:
-            left = None if at_most is None else at_most - sum(len(p) for p in parts)
-            parts.append(database.vectors(self._folder / "embeddings" / shard)[:left])
-        return np.concatenate(parts, dtype=np.float32)
+        folders = [self._folder / "embeddings" / shard for shard in shards]
+        return layout.read_vectors(folders, self._embedding_width(), at_most)
 
     def _embedding_width(self) -> int:
         return load_embedder(self._cfg.embedder).width
@@ -325,7 +331,7 @@ class Build:
             for split in dataset.SPLITS
         }
         manifest = {
-            "format_version": database.FORMAT_VERSION,
+            "format_version": layout.FORMAT_VERSION,
             "fingerprint": fingerprint(made_before),
             "contents": made_before,
             "chunk_len": self._cfg.chunk_len,
@@ -337,12 +343,7 @@ class Build:
             "corpus": self._cfg.corpus or "the text of this Python installation",
             "chunks": num_chunks,
             "documents": read_json(self._path("documents", "facts.json")),
-            "index": sharded.combined_facts(
-                [
-                    read_json(path) or {}
-                    for path in sorted((self._folder / "index").glob("*/facts.json"))
-                ]
-            ),
+            "index": sharded.read_facts(self._folder / "index"),
             "settings": dataclasses.asdict(self._cfg),
         }
         write_json(self._folder / "manifest.json", manifest)

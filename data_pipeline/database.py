@@ -9,104 +9,84 @@
                     searched (`index/sharded.py`)
     neighbours/     SPLIT-00000/ ...  (`neighbours.py`)
     dataset/        the TFDS dataset of sequences (`dataset.py`)
+    versions/ ...   what was added and deleted since (`versions.py`)
 
 `build.py` makes it. Validation and test documents are only ever queries: they are not in
 the index and can't be found.
 """
 
-import dataclasses
+import copy
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Float16, Int, Integer
 
+from data_pipeline import compaction, layout, refresh, updates, versions
 from data_pipeline import embedder as embedders
 from data_pipeline.chunks import ChunkTable, open_array
-from data_pipeline.documents import Document
-from data_pipeline.engine import read_json
+from data_pipeline.documents import read_sources, row_of_id
 from data_pipeline.index.sharded import ShardedIndex, load_shard
+from data_pipeline.layout import Layout, read_manifest
 from data_pipeline.neighbours import NeighbourTable, find_neighbours
+from data_pipeline.passages import Found, Retrieved
 from data_pipeline.tokenizer import Tokenizer
-
-FORMAT_VERSION = 1
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Found:
-    """A passage of the database, where it comes from and how near it is.
-
-    Attributes:
-        text: of the chunk that matched.
-        continuation: what follows it in its document; '' at the document's end.
-        offset: UTF-8 bytes of the document before the match.
-        distance: squared L2 distance of the embeddings, 0 to 4 for unit vectors.
-    """
-
-    text: str
-    continuation: str
-    document_id: str
-    title: str
-    uri: str
-    licence: str
-    offset: int
-    distance: float
-    chunk_id: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Retrieved:
-    """Neighbours of Q chunks as arrays: what a model reads, and what tells the source."""
-
-    tokens_QNR: Int[np.ndarray, "Q N R"]
-    lengths_QN: Int[np.ndarray, "Q N"]  # 0 = absent
-    chunk_ids_QN: Int[np.ndarray, "Q N"]  # -1 = absent
-    distances_QN: Float[np.ndarray, "Q N"]
+from data_pipeline.versions import Version
 
 
 class Database:
-    """An open database. Text and tokens stay on disk; the index is loaded when asked."""
+    """An open database. Text and tokens stay on disk; the index is loaded when asked.
 
-    def __init__(self, folder: Path, manifest: dict):
+    It shows one version, until it is changed through it or told to `refresh`. Searches
+    under way go on in the version they began with.
+    """
+
+    def __init__(self, folder: Path, manifest: dict, state: Version):
         self.folder = folder
         self.manifest = manifest
+        self._show(state)
+
+    def _show(self, state: Version) -> None:
+        self.state = state
+        self._layout = Layout(self.folder, state)
+        loaded = self._opened if hasattr(self, "_opened") else {}
+        # What was opened of this version, by what was asked for.
+        self._opened: dict[Hashable, Any] = {
+            path: loaded[path] for path in self._layout.index_shards() if path in loaded
+        }
+
+    def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        if key not in self._opened:
+            self._opened[key] = make()
+        return self._opened[key]
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Database":
+    def open(cls, folder: str | Path, version: int | None = None) -> "Database":
         """Opens a finished database.
 
+        Args:
+            version: its number; the one in force, if not given.
         Raises:
-            ValueError: if there is none in the folder, it is of another format or a
-                later build of it was broken off; says what to do.
+            ValueError: if there is none in the folder, it is of another format, a later
+                build of it was broken off or it has no such version; says what to do.
         """
         folder = Path(folder)
-        manifest = read_json(folder / "manifest.json")
-        if manifest is None:
-            raise ValueError(
-                f"{folder} holds no finished database (no manifest.json): build it with "
-                "python -m experiments.build_database"
-            )
-        if manifest.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"{folder} has database format {manifest.get('format_version')}, this "
-                f"code reads {FORMAT_VERSION}: build it again"
-            )
-        for stage, contents in manifest["contents"].items():
-            made = read_json(folder / stage / "stage.json") or {}
-            if made.get("contents") != contents:
-                raise ValueError(
-                    f"{folder / stage} is not what {folder / 'manifest.json'} speaks of: "
-                    "a build was broken off, start it again"
-                )
-        return cls(folder, manifest)
+        manifest = read_manifest(folder)
+        return cls(folder, manifest, versions.read(folder, manifest, version))
+
+    @property
+    def version(self) -> int:
+        """Number of the version that is shown; 0 is the build."""
+        return self.state.number
 
     @property
     def fingerprint(self) -> str:
         """Changes when any content of the database changes."""
-        return self.manifest["fingerprint"]
+        built = self.manifest["fingerprint"]
+        return f"{built}-{self.state.fingerprint}" if self.version else built
 
     @property
     def chunk_len(self) -> int:
@@ -135,53 +115,98 @@ class Database:
 
     @property
     def num_shards(self) -> int:
-        """Of the index; a server may hold some of them."""
-        return len(self._index_folders)
+        """Of the index, one for each delta included; a server may hold some of them."""
+        return len(self._layout.index_shards())
 
-    @functools.cache  # noqa: B019
     def index_of(self, shards: tuple[int, ...]) -> ShardedIndex:
         """Over some shards of the index, which are loaded; no others are."""
-        loaded = [load_shard(self._index_folders[shard]) for shard in shards]
-        return ShardedIndex(loaded, self.manifest["embedding_width"])
-
-    @functools.cached_property
-    def searchable(self) -> Int[np.ndarray, " T"]:
-        """Ids of the chunks that can be found: those with text. Loads no index."""
-        return np.concatenate([open_array(f / "ids.npy") for f in self._index_folders])
+        folders = self._layout.index_shards()
+        loaded = [
+            self._once(folders[shard], functools.partial(load_shard, folders[shard]))
+            for shard in shards
+        ]
+        width = self.manifest["embedding_width"]
+        return self._once(("index", shards), lambda: ShardedIndex(loaded, width))
 
     @property
-    def _index_folders(self) -> list[Path]:
-        return sorted((self.folder / "index").glob("[0-9]*"))
+    def searchable(self) -> Int[np.ndarray, " T"]:
+        """Ids of the chunks that can be found: those with text. Loads no index."""
+        folders = self._layout.index_shards()
+        ids_T = np.concatenate([open_array(f / "ids.npy") for f in folders])
+        return ids_T[~self.state.is_deleted(self.document_of_chunk[ids_T])]
 
     def shards(self, stage: str, split: str) -> list[Path]:
-        """Folders of a split's shards in a stage, in order."""
-        return sorted((self.folder / stage).glob(f"{split}-*"))
+        """Folders of a split's shards in a stage, in order; what was added is last."""
+        return self._layout.shards(stage, split)
 
-    @functools.cache  # noqa: B019 - a database lives as long as its process
     def chunks(self, split: str = "train") -> ChunkTable:
-        return ChunkTable(self.shards("chunks", split))
-
-    @functools.cache  # noqa: B019
-    def neighbours(self, split: str) -> NeighbourTable:
-        return NeighbourTable(self.shards("neighbours", split))
-
-    @functools.cache  # noqa: B019
-    def documents(self, split: str = "train") -> pa.Table:
-        """Id, title, uri, licence and size of a split's documents, by row."""
-        folder = self.folder / "documents" / "all"
-        columns = ["id", "title", "uri", "licence", "size_bytes"]
-        tables = [
-            pa.parquet.read_table(path, columns=columns)
-            for path in sorted(folder.glob(f"{split}-*.parquet"))
-        ]
-        return (
-            pa.concat_tables(tables) if tables else pa.table({c: [] for c in columns})
+        """All chunks of a split, those of deleted documents included."""
+        return self._once(
+            ("chunks", split), lambda: ChunkTable(self.shards("chunks", split))
         )
 
-    @functools.cached_property
+    def neighbours(self, split: str) -> NeighbourTable:
+        """Of a split's chunks; ValueError if not computed for this version yet."""
+        return self._once(
+            ("neighbours", split), lambda: refresh.neighbours_of(self, split)
+        )
+
+    def documents(self, split: str = "train") -> pa.Table:
+        """Id, title, uri, licence and size of a split's documents, by row.
+
+        Deleted ones are there too, for rows to count on; see `has_document`.
+        """
+        return self._once(
+            ("documents", split),
+            lambda: read_sources(self._layout.document_tables(split)),
+        )
+
+    @property
     def document_of_chunk(self) -> Int[np.ndarray, " T"]:
-        """Row of the document of each chunk that can be found."""
-        return self.chunks().column("documents")
+        """Row of the document of each chunk of the training split."""
+        return self._once("document_of", lambda: self.chunks().column("documents"))
+
+    def has_document(self, document_id: str) -> bool:
+        """Whether a document can be found."""
+        return document_id in self._row_of_document
+
+    def refresh(self) -> bool:
+        """Shows the version that is in force now; whether it is another than before."""
+        now = versions.read(self.folder, self.manifest)
+        if now.number == self.version:
+            return False
+        self._show(now)
+        return True
+
+    def add(self, documents: Sequence[Mapping]) -> int:
+        """Adds documents: mappings with `text`, and `id`, `title`, `uri`, `licence`.
+
+        Returns:
+            The number of the new version, which is shown from now on.
+        Raises:
+            ValueError: naming the document that is not one, or that is there already.
+        """
+        return updates.add(self, updates.parse_documents(documents))
+
+    def replace(self, documents: Sequence[Mapping]) -> int:
+        """As `add`, in place of the documents with the same ids, if there are any."""
+        return updates.add(self, updates.parse_documents(documents), replace=True)
+
+    def delete(self, document_ids: Collection[str]) -> int:
+        """Deletes documents by id; they are never found again. Returns as `add`.
+
+        Raises:
+            ValueError: if one is not in the database; then none is deleted.
+        """
+        return updates.delete(self, document_ids)
+
+    def compact(self) -> int:
+        """Merges what was added and takes deleted text off the disk.
+
+        Older versions can't be opened any more, nor can the build go on in this folder.
+        Returns as `add`.
+        """
+        return compaction.compact(self)
 
     def retrieve(
         self,
@@ -202,9 +227,16 @@ class Database:
             neighbour_len: R; match and one continuation, if not given.
             exclude_documents: ids of documents that must not be found.
         """
+        shown = copy.copy(self)  # one version, even if another is shown meanwhile
         texts = [self.tokenizer.decode(tokens) for tokens in tokens_QM]
-        ids_QN, distances_QN = self._nearest(texts, num_neighbours, exclude_documents)
-        tokens_QNR, lengths_QN = self.chunks().passages(
+        vectors_QW = self.embedder.embed(texts)
+        ids_QN, distances_QN = shown.nearest(
+            vectors_QW, num_neighbours, exclude_documents=exclude_documents
+        )
+        absent = ((0, 0), (0, num_neighbours - ids_QN.shape[1]))
+        ids_QN = np.pad(ids_QN, absent, constant_values=-1)
+        distances_QN = np.pad(distances_QN, absent, constant_values=np.inf)
+        tokens_QNR, lengths_QN = shown.chunks().passages(
             ids_QN, neighbour_len or 2 * self.chunk_len
         )
         return Retrieved(tokens_QNR, lengths_QN, ids_QN, distances_QN)
@@ -224,10 +256,14 @@ class Database:
         Raises:
             ValueError: if k is not positive or an id is not in the database.
         """
-        ids_QN, distances_QN = self._nearest(texts, k, exclude_documents)
+        shown = copy.copy(self)  # one version, even if another is shown meanwhile
+        vectors_QW = self.embedder.embed(list(texts))
+        ids_QN, distances_QN = shown.nearest(
+            vectors_QW, k, exclude_documents=exclude_documents
+        )
         return [
             [
-                self.found(int(chunk_id), float(distance))
+                shown.found(int(chunk_id), float(distance))
                 for chunk_id, distance in zip(ids, distances, strict=True)
                 if chunk_id >= 0
             ]
@@ -236,21 +272,19 @@ class Database:
 
     def found(self, chunk_id: int, distance: float = float("nan")) -> Found:
         """The passage at a chunk, with its source."""
-        table = self.chunks()
-        tokens, lengths = table.passages(np.array([chunk_id]), 2 * self.chunk_len)
-        row = int(table.take("documents", np.array([chunk_id]))[0])
-        document = self.documents().slice(row, 1).to_pylist()[0]
-        passage, length = tokens[0], int(lengths[0])
+        id_1 = np.array([chunk_id])
+        tokens_1R, lengths_1 = self.chunks().passages(id_1, 2 * self.chunk_len)
+        match, continuation = np.split(tokens_1R[0, : lengths_1[0]], [self.chunk_len])
+        document = self.documents().slice(int(self.document_of_chunk[chunk_id]), 1)
+        source = document.drop_columns("size_bytes").to_pylist()[0]
         return Found(
-            text=self.tokenizer.decode(passage[: min(length, self.chunk_len)]),
-            continuation=self.tokenizer.decode(passage[self.chunk_len : length]),
-            document_id=document["id"],
-            title=document["title"],
-            uri=document["uri"],
-            licence=document["licence"],
-            offset=int(table.take("offsets", np.array([chunk_id]))[0]),
+            text=self.tokenizer.decode(match),
+            continuation=self.tokenizer.decode(continuation),
+            document_id=source.pop("id"),
+            offset=int(self.chunks().take("offsets", id_1)[0]),
             distance=distance,
             chunk_id=chunk_id,
+            **source,
         )
 
     def nearest(
@@ -263,6 +297,8 @@ class Database:
     ) -> tuple[Int[np.ndarray, "Q N"], Float[np.ndarray, "Q N"]]:
         """Chunk ids and squared distances of the k nearest chunks; -1 at inf if fewer.
 
+        N is k, or the number of chunks if that is less.
+
         Args:
             exclude_documents: ids of documents that must not be found.
             shards: of the index to search; all, if not given.
@@ -272,53 +308,43 @@ class Database:
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, is {k}")
-        excluded = self._rows(exclude_documents)
+        excluded = self.rows_of(exclude_documents)
         document_of = self.document_of_chunk
         index = self.index if shards is None else self.index_of(shards)
 
         def allowed(_, ids):
-            return ~np.isin(document_of[ids], excluded)
+            rows = document_of[ids]
+            return ~self.state.is_deleted(rows) & ~np.isin(rows, excluded)
 
-        return find_neighbours(index, vectors_QW, k, allowed)
+        return find_neighbours(index, vectors_QW, min(k, max(index.size, 1)), allowed)
 
-    def _nearest(self, texts: Sequence[str], k: int, exclude_documents):
-        vectors_QW = self.embedder.embed(list(texts))
-        return self.nearest(vectors_QW, k, exclude_documents=exclude_documents)
-
-    def _rows(self, document_ids: Collection[str]) -> np.ndarray:
+    def rows_of(self, document_ids: Collection[str]) -> Int[np.ndarray, " D"]:
+        """Rows of documents; ValueError naming one that is not (or no longer) there."""
         rows = [self._row_of_document.get(name) for name in document_ids]
         for name, row in zip(document_ids, rows, strict=True):
             if row is None:
                 raise ValueError(f"document {name!r} is not in {self.folder}")
         return np.array(rows, np.int64)
 
-    @functools.cached_property
+    @property
     def _row_of_document(self) -> dict[str, int]:
-        ids = self.documents().column("id").to_pylist()
-        return {name: row for row, name in enumerate(ids)}
+        table, deleted_D = self.documents, self.state.deleted_D
+        return self._once("row_of_document", lambda: row_of_id(table(), deleted_D))
 
-    def allowed_for(self, split: str, queries: range):
-        """`find_neighbours`' filter for a split's chunks: not of their own document."""
+    def vectors(self, ids_T: Int[np.ndarray, " T"]) -> Float16[np.ndarray, "T W"]:
+        """Embeddings of chunks of the training split, by id."""
+        width = self.manifest["embedding_width"]
+        shards = self.shards("embeddings", "train")
+        return layout.take_vectors(shards, self.chunks(), ids_T, width)
+
+    def allowed_for(self, split: str, ids_Q: Int[np.ndarray, " Q"]):
+        """`find_neighbours`' filter for a split's chunks: there, of another document."""
         document_of = self.document_of_chunk
-        if split != "train":  # held-out documents are not in the database
-            return lambda _, ids: np.ones(ids.shape, bool)
-        own = document_of[queries.start : queries.stop]
-        return lambda rows, ids: document_of[ids] != own[rows][:, None]
+        # Held-out documents are not in the database.
+        own = document_of[ids_Q] if split == "train" else np.full(len(ids_Q), -1)
 
+        def allowed(queries: np.ndarray, ids: np.ndarray) -> np.ndarray:
+            rows = document_of[ids]
+            return ~self.state.is_deleted(rows) & (rows != own[queries][:, None])
 
-def write_documents(
-    path: Path, documents: Sequence[Document], *, first_row: int
-) -> None:
-    """Writes documents as a Parquet table, with their row in the split."""
-    columns = {
-        field.name: [getattr(document, field.name) for document in documents]
-        for field in dataclasses.fields(Document)
-    }
-    columns["size_bytes"] = [len(text.encode()) for text in columns["text"]]
-    columns["row"] = list(range(first_row, first_row + len(documents)))
-    pyarrow.parquet.write_table(pa.table(columns), path, compression="zstd")
-
-
-def vectors(shard: Path) -> np.ndarray:
-    """Embeddings of a shard's chunks, (T, W) float16, by memory map."""
-    return open_array(shard / "vectors.npy")
+        return allowed

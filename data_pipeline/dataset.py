@@ -75,6 +75,7 @@ def sequences(database: Database, split: str, cfg: DataConfig) -> Iterator[dict]
     stride = cfg.sequence_chunks if is_train else max(cfg.sequence_chunks // 2, 1)
     order = np.arange(len(rows))
     if is_train:
+        order = order[~database.state.is_deleted(rows)]
         np.random.default_rng(cfg.seed).shuffle(order)
     ids_SC = windows(
         order,

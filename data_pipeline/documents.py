@@ -1,6 +1,13 @@
 """A document, and the account of what a corpus held that could not become one."""
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 
 _NAMES_KEPT = 5
 
@@ -57,3 +64,31 @@ class Skipped:
             reason: {"count": count, "names": list(self._names[reason])}
             for reason, count in sorted(self._counts.items())
         }
+
+
+def write_documents(
+    path: Path, documents: Sequence[Document], *, first_row: int
+) -> None:
+    """Writes documents as a Parquet table, with their row in the split."""
+    columns = {
+        field.name: [getattr(document, field.name) for document in documents]
+        for field in dataclasses.fields(Document)
+    }
+    columns["size_bytes"] = [len(text.encode()) for text in columns["text"]]
+    columns["row"] = list(range(first_row, first_row + len(documents)))
+    pyarrow.parquet.write_table(pa.table(columns), path, compression="zstd")
+
+
+def read_sources(paths: Sequence[Path]) -> pa.Table:
+    """All columns but the text of tables that `write_documents` wrote, in order."""
+    columns = ["id", "title", "uri", "licence", "size_bytes"]
+    tables = [pa.parquet.read_table(path, columns=columns) for path in paths]
+    return pa.concat_tables(tables) if tables else pa.table({c: [] for c in columns})
+
+
+def row_of_id(table: pa.Table, deleted_D: np.ndarray) -> dict[str, int]:
+    """Row of each document's id, of those that are not deleted."""
+    ids = table.column("id").to_pylist()
+    there = np.ones(len(ids), bool)
+    there[deleted_D] = False
+    return {ids[row]: int(row) for row in np.flatnonzero(there)}

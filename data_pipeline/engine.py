@@ -127,11 +127,12 @@ def _make_one(folder: Path, shard: str, make_shard: Callable[[str, Path], None])
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     make_shard(shard, temporary)
-    write_json(temporary / "shard.json", _describe(temporary))
+    write_json(temporary / "shard.json", describe_files(temporary))
     os.replace(temporary, folder / shard)
 
 
-def _describe(folder: Path) -> dict[str, dict]:
+def describe_files(folder: Path) -> dict[str, dict]:
+    """Size and checksum of every file below a folder, by its path in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): {

@@ -8,6 +8,7 @@ sequence can pass over those from its own documents.
     distances.npy  (T, N) float32 squared L2 distances; inf where absent
 """
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,23 @@ class NeighbourTable:
         self.distances_TN = np.concatenate(
             [open_array(s / "distances.npy") for s in shards]
         )
+
+    def rows(self, ids_T: Int[np.ndarray, " T"]):
+        """Ids and distances of chunks; -1 at inf of those beyond the table."""
+        known = ids_T < len(self.ids_TN)
+        width = self.ids_TN.shape[1]
+        ids_TN = np.full((len(ids_T), width), -1, np.int64)
+        distances_TN = np.full(ids_TN.shape, np.inf, np.float32)
+        ids_TN[known] = self.ids_TN[ids_T[known]]
+        distances_TN[known] = self.distances_TN[ids_T[known]]
+        return ids_TN, distances_TN
+
+    def patched(self, size: int, rows_D, ids_DN, distances_DN) -> "NeighbourTable":
+        """A table of `size` chunks that differs from this one in some rows."""
+        table = copy.copy(self)
+        table.ids_TN, table.distances_TN = self.rows(np.arange(size))
+        table.ids_TN[rows_D], table.distances_TN[rows_D] = ids_DN, distances_DN
+        return table
 
     def outside(
         self,

@@ -6,8 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipeline import build
-from data_pipeline import database as databases
+from data_pipeline import build, layout
 from data_pipeline.database import Database
 from data_pipeline.engine import read_json, write_json
 from tests import tiny_corpus
@@ -37,7 +36,7 @@ def test_no_database(tmp_path, copy):
         Database.open(copy)
 
 
-@pytest.mark.parametrize("version", [0, databases.FORMAT_VERSION + 1, None])
+@pytest.mark.parametrize("version", [0, layout.FORMAT_VERSION + 1, None])
 def test_another_format(copy, version):
     change_manifest(copy, format_version=version)
     with pytest.raises(ValueError, match=f"format {version}, this code reads 1"):
@@ -189,7 +188,7 @@ def test_vectors_are_the_same_at_index_and_query_time(tiny_database, split):
     tokens = table.take("tokens", np.arange(len(table)))
     asked = tiny_database.embedder.embed([decode(row) for row in tokens])
     shards = tiny_database.shards("embeddings", split)
-    stored = np.concatenate([databases.vectors(shard) for shard in shards])
+    stored = np.concatenate([layout.vectors(shard) for shard in shards])
     np.testing.assert_array_equal(asked.astype(np.float16), stored)
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 
 from data_pipeline import index as indexes
 from data_pipeline.chunks import open_array
+from data_pipeline.engine import read_json
 from data_pipeline.index import exact
 from data_pipeline.index.protocol import Index
 
@@ -75,6 +76,18 @@ def build_shard(
     return Shard(ids_T, built), facts
 
 
+def read_facts(folder: Path) -> dict:
+    """Facts of all shards in a folder together."""
+    paths = sorted(folder.glob("*/facts.json"))
+    return combined_facts([read_json(path) or {} for path in paths])
+
+
+def recall_in_words(facts: dict) -> str:
+    """As 'recall@2 0.975, recall@10 0.981'."""
+    recall = [f"{k} {v:.3f}" for k, v in facts.items() if k.startswith("recall@")]
+    return ", ".join(recall) or "too few vectors to measure its recall"
+
+
 def combined_facts(each: Sequence[dict]) -> dict:
     """Facts of shards together: of recall the mean over rows, of queries the fewest."""
     rows = sum(facts["rows"] for facts in each)
@@ -121,6 +134,12 @@ class ShardedIndex:
             if threads > 1
             else None
         )
+
+    @property
+    def ids(self) -> Int64[np.ndarray, " T"]:
+        """Chunks of all rows, shard by shard."""
+        empty = np.zeros(0, np.int64)
+        return np.concatenate([empty, *(shard.ids_T for shard in self.shards)])
 
     @property
     def size(self) -> int:

@@ -13,7 +13,9 @@ import numpy as np
 from data_pipeline import dataset, neighbours
 from data_pipeline.config import DataConfig
 from data_pipeline.database import Database
+from data_pipeline.engine import write_json
 from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.versions import Version
 
 _VOCAB_SIZE = 128_000
 _MEAN_CHUNKS = 20  # of a document
@@ -42,7 +44,9 @@ def write_dataset(folder: Path, cfg: DataConfig, num_sequences: int) -> Path:
         rng.integers(0, num_chunks, shape_TN),
         rng.random(shape_TN, np.float32),
     )
-    database = Database(folder, {"fingerprint": "random tokens"})
+    write_json(folder / "chunks" / "stage.json", {"shards": ["train-00000"]})
+    as_built = Version(number=0, base="")
+    database = Database(folder, {"fingerprint": "random tokens"}, as_built)
     # All that an example asks of a tokenizer.
     token_bytes = types.SimpleNamespace(token_bytes_V=np.full(_VOCAB_SIZE, 4, np.int32))
     database.tokenizer = cast(Tokenizer, token_bytes)

@@ -1,0 +1,112 @@
+"""Where the shards of a database's version are: the build's, what stands in for them, and
+what was added.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float16, Float32, Int
+
+from data_pipeline.chunks import ChunkTable, open_array
+from data_pipeline.engine import read_json
+from data_pipeline.versions import Version
+
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layout:
+    """Paths of one version; added documents belong to the training split."""
+
+    folder: Path
+    version: Version
+
+    def shards(self, stage: str, split: str) -> list[Path]:
+        """Folders of a split's shards of chunks, embeddings or neighbours, in order.
+
+        Neighbours of a version are not in shards: of them these are the build's.
+        """
+        built = [self.built(f"{stage}/{name}") for name in self.built_shards(split)]
+        return built + (self.deltas(split) if stage != "neighbours" else [])
+
+    def built_shards(self, split: str) -> list[str]:
+        """Names of the shards of a split that the build made."""
+        made = read_json(self.folder / "chunks" / "stage.json") or {"shards": []}
+        return [name for name in made["shards"] if name.startswith(f"{split}-")]
+
+    def built(self, path: str) -> Path:
+        """What the build made at a path, or what stands in for it."""
+        return self.folder / self.version.replaced.get(path, path)
+
+    def deltas(self, split: str = "train") -> list[Path]:
+        """Folders of what was added to a split."""
+        names = self.version.deltas if split == "train" else ()
+        return [self.folder / "deltas" / name for name in names]
+
+    def index_shards(self) -> list[Path]:
+        """Folders of the index: the build's, then one for each delta."""
+        made = read_json(self.folder / "index" / "stage.json") or {"shards": []}
+        return [self.built(f"index/{name}") for name in made["shards"]] + self.deltas()
+
+    def document_tables(self, split: str) -> list[Path]:
+        """Parquet files of a split's documents, in the order of their rows."""
+        names = self.built_shards(split)
+        built = [self.built(f"documents/all/{name}.parquet") for name in names]
+        return built + [delta / "documents.parquet" for delta in self.deltas(split)]
+
+
+def read_manifest(folder: Path) -> dict:
+    """What a finished database says of itself; ValueError as `Database.open`."""
+    manifest = read_json(folder / "manifest.json")
+    if manifest is None:
+        raise ValueError(
+            f"{folder} holds no finished database (no manifest.json): build it with "
+            "python -m experiments.build_database"
+        )
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder} has database format {manifest.get('format_version')}, this "
+            f"code reads {FORMAT_VERSION}: build it again"
+        )
+    for stage, contents in manifest["contents"].items():
+        made = read_json(folder / stage / "stage.json") or {}
+        if made.get("contents") != contents:
+            raise ValueError(
+                f"{folder / stage} is not what {folder / 'manifest.json'} speaks of: "
+                "a build was broken off, start it again"
+            )
+    return manifest
+
+
+def vectors(shard: Path) -> np.ndarray:
+    """Embeddings of a shard's chunks, (T, W) float16, by memory map."""
+    return open_array(shard / "vectors.npy")
+
+
+def take_vectors(
+    shards: Sequence[Path],
+    table: ChunkTable,
+    ids_T: Int[np.ndarray, " T"],
+    width: int,
+) -> Float16[np.ndarray, "T W"]:
+    """Vectors of chunks by id, from the shards that the table of chunks has."""
+    vectors_TW = np.empty((len(ids_T), width), np.float16)
+    for number, shard in enumerate(shards):
+        rows = table.rows_of_shard(number)
+        here = (ids_T >= rows.start) & (ids_T < rows.stop)
+        if here.any():
+            vectors_TW[here] = vectors(shard)[ids_T[here] - rows.start]
+    return vectors_TW
+
+
+def read_vectors(
+    shards: Sequence[Path], width: int, at_most: int | None = None
+) -> Float32[np.ndarray, "T W"]:
+    """Vectors of whole shards, or the first of them, in memory."""
+    parts = [np.zeros((0, width), np.float32)]
+    for shard in shards:
+        left = None if at_most is None else at_most - sum(len(part) for part in parts)
+        parts.append(vectors(shard)[:left])
+    return np.concatenate(parts, dtype=np.float32)

@@ -1,0 +1,199 @@
+"""Versions of a database: what was added to and deleted from it since it was built.
+
+    versions/current.json     the number of the version in force; its rename is the switch
+    versions/000001.json      what a version consists of, never changed once written
+    versions/000001.npy       its deleted documents: rows, ascending
+    deltas/000001/            documents that were added: a shard of every stage in one folder
+    compacted/000003/         shards of the build, written again without deleted text
+
+Version 0 is the build itself and has no files. Everything but `current.json` is written
+under a name that no version knows yet, so whoever is killed leaves the old version or the
+new one; what no version knows is cleared away before the next change.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from data_pipeline.chunks import open_array
+from data_pipeline.engine import fingerprint, read_json, sha256_of, write_json
+
+_BASE_STAGES = ("documents", "tokenizer", "chunks", "embeddings")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Version:
+    """One state of a database.
+
+    Attributes:
+        base: fingerprint of the build's chunks and vectors, which rows and ids count on.
+        deltas: folders of what was added, in order.
+        deleted_D: rows of documents that are no longer there, ascending.
+        replaced: paths in the database's folder -> paths of what stands in for them.
+    """
+
+    number: int
+    base: str
+    deltas: tuple[str, ...] = ()
+    deleted_D: Int[np.ndarray, " D"] = dataclasses.field(
+        default_factory=lambda: np.zeros(0, np.int64)
+    )
+    replaced: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with everything in it; what names a delta is never used again."""
+        deleted = self.deleted_D.tolist()
+        replaced = dict(self.replaced)
+        return fingerprint([self.number, self.base, self.deltas, deleted, replaced])
+
+    def is_deleted(self, rows: Int[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
+        """Which of these documents are no longer there, by row."""
+        if not len(self.deleted_D):
+            return np.zeros(np.shape(rows), bool)
+        places = np.searchsorted(self.deleted_D, rows)
+        return self.deleted_D[np.minimum(places, len(self.deleted_D) - 1)] == rows
+
+
+def base_of(manifest: Mapping) -> str:
+    """What the rows and ids of a database count on, as a fingerprint."""
+    return fingerprint({stage: manifest["contents"][stage] for stage in _BASE_STAGES})
+
+
+def name_of(number: int) -> str:
+    """Of a version's files, as 000001."""
+    return f"{number:06d}"
+
+
+def numbers(folder: Path) -> list[int]:
+    """Versions that can be opened; 0, the build, unless it was compacted since."""
+    found = sorted(int(path.stem) for path in (folder / "versions").glob("[0-9]*.json"))
+    oldest = read_json(folder / "versions" / "oldest.json") or {"version": 0}
+    return [n for n in [0, *found] if n >= oldest["version"]]
+
+
+def read(folder: Path, manifest: Mapping, number: int | None = None) -> Version:
+    """A version of the database in a folder, the one in force if no number is given.
+
+    Raises:
+        ValueError: if there is no such version, it is damaged or counts on another build.
+    """
+    if number is None:
+        number = (read_json(folder / "versions" / "current.json") or {"version": 0})[
+            "version"
+        ]
+    if number not in numbers(folder):
+        raise ValueError(
+            f"{folder} has no version {number}; there are {numbers(folder)}"
+        )
+    base = base_of(manifest)
+    if number == 0:
+        return Version(number=0, base=base)
+    path = folder / "versions" / f"{name_of(number)}.json"
+    facts = read_json(path)
+    deleted = path.with_suffix(".npy")
+    if facts is None or sha256_of(deleted) != facts["deleted_sha256"]:
+        raise ValueError(f"{path} or {deleted} is damaged; open another version")
+    if facts["base"] != base:
+        raise ValueError(
+            f"{folder} was built again with other text since it was updated: move its "
+            "versions/ and deltas/ away, or build into another folder"
+        )
+    return Version(
+        number=number,
+        base=base,
+        deltas=tuple(facts["deltas"]),
+        deleted_D=np.asarray(open_array(deleted)),
+        replaced=facts["replaced"],
+    )
+
+
+def check_not_compacted(folder: Path) -> None:
+    """Raises ValueError if a build's own shards were given up by compacting."""
+    if (folder / "versions" / "oldest.json").exists():
+        raise ValueError(
+            f"{folder} was compacted: building here would bring back what was deleted. "
+            "Build into another folder, or go on with add, replace and delete"
+        )
+
+
+def publish(folder: Path, version: Version) -> None:
+    """Puts a version in force. Its deltas are there already."""
+    path = folder / "versions" / f"{name_of(version.number)}.json"
+    path.parent.mkdir(exist_ok=True)
+    deleted = path.with_suffix(".npy")
+    np.save(deleted, version.deleted_D, allow_pickle=False)
+    facts = {
+        "base": version.base,
+        "deltas": list(version.deltas),
+        "deleted_sha256": sha256_of(deleted),
+        "replaced": dict(version.replaced),
+    }
+    write_json(path, facts)
+    put_in_force(folder, version.number)
+
+
+def put_in_force(folder: Path, number: int) -> None:
+    """Switches to a version that is there: one rename."""
+    write_json(folder / "versions" / "current.json", {"version": number})
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keeps others from changing the database meanwhile; clears what a kill has left.
+
+    Raises:
+        ValueError: if another process is changing it.
+    """
+    with (folder / ".writer").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is changing {folder}: wait until it is done"
+            ) from error
+        clear_unknown(folder)
+        yield
+
+
+def clear_unknown(folder: Path) -> None:
+    """Removes deltas and compacted shards that no version consists of."""
+    deltas: set[str] = set()
+    compacted: set[str] = set()
+    for number in numbers(folder):
+        facts = read_json(folder / "versions" / f"{name_of(number)}.json") or {}
+        deltas |= set(facts.get("deltas", ()))
+        stand_ins = facts.get("replaced", {}).values()
+        compacted |= {Path(path).parts[1] for path in stand_ins}
+    for parent, known in (("deltas", deltas), ("compacted", compacted)):
+        for path in (folder / parent).glob("*"):
+            if path.name not in known:
+                shutil.rmtree(path)
+    for path in (folder / "versions").glob("[0-9]*"):
+        if int(path.name[:6]) not in numbers(folder):
+            _remove(path)
+    oldest = read_json(folder / "versions" / "oldest.json")
+    if oldest:  # what is replaced in it is replaced in all that came after
+        name = name_of(oldest["version"])
+        facts = read_json(folder / "versions" / f"{name}.json") or {}
+        for path in facts.get("replaced", {}):
+            _remove(folder / path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def forget_before(folder: Path, number: int) -> None:
+    """Gives up all versions before one, so that what only they know can be cleared."""
+    write_json(folder / "versions" / "oldest.json", {"version": number})
+    clear_unknown(folder)
