@@ -14,27 +14,21 @@ from data_pipeline import (
     dataset,
     deduplicate,
     layout,
+    lexical,
     refresh,
     versions,
 )
 from data_pipeline import neighbours as neighbour_tables
 from data_pipeline.config import DataConfig
-from data_pipeline.documents import Document, Skipped, write_documents
+from data_pipeline.documents import Skipped, write_split
 from data_pipeline.embedder import load_embedder
 from data_pipeline.engine import fingerprint, read_json, run_stage, write_json
 from data_pipeline.index import sharded
 from data_pipeline.progress import Progress, say
 from data_pipeline.tokenizer import Tokenizer
 
-STAGES = (
-    "documents",
-    "tokenizer",
-    "chunks",
-    "embeddings",
-    "index",
-    "neighbours",
-    "dataset",
-)
+_FIRST = ("documents", "tokenizer", "chunks", "embeddings", "index")
+STAGES = (*_FIRST, "neighbours", "dataset")
 _TEXTS_AT_ONCE = 1024
 
 
@@ -48,17 +42,23 @@ class Build:
         self._folder = folder
         self._contents: dict[str, str] = {}
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """STAGES, with `lexical` after the index if the words are asked for."""
+        return (*_FIRST, *("lexical",) * self._cfg.lexical, *STAGES[len(_FIRST) :])
+
     def run(self, last_stage: str = STAGES[-1]) -> None:
         """Makes all stages up to the last one named; the manifest after the last of all.
 
         Raises:
             ValueError: for an unknown stage, or a corpus that holds nothing usable.
         """
-        if last_stage not in STAGES:
-            raise ValueError(f"no stage {last_stage!r}; there are {', '.join(STAGES)}")
+        stages = self.stages
+        if last_stage not in stages:
+            raise ValueError(f"no stage {last_stage!r}; there are {', '.join(stages)}")
         self._folder.mkdir(parents=True, exist_ok=True)
         versions.check_not_compacted(self._folder)
-        for stage in STAGES[: STAGES.index(last_stage) + 1]:
+        for stage in stages[: stages.index(last_stage) + 1]:
             if stage == "dataset":
                 self._write_manifest()  # the dataset is made from a finished database
             getattr(self, f"make_{stage}")()
@@ -99,24 +99,12 @@ class Build:
             size_bytes = sum(len(document.text.encode()) for document in documents)
             facts[split] = {"documents": len(documents), "size_bytes": size_bytes}
             say(f"{split}: {len(documents):,} documents, {size_bytes / 1e6:.2f} MB")
-            self._write_split(folder, split, documents)
+            write_split(folder, split, documents, self._cfg.shard_size_bytes)
         say(
             f"dropped {kept.exact_duplicates} exact duplicates and "
             f"{kept.near_duplicates} near copies of held-out documents"
         )
         write_json(folder / "facts.json", facts)
-
-    def _write_split(self, folder: Path, split: str, documents: list[Document]) -> None:
-        """A Parquet file for about every `shard_size_bytes` of text."""
-        shard: list[Document] = []
-        number = row = size_bytes = 0
-        for position, document in enumerate(documents, start=1):
-            shard.append(document)
-            size_bytes += len(document.text.encode())
-            if size_bytes >= self._cfg.shard_size_bytes or position == len(documents):
-                path = folder / f"{split}-{number:05d}.parquet"
-                write_documents(path, shard, first_row=row)
-                number, row, size_bytes, shard = number + 1, position, 0, []
 
     def make_tokenizer(self) -> None:
         """Trains the tokenizer on the training split, or takes the one that is given."""
@@ -193,7 +181,7 @@ class Build:
             "recall_target": cfg.recall_target,
             "shard_rows": cfg.index_shard_rows,
         }
-        parts = {f"{i:05d}": part for i, part in enumerate(self._index_parts())}
+        parts = self._index_parts()
 
         def write(name: str, folder: Path) -> None:
             self._write_index(parts[name], folder)
@@ -201,26 +189,37 @@ class Build:
         inputs = ("chunks", "embeddings")
         self._stage("index", settings, inputs, list(parts), write)
 
-    def _index_parts(self) -> list[list[str]]:
+    def _index_parts(self) -> dict[str, list[str]]:
         """Consecutive shards of the training split, as many as an index may have rows."""
-        parts: list[list[str]] = [[]]
-        rows = 0
-        for shard in self._shard_names("train"):
-            size = len(self._chunk_shard(shard))
-            if parts[-1] and rows + size > self._cfg.index_shard_rows:
-                parts.append([])
-                rows = 0
-            parts[-1].append(shard)
-            rows += size
-        return parts
+        shards = self._shard_names("train")
+        sizes = {shard: len(self._chunk_shard(shard)) for shard in shards}
+        return sharded.split_rows(sizes, self._cfg.index_shard_rows)
 
-    def _write_index(self, shards: list[str], folder: Path) -> None:
+    def _searchable(self, shards: list[str]):
+        """The table of the training chunks, ids in consecutive shards and with text."""
         table = chunks.ChunkTable(
             [self._folder / "chunks" / shard for shard in self._shard_names("train")]
         )
         first, last = (int(shard.split("-")[1]) for shard in (shards[0], shards[-1]))
         ids = range(table.rows_of_shard(first).start, table.rows_of_shard(last).stop)
-        ids_T = np.asarray(ids, np.int64)[table.has_text(ids)]
+        return table, ids, np.asarray(ids, np.int64)[table.has_text(ids)]
+
+    def make_lexical(self) -> None:
+        """Indexes the words of the training chunks, in the shards of the index."""
+        settings = {**lexical.SETTINGS, "shard_rows": self._cfg.index_shard_rows}
+        parts = self._index_parts()
+        tokenizer = Tokenizer.load(self._path("tokenizer", "tokenizer.model"))
+
+        def write(name: str, folder: Path) -> None:
+            table, _, ids_T = self._searchable(parts[name])
+            say(f"indexing the words of {len(ids_T):,} chunks")
+            texts = lexical.texts_of(table, ids_T, tokenizer)
+            lexical.write_shard(folder, ids_T, texts)
+
+        self._stage("lexical", settings, ("chunks", "tokenizer"), list(parts), write)
+
+    def _write_index(self, shards: list[str], folder: Path) -> None:
+        _, ids, ids_T = self._searchable(shards)
         vectors_TW = self._vectors(shards)[ids_T - ids.start]
         say(f"indexing {len(vectors_TW):,} vectors")
         held_out = self._shard_names("validation") + self._shard_names("test")
@@ -323,16 +322,18 @@ class Build:
         embedder = load_embedder(self._cfg.embedder)
         made_before = {
             stage: self._contents[stage]
-            for stage in STAGES[:-1]
+            for stage in self.stages[:-1]
             if stage in self._contents
         }
+        # The words follow from the chunks, and no sequence depends on them.
+        identity = {s: c for s, c in made_before.items() if s != "lexical"}
         num_chunks = {
             split: sum(len(self._chunk_shard(s)) for s in self._shard_names(split))
             for split in dataset.SPLITS
         }
         manifest = {
             "format_version": layout.FORMAT_VERSION,
-            "fingerprint": fingerprint(made_before),
+            "fingerprint": fingerprint(identity),
             "contents": made_before,
             "chunk_len": self._cfg.chunk_len,
             "vocab_size": tokenizer.vocab_size,

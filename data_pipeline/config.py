@@ -22,6 +22,7 @@ class DataConfig:
     )
     recall_target: float = 0.97  # recall@2 that an approximate index is tuned to
     index_shard_rows: int = 1_000_000  # chunks of an index; the memory to build one
+    lexical: bool = False  # index the words too, for search by rank="hybrid"
     candidates: int = 8  # neighbours kept for a chunk; a sequence picks among them
     shard_size_bytes: int = (
         2_000_000  # text of a shard, the unit of work and of resuming
