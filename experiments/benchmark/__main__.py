@@ -2,6 +2,7 @@
 
     python -m experiments.benchmark embed --out=embed.json
     python -m experiments.benchmark index --rows=50000
+    python -m experiments.benchmark hybrid --questions=squad-dev-v1.1.json --database=DIR
     python -m experiments.benchmark input --database=work/tiny/database
     python -m experiments.benchmark train --sizes=tiny,172m
     python -m experiments.benchmark peer --peer_python=PATH
@@ -24,6 +25,7 @@ from experiments.benchmark.result import positive, print_result, write_result
 _PARTS = {
     "embed": ("chunks a second of the embedder, beside sentence-transformers", 5),
     "index": ("build time, recall and queries a second of the indexes", 5),
+    "hybrid": ("questions whose paragraph is found by vectors, words and both", 1),
     "input": ("examples a second that the input pipeline delivers", 3),
     "train": ("tokens a second, FLOP/s and memory of whole optimizer steps", 5),
     "peer": ("whole optimizer steps beside RETRO-pytorch's", 5),
