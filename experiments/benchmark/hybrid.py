@@ -92,8 +92,13 @@ def _database(folder: Path, paragraphs: Mapping[str, str], vocab_size: int) -> D
     if not corpus.exists():
         lines = [json.dumps({"id": i, "text": t}) for i, t in paragraphs.items()]
         corpus.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    shares = {"validation_share": 0.0, "test_share": 0.0}
-    cfg = DataConfig(corpus=str(corpus), lexical=True, vocab_size=vocab_size, **shares)
+    cfg = DataConfig(
+        corpus=str(corpus),
+        lexical=True,
+        vocab_size=vocab_size,
+        validation_share=0.0,
+        test_share=0.0,
+    )
     Build(cfg, folder / "database").run("neighbours")
     return Database.open(folder / "database")
 
