@@ -8,6 +8,7 @@ CONFIG      ?= experiments/configs/tiny.py
 WORKDIR     ?= work/$(or $(subst :,-,$(notdir $(patsubst %/,%,$(CORPUS)))),tiny)
 DATABASE    ?= $(WORKDIR)/database
 PROMPT      ?=
+QUERY       ?=
 ARGS        ?=
 # What `make aot` compiles, and for which TPU slices.
 AOT_CONFIG  ?= experiments/configs/retro.py:7.5b
@@ -19,7 +20,7 @@ FLAGS   = --config=$(CONFIG) --database='$(DATABASE)' $(if $(CORPUS),'--config.d
 STAMP  := $(VENV)/installed-$(ACCELERATOR)
 
 .DELETE_ON_ERROR:
-.PHONY: train database evaluate generate test lint format lock install install-torch \
+.PHONY: train database evaluate generate search test lint format lock install install-torch \
 	install-ray install-aot aot bench clean help
 
 help:  ## Lists the commands.
@@ -35,11 +36,14 @@ database: install  ## Builds the database that `train` trains on.
 evaluate: install  ## Measures a trained model again and rewrites its report.
 	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=evaluate
 
+search: install  ## The passages of the database that are nearest to QUERY='...'.
+	@$(PY) -m experiments.database search "$$QUERY" --database='$(DATABASE)'
+
 generate: install  ## Continues PROMPT='...' with a trained model and prints the sources.
 	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=generate \
 		"--config.evaluation.prompt=$$PROMPT"
 
-export PROMPT
+export PROMPT QUERY
 
 bench: install  ## Speeds of embedder, indexes, input and tiny steps; more: -m experiments.benchmark --help
 	@$(PY) -m experiments.benchmark embed

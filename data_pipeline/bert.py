@@ -12,11 +12,14 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 Precision = Literal["bfloat16", "float32"]
@@ -40,19 +43,25 @@ class BertConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True, frozen=True)
 class Bert:
-    """Weights on the device, their configuration and what identifies them."""
+    """Weights on every device, their configuration and what identifies them."""
 
     config: BertConfig
     precision: Precision
     params: Params
     weights_sha256: str
+    mesh: Mesh
 
     def __call__(
         self, tokens_BL: Int[np.ndarray, "B L"], lengths_B: Int[np.ndarray, " B"]
     ) -> Float[np.ndarray, "B W"]:
-        """Embeds padded rows of word pieces; fastest from a few threads at once."""
+        """Embeds padded rows of word pieces; fastest from a few threads at once.
+
+        The rows are split over the devices, if their number can be.
+        """
+        rows = P("data" if len(lengths_B) % self.mesh.size == 0 else None)
+        batch = jax.device_put((tokens_BL, lengths_B), NamedSharding(self.mesh, rows))
         return np.asarray(
-            embed_tokens(self.params, tokens_BL, lengths_B, self.config, self.precision)
+            embed_tokens(self.params, *batch, self.config, self.precision)
         )
 
 
@@ -61,6 +70,7 @@ def load_bert(
     *,
     precision: Precision = "bfloat16",
     expected_sha256: str | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Bert:
     """Reads a BERT folder as Hugging Face and sentence-transformers write it.
 
@@ -69,6 +79,7 @@ def load_bert(
         modules.json, sentence_bert_config.json and 1_Pooling/config.json.
       precision: operands of the matrix products; sums are float32 in both.
       expected_sha256: of model.safetensors, hexadecimal; not checked when None.
+      devices: that share each batch; this process's, if not given. CPUs are one.
     Raises:
       FileNotFoundError: when config.json or model.safetensors is missing.
       ValueError: when the weights are not the expected ones, or the folder describes
@@ -86,10 +97,21 @@ def load_bert(
             f"{path} has sha256 {sha256}, expected {expected_sha256}: "
             "the file is damaged or another model; install it again"
         )
+    mesh = Mesh(np.array(devices or _default_devices()), "data")
     params = _read_params(path, config, precision)
     return Bert(
-        config=config, precision=precision, params=params, weights_sha256=sha256
+        config=config,
+        precision=precision,
+        params=jax.device_put(params, NamedSharding(mesh, P())),
+        weights_sha256=sha256,
+        mesh=mesh,
     )
+
+
+def _default_devices() -> list[jax.Device]:
+    """Simulated CPUs share their cores: more than one would only be slower."""
+    devices = jax.local_devices()
+    return devices[:1] if devices[0].platform == "cpu" else devices
 
 
 def read_config(folder: pathlib.Path) -> BertConfig:
@@ -300,7 +322,11 @@ def _layer_norm(params: Params, name: str, hidden_TE: Array, eps: float) -> Arra
 
 def default_rows() -> int:
     """Rows of a batch that keep this machine busy: its caches, or its accelerator."""
-    return 8 if jax.default_backend() == "cpu" else 256
+    return (
+        8
+        if jax.default_backend() == "cpu"
+        else 256 << (jax.local_device_count() - 1).bit_length()
+    )
 
 
 def default_callers() -> int:

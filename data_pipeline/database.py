@@ -25,11 +25,11 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Float16, Int, Integer
 
-from data_pipeline import compaction, hybrid, layout, refresh, updates, versions
+from data_pipeline import compaction, hybrid, layout, refresh, updates, verify, versions
 from data_pipeline import embedder as embedders
 from data_pipeline.chunks import ChunkTable, open_array
 from data_pipeline.documents import read_sources, row_of_id
-from data_pipeline.index.sharded import ShardedIndex, load_shard
+from data_pipeline.index.sharded import Shard, ShardedIndex, load_shard
 from data_pipeline.layout import Layout, read_manifest
 from data_pipeline.lexical import Lexical
 from data_pipeline.neighbours import NeighbourTable, find_neighbours
@@ -72,11 +72,14 @@ class Database:
             version: its number; the one in force, if not given.
         Raises:
             ValueError: if there is none in the folder, it is of another format, a later
-                build of it was broken off or it has no such version; says what to do.
+                build of it was broken off, it has no such version or a file is missing or
+                damaged (`verify.py` has what is checked); says what to do.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
-        return cls(folder, manifest, versions.read(folder, manifest, version))
+        state = versions.read(folder, manifest, version)
+        verify.check_quickly(folder, state)
+        return cls(folder, manifest, state)
 
     @property
     def version(self) -> int:
@@ -100,14 +103,7 @@ class Database:
     @functools.cached_property
     def embedder(self) -> embedders.Embedder:
         """The embedder of the index; ValueError if its weights are not the same now."""
-        embedder = embedders.load_embedder(self.manifest["embedder"])
-        if embedder.fingerprint != self.manifest["embedder_fingerprint"]:
-            raise ValueError(
-                f"embedder {self.manifest['embedder']!r} has fingerprint "
-                f"{embedder.fingerprint}, {self.folder} was built with "
-                f"{self.manifest['embedder_fingerprint']}: build it again"
-            )
-        return embedder
+        return layout.load_embedder_of(self.folder, self.manifest)
 
     @property
     def index(self) -> ShardedIndex:
@@ -123,11 +119,15 @@ class Database:
         """Over some shards of the index, which are loaded; no others are."""
         folders = self._layout.index_shards()
         loaded = [
-            self._once(folders[shard], functools.partial(load_shard, folders[shard]))
+            self._once(folders[shard], functools.partial(self._load, folders[shard]))
             for shard in shards
         ]
         width = self.manifest["embedding_width"]
         return self._once(("index", shards), lambda: ShardedIndex(loaded, width))
+
+    def _load(self, folder: Path) -> Shard:
+        verify.check_below(folder, self.folder, self.state)
+        return load_shard(folder)
 
     @property
     def searchable(self) -> Int[np.ndarray, " T"]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float16, Float32, Int
 
+from data_pipeline import embedder as embedders
 from data_pipeline.chunks import ChunkTable, open_array
 from data_pipeline.engine import read_json
 from data_pipeline.versions import Version
@@ -84,6 +85,18 @@ def read_manifest(folder: Path) -> dict:
                 "a build was broken off, start it again"
             )
     return manifest
+
+
+def load_embedder_of(folder: Path, manifest: dict) -> embedders.Embedder:
+    """The embedder of a database; ValueError if its weights are not the same now."""
+    embedder = embedders.load_embedder(manifest["embedder"])
+    if embedder.fingerprint != manifest["embedder_fingerprint"]:
+        raise ValueError(
+            f"embedder {manifest['embedder']!r} has fingerprint "
+            f"{embedder.fingerprint}, {folder} was built with "
+            f"{manifest['embedder_fingerprint']}: build it again"
+        )
+    return embedder
 
 
 def vectors(shard: Path) -> np.ndarray:

@@ -25,7 +25,7 @@ from data_pipeline.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from data_pipeline.database import Database
 
-_TEXTS_AT_ONCE = 1024
+TEXTS_AT_ONCE = 1024  # embedded in one go: a vector's bits depend on it
 _FIELDS = tuple(field.name for field in dataclasses.fields(Document))
 
 
@@ -202,8 +202,8 @@ def embed_chunks(
 ) -> np.ndarray:
     """Float16 vectors of chunks: the function that the build embeds with."""
     blocks = [np.zeros((0, embedder.width), np.float16)]
-    for start in range(0, len(tokens_TM), _TEXTS_AT_ONCE):
-        block = tokens_TM[start : start + _TEXTS_AT_ONCE]
+    for start in range(0, len(tokens_TM), TEXTS_AT_ONCE):
+        block = tokens_TM[start : start + TEXTS_AT_ONCE]
         texts = [tokenizer.decode(tokens_M) for tokens_M in block]
         blocks.append(embedder.embed(texts).astype(np.float16))
         advance(len(texts))

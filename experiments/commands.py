@@ -69,8 +69,13 @@ def _say_unraisable(unraisable) -> None:
 
 def start(command: Callable[[list[str]], None]) -> None:
     """Parses the flags, runs the command and ends the process with its exit status."""
-    signal.signal(signal.SIGINT, _stop)
+    end_at_interrupt()
     app.run(lambda argv: sys.exit(run(command, argv)), flags_parser=_parse_flags)
+
+
+def end_at_interrupt() -> None:
+    """Makes Ctrl-C end the process with one line."""
+    signal.signal(signal.SIGINT, _stop)
 
 
 def _stop(signum: int, frame: object) -> None:

@@ -156,3 +156,12 @@ def _over_steps(axes: Axes, unit: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(**_TICKS, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(**_TICKS))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def distances(distances_T: np.ndarray) -> Figure:
+    """Histogram of chunks' squared distances to their nearest neighbours."""
+    figure, axes = _empty(2.0, "How near the nearest neighbours are")
+    axes.hist(distances_T, bins=60, range=(0, 2), color=COLOURS["on"])
+    axes.set_xlabel("squared distance of unit vectors (0 = the same text)", **_FONT)
+    axes.set_ylabel("chunks", **_FONT)
+    return figure

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -124,6 +125,28 @@ def test_equals_naive_numpy_whatever_the_padding(tmp_path, prefix):
             wanted_W = naive_bert(tensors, row).mean(0)
             wanted_W /= np.linalg.norm(wanted_W)
             np.testing.assert_allclose(found_W, wanted_W, atol=2e-6)
+
+
+def test_rows_are_split_over_devices_and_vectors_stay_the_same(tmp_path, monkeypatch):
+    write_tiny_bert(tmp_path)
+    one = bert.load_bert(tmp_path, precision="float32")
+    eight = bert.load_bert(tmp_path, precision="float32", devices=jax.devices())
+    assert (one.mesh.size, eight.mesh.size) == (1, 8)
+    places, embed_tokens = [], bert.embed_tokens
+
+    def spy(params, tokens_BL, *rest):
+        places.append(tokens_BL.sharding.shard_shape(tokens_BL.shape))
+        return embed_tokens(params, tokens_BL, *rest)
+
+    monkeypatch.setattr(bert, "embed_tokens", spy)
+    rng = np.random.default_rng(0)
+    for rows in (16, 3):  # 3 rows can't be split, and need not be
+        tokens_BL = rng.integers(5, 20, (rows, 8)).astype(np.int32)
+        lengths_B = rng.integers(1, 9, rows).astype(np.int32)
+        np.testing.assert_allclose(
+            one(tokens_BL, lengths_B), eight(tokens_BL, lengths_B), atol=1e-6
+        )
+    assert places == [(16, 8), (2, 8), (3, 8), (3, 8)]
 
 
 def test_first_token_pooling(tmp_path):

@@ -1,0 +1,156 @@
+"""Is a database what its checksums say, and would it be built the same again?
+
+Opening checks what is cheap: that every file has its size, and the checksums of what
+searches give back (text, tokens, tokenizer) up to a gigabyte; an index is checked when it is
+loaded. `files` checks everything, `recompute` makes a sample of it again.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet
+
+from data_pipeline import chunks, layout, updates
+from data_pipeline.engine import read_json, sha256_of
+from data_pipeline.versions import Version
+
+if TYPE_CHECKING:
+    from data_pipeline.database import Database
+
+_READ_STAGES = ("documents", "tokenizer", "chunks")
+_CHECKED_BYTES = 1_000_000_000  # about a second of checksums
+
+
+def described(folder: Path, version: Version) -> Iterator[tuple[Path, dict]]:
+    """Every file of a version with its size and checksum.
+
+    Raises:
+        ValueError: naming a shard whose description is not there.
+    """
+    manifest = layout.read_manifest(folder)
+    for stage in manifest["contents"]:
+        made = read_json(folder / stage / "stage.json") or {"files": {}}
+        for shard, files in made["files"].items():
+            for name, entry in files.items():
+                path = f"{stage}/{shard}"
+                if f"{path}/{name}" in version.replaced or path in version.replaced:
+                    continue
+                yield folder / path / name, entry
+    stand_ins = {folder / Path(*Path(p).parts[:3]) for p in version.replaced.values()}
+    deltas = [folder / "deltas" / name for name in version.deltas]
+    for shard_folder in [*sorted(stand_ins), *deltas]:
+        files = read_json(shard_folder / "shard.json")
+        if files is None:
+            raise ValueError(f"{shard_folder / 'shard.json'} is missing or damaged")
+        for name, entry in files.items():
+            yield shard_folder / name, entry
+
+
+def check_quickly(folder: Path, version: Version) -> None:
+    """What opening checks; raises ValueError naming the file that is not as written."""
+    read_bytes, read = 0, []
+    for path, entry in described(folder, version):
+        _check_size(path, entry)
+        stage = path.relative_to(folder).parts[0]
+        if stage in (*_READ_STAGES, "deltas", "compacted"):
+            read.append((path, entry))
+            read_bytes += entry["size_bytes"]
+    if read_bytes <= _CHECKED_BYTES:
+        for path, entry in read:
+            _check_sum(path, entry)
+
+
+def check_below(shard: Path, folder: Path, version: Version) -> None:
+    """Checks all files of one shard; raises ValueError naming one that is not whole."""
+    for path, entry in described(folder, version):
+        if path.is_relative_to(shard):
+            _check_size(path, entry)
+            _check_sum(path, entry)
+
+
+def files(database: "Database") -> Iterator[tuple[Path, str]]:
+    """Checks every file; gives each with what is wrong with it, '' if nothing."""
+    for path, entry in described(database.folder, database.state):
+        problem = ""
+        try:
+            _check_size(path, entry)
+            _check_sum(path, entry)
+        except ValueError as error:
+            problem = str(error)
+        yield path, problem
+
+
+def _check_size(path: Path, entry: dict) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: restore it, or build again")
+    size_bytes = path.stat().st_size
+    if size_bytes != entry["size_bytes"]:
+        raise ValueError(
+            f"{path} has {size_bytes} bytes instead of {entry['size_bytes']}: restore it, "
+            "or build again"
+        )
+
+
+def _check_sum(path: Path, entry: dict) -> None:
+    if sha256_of(path) != entry["sha256"]:
+        raise ValueError(
+            f"{path} is damaged (its checksum differs): restore it, or build again"
+        )
+
+
+def recompute(database: "Database", seed: int) -> tuple[str, int]:
+    """Makes one random block of a random shard again, from its text, bit for bit.
+
+    Returns:
+        The shard's name and how many chunks were compared.
+    Raises:
+        ValueError: naming the shard and what differs.
+    """
+    rng = np.random.default_rng(seed)
+    table = database.chunks()
+    shards = database.shards("chunks", "train")
+    built = database.folder / "chunks"  # bits depend on what was embedded together
+    whole = [n for n, shard in enumerate(shards) if shard.parent == built]
+    if not whole:
+        raise ValueError(
+            f"every shard of {database.folder} was compacted: none to redo"
+        )
+    number = int(rng.choice(whole))
+    rows = table.rows_of_shard(number)
+    starts = np.arange(rows.start, rows.stop, updates.TEXTS_AT_ONCE)
+    start = int(rng.choice(starts))
+    ids = np.arange(start, min(start + updates.TEXTS_AT_ONCE, rows.stop))
+    name = shards[number].relative_to(database.folder).as_posix()
+    _compare_text(database, number, ids, name)
+    tokens_TM = table.take("tokens", ids)
+    again = updates.embed_chunks(tokens_TM, database.tokenizer, database.embedder)
+    there = ~database.state.is_deleted(table.take("documents", ids))
+    if not np.array_equal(again[there], database.vectors(ids)[there]):
+        raise ValueError(f"vectors of {name} are not what the embedder gives today")
+    return name, len(ids)
+
+
+def _compare_text(database: "Database", shard: int, ids: np.ndarray, name: str) -> None:
+    """Cuts the documents of chunks again."""
+    table = database.chunks()
+    paths = layout.Layout(database.folder, database.state).document_tables("train")
+    path = paths[shard]
+    documents = pyarrow.parquet.read_table(path, columns=["row", "text"])
+    texts = dict(
+        zip(
+            documents.column("row").to_pylist(),
+            documents.column("text").to_pylist(),
+            strict=True,
+        )
+    )
+    of_chunks = table.take("documents", ids)
+    for row in np.unique(of_chunks[~database.state.is_deleted(of_chunks)]):
+        all_ids = np.flatnonzero(database.document_of_chunk == row)
+        cut = chunks.cut_document(
+            texts[int(row)], database.tokenizer, database.chunk_len
+        )
+        for column, again in zip(("tokens", "lengths", "offsets"), cut, strict=True):
+            if not np.array_equal(table.take(column, all_ids), again):
+                raise ValueError(f"{column} of document row {row} in {name} differ")

@@ -1,0 +1,178 @@
+"""A database at the command line: search it, look at it, check it, change it.
+
+    python -m experiments.database search "who wrote it?" --database=DIR [-k 5]
+    python -m experiments.database show CHUNK_ID --database=DIR
+    python -m experiments.database stats --database=DIR [--plot=distances.png]
+    python -m experiments.database verify --database=DIR [--blocks=1]
+    python -m experiments.database add FILE --database=DIR [--replace]
+    python -m experiments.database delete ID [ID ...] --database=DIR
+    python -m experiments.database compact --database=DIR
+    python -m experiments.database versions --database=DIR [--use=NUMBER]
+
+FILE is text as CORPUS takes it: a folder, .jsonl, .parquet, ... To build one see
+`build_database.py`.
+"""
+
+import argparse
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from experiments import commands
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command in `argv`; gives its exit status."""
+    args = _parser().parse_args(argv)
+    return commands.run(lambda _: args.run(args), [])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable, what: str) -> argparse.ArgumentParser:
+        found = subparsers.add_parser(name, help=what, description=what)
+        found.add_argument("--database", type=Path, required=True, help="its folder")
+        found.set_defaults(run=run)
+        return found
+
+    search = command("search", _search, "the passages that are nearest to a text")
+    search.add_argument("query")
+    search.add_argument("-k", type=int, default=5, help="passages")
+    search.add_argument("--without", nargs="*", default=[], metavar="DOCUMENT_ID")
+    show = command("show", _show, "a chunk, its document and its neighbours in it")
+    show.add_argument("chunk_id", type=int)
+    stats = command("stats", _stats, "sizes, recall, duplicates, distances")
+    stats.add_argument("--plot", type=Path, help="PNG of the neighbours' distances")
+    verify = command("verify", _verify, "checks every file and makes a sample again")
+    verify.add_argument("--blocks", type=int, default=1, help="of about 1,000 chunks")
+    verify.add_argument("--seed", type=int, default=0, help="of the sample")
+    add = command("add", _add, "adds documents")
+    add.add_argument(
+        "corpus", metavar="FILE", help="folder, .jsonl, .parquet, text ..."
+    )
+    add.add_argument("--replace", action="store_true", help="those with the same ids")
+    delete = command("delete", _delete, "deletes documents")
+    delete.add_argument("document_id", nargs="+")
+    command("compact", _compact, "takes deleted text off the disk")
+    versions = command("versions", _versions, "lists the versions, or switches to one")
+    versions.add_argument("--use", type=int, metavar="NUMBER")
+    return parser
+
+
+def _open(args: argparse.Namespace, version: int | None = None):
+    from data_pipeline.database import Database  # after the flags were checked
+
+    return Database.open(args.database, version)
+
+
+def _search(args: argparse.Namespace) -> None:
+    if not args.query.strip():
+        raise ValueError("the query is empty: give some text to search for")
+    opened = _open(args)
+    (found,) = opened.search([args.query], args.k, exclude_documents=args.without)
+    for place, passage in enumerate(found, start=1):
+        print(f"{place}. {_source(passage)}  distance {passage.distance:.3f}")
+        print(_indented(f"{passage.text}|{passage.continuation}"))
+
+
+def _source(passage) -> str:
+    title = passage.title or passage.document_id
+    known = (passage.uri, passage.licence, f"document {passage.document_id}")
+    place = f"byte {passage.offset:,}, chunk {passage.chunk_id}"
+    return ", ".join([title, *(value for value in known if value), place])
+
+
+def _indented(text: str) -> str:
+    return textwrap.indent(textwrap.fill(" ".join(text.split()), 84), "   ")
+
+
+def _show(args: argparse.Namespace) -> None:
+    from experiments import database_facts
+
+    opened = _open(args)
+    passage = database_facts.passage(opened, args.chunk_id)
+    print(_source(passage))
+    print(_indented(passage.text))
+    if passage.continuation:
+        print("   continues:")
+        print(_indented(passage.continuation))
+
+
+def _stats(args: argparse.Namespace) -> None:
+    from experiments import database_facts
+
+    opened = _open(args)
+    for name, value in database_facts.facts(opened):
+        print(f"{name:<28} {value}")
+    if args.plot:
+        database_facts.plot_distances(opened, args.plot)
+        print(f"{'distances of neighbours':<28} {args.plot}")
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from data_pipeline import verify
+
+    opened = _open(args)
+    checked, problems = 0, []
+    for _, problem in verify.files(opened):
+        checked += 1
+        problems += [problem] if problem else []
+    if problems:
+        raise ValueError("; ".join(problems))
+    print(f"{checked} files are as they were written")
+    for block in range(args.blocks):
+        shard, chunks = verify.recompute(opened, args.seed + block)
+        print(f"{shard}: {chunks} chunks made again, bit for bit the same")
+
+
+def _add(args: argparse.Namespace) -> None:
+    from data_pipeline import corpora, updates
+    from data_pipeline.documents import Skipped
+
+    opened, skipped = _open(args), Skipped()
+    documents = list(corpora.read_documents(args.corpus, skipped))
+    number = updates.add(opened, documents, replace=args.replace)
+    for line in skipped.summary_lines():
+        print(f"left out: {line}")
+    print(f"version {number}: {len(documents)} documents {_verb(args)}")
+
+
+def _verb(args: argparse.Namespace) -> str:
+    return "added or replaced" if args.replace else "added"
+
+
+def _delete(args: argparse.Namespace) -> None:
+    number = _open(args).delete(args.document_id)
+    print(f"version {number}: {len(set(args.document_id))} documents deleted")
+
+
+def _compact(args: argparse.Namespace) -> None:
+    opened = _open(args)
+    number = opened.compact()
+    print(f"version {number}: nothing deleted is left on disk; older versions are gone")
+
+
+def _versions(args: argparse.Namespace) -> None:
+    from data_pipeline import versions
+
+    shown = _open(args)
+    if args.use is not None:
+        _open(args, args.use)  # refuses one that is not there
+        versions.put_in_force(args.database, args.use)
+        shown.refresh()
+    for number in versions.numbers(args.database):
+        opened = _open(args, number)
+        in_force = "  in force" if number == shown.version else ""
+        deleted = len(opened.state.deleted_D)
+        there = opened.documents().num_rows - deleted
+        print(f"version {number}: {there:,} documents, {deleted:,} deleted{in_force}")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # accelerators are for training
+    commands.end_at_interrupt()
+    sys.exit(main())
