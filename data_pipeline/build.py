@@ -11,12 +11,13 @@ from data_pipeline import (
     dataset,
     deduplicate,
     layout,
+    lexical,
     refresh,
     stages,
     versions,
 )
 from data_pipeline.config import DataConfig
-from data_pipeline.documents import Document, Skipped, write_documents
+from data_pipeline.documents import Skipped, write_split
 from data_pipeline.engine import (
     Engine,
     LocalEngine,
@@ -31,15 +32,8 @@ from data_pipeline.engine import (
 from data_pipeline.index import sharded
 from data_pipeline.tokenizer import Tokenizer
 
-STAGES = (
-    "documents",
-    "tokenizer",
-    "chunks",
-    "embeddings",
-    "index",
-    "neighbours",
-    "dataset",
-)
+_FIRST = ("documents", "tokenizer", "chunks", "embeddings", "index")
+STAGES = (*_FIRST, "neighbours", "dataset")
 # Made in one piece, in this process: near copies of held-out documents are known only from a
 # table of all of these; the tokenizer is trained on all texts; sequences cross shards.
 _WHOLE = {"all": 1}
@@ -62,17 +56,23 @@ class Build:
         # The name may have stood for another model in an earlier build.
         stages.embedder.cache_clear()
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """STAGES, with `lexical` after the index if the words are asked for."""
+        return (*_FIRST, *("lexical",) * self._cfg.lexical, *STAGES[len(_FIRST) :])
+
     def run(self, last_stage: str = STAGES[-1]) -> None:
         """Makes all stages up to the last one named; the manifest after the last of all.
 
         Raises:
             ValueError: for an unknown stage, or a corpus that holds nothing usable.
         """
-        if last_stage not in STAGES:
-            raise ValueError(f"no stage {last_stage!r}; there are {', '.join(STAGES)}")
+        stages = self.stages
+        if last_stage not in stages:
+            raise ValueError(f"no stage {last_stage!r}; there are {', '.join(stages)}")
         self._folder.mkdir(parents=True, exist_ok=True)
         versions.check_not_compacted(self._folder)
-        for stage in STAGES[: STAGES.index(last_stage) + 1]:
+        for stage in stages[: stages.index(last_stage) + 1]:
             if stage == "dataset":
                 self._write_manifest()  # the dataset is made from a finished database
             getattr(self, f"make_{stage}")()
@@ -113,24 +113,12 @@ class Build:
             size_bytes = sum(len(document.text.encode()) for document in documents)
             facts[split] = {"documents": len(documents), "size_bytes": size_bytes}
             yield f"{split}: {len(documents):,} documents, {size_bytes / 1e6:.2f} MB"
-            self._write_split(folder, split, documents)
+            write_split(folder, split, documents, self._cfg.shard_size_bytes)
         yield (
             f"dropped {kept.exact_duplicates} exact duplicates and "
             f"{kept.near_duplicates} near copies of held-out documents"
         )
         write_json(folder / "facts.json", facts)
-
-    def _write_split(self, folder: Path, split: str, documents: list[Document]) -> None:
-        """A Parquet file for about every `shard_size_bytes` of text."""
-        shard: list[Document] = []
-        number = row = size_bytes = 0
-        for position, document in enumerate(documents, start=1):
-            shard.append(document)
-            size_bytes += len(document.text.encode())
-            if size_bytes >= self._cfg.shard_size_bytes or position == len(documents):
-                path = folder / f"{split}-{number:05d}.parquet"
-                write_documents(path, shard, first_row=row)
-                number, row, size_bytes, shard = number + 1, position, 0, []
 
     def make_tokenizer(self) -> None:
         """Trains the tokenizer on the training split, or takes the one that is given."""
@@ -206,6 +194,15 @@ class Build:
         shards = {f"{number:05d}": 1 for number in range(len(parts))}
         inputs = ("chunks", "embeddings")
         self._stage("index", settings, inputs, shards, work, uses="cores")
+
+    def make_lexical(self) -> None:
+        """Indexes the words of the training chunks, in the shards of the index."""
+        rows = self._cfg.index_shard_rows
+        settings = {**lexical.SETTINGS, "shard_rows": rows}
+        parts = stages.index_parts(self._folder, rows)
+        work = stages.IndexWords(self._folder, self._contents["tokenizer"], parts)
+        shards = {f"{number:05d}": 1 for number in range(len(parts))}
+        self._stage("lexical", settings, ("chunks", "tokenizer"), shards, work)
 
     def make_neighbours(self) -> None:
         """Finds the neighbours of every chunk of every split.
@@ -321,16 +318,18 @@ class Build:
         embedder = stages.embedder(self._cfg.embedder)
         made_before = {
             stage: self._contents[stage]
-            for stage in STAGES[:-1]
+            for stage in self.stages[:-1]
             if stage in self._contents
         }
+        # The words follow from the chunks, and no sequence depends on them.
+        identity = {s: c for s, c in made_before.items() if s != "lexical"}
         num_chunks = {
             split: sum(self._size(s) for s in self._shard_names(split))
             for split in dataset.SPLITS
         }
         manifest = {
             "format_version": layout.FORMAT_VERSION,
-            "fingerprint": fingerprint(made_before),
+            "fingerprint": fingerprint(identity),
             "contents": made_before,
             "chunk_len": self._cfg.chunk_len,
             "vocab_size": tokenizer.vocab_size,

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
-from data_pipeline import layout, updates, versions
+from data_pipeline import layout, lexical, updates, versions
 from data_pipeline.chunks import ARRAYS, ChunkTable, open_array
 
 if TYPE_CHECKING:
@@ -124,12 +124,15 @@ def _replace_indexes(
         if len(kept) == len(ids_T):
             continue
         name = f"{number:05d}"
+        texts = lexical.texts_of(database.chunks(), kept, database.tokenizer)
         vectors_TW = database.vectors(kept)
         updates.make_folder(
             database.folder / into / f"index-{name}",
-            functools.partial(updates.write_index, database, kept, vectors_TW),
+            functools.partial(updates.write_index, database, kept, texts, vectors_TW),
         )
         replaced[f"index/{name}"] = f"{into}/index-{name}"
+        if database.has_words:
+            replaced[f"lexical/{name}"] = f"{into}/index-{name}/lexical"
     return replaced
 
 
@@ -167,10 +170,12 @@ def _merge_deltas(database: "Database", name: str) -> tuple[str, ...]:
             np.save(folder / f"{column}.npy", array, allow_pickle=False)
         vectors_TW = database.vectors(first_id + ids)
         np.save(folder / "vectors.npy", vectors_TW, allow_pickle=False)
-        has_text_T = ChunkTable([folder]).has_text(range(len(ids)))
+        written = ChunkTable([folder])
+        has_text_T = written.has_text(range(len(ids)))
         updates.write_index(
             database,
             first_id + np.flatnonzero(has_text_T),
+            lexical.texts_of(written, np.flatnonzero(has_text_T), database.tokenizer),
             vectors_TW[has_text_T],
             folder,
         )

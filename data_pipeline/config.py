@@ -2,6 +2,8 @@
 
 import dataclasses
 
+INDEX_KINDS = ("auto", "exact", "scann", "faiss-flat", "faiss-ivfpq")
+
 
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
 class DataConfig:
@@ -15,9 +17,12 @@ class DataConfig:
     vocab_size: int = 4096  # of a trained tokenizer, at most
     chunk_len: int = 64  # tokens (M)
     embedder: str = "minilm"  # or a folder with a BERT, or a sentence-transformers name
-    index: str = "auto"  # exact | scann; auto = exact while it is small
-    recall_target: float = 0.97  # recall@2 that a ScaNN index is tuned to
+    index: str = (
+        "auto"  # one of INDEX_KINDS; auto = exact while it is small, then ScaNN
+    )
+    recall_target: float = 0.97  # recall@2 that an approximate index is tuned to
     index_shard_rows: int = 1_000_000  # chunks of an index; the memory to build one
+    lexical: bool = False  # index the words too, for search by rank="hybrid"
     candidates: int = 8  # neighbours kept for a chunk; a sequence picks among them
     shard_size_bytes: int = (
         2_000_000  # text of a shard, the unit of work and of resuming
@@ -33,6 +38,10 @@ class DataConfig:
             value = getattr(self, field.name)
             if type(value) is int and value < (0 if field.name == "seed" else 1):
                 raise ValueError(f"data.{field.name} must be at least 1, is {value}")
+        if self.index not in INDEX_KINDS:
+            raise ValueError(
+                f"data.index must be one of {', '.join(INDEX_KINDS)}, is {self.index!r}"
+            )
         if self.neighbour_len % self.chunk_len:
             raise ValueError(
                 f"data.neighbour_len {self.neighbour_len} is not a multiple of "

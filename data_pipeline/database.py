@@ -7,12 +7,12 @@
     embeddings/     SPLIT-00000/vectors.npy, (T, W) float16
     index/          00000/ ...  over the embeddings of the training split, the only one
                     searched (`index/sharded.py`)
+    lexical/        00000/ ...  the words of the same chunks, if asked for (`lexical.py`)
     neighbours/     SPLIT-00000/ ...  (`neighbours.py`)
     dataset/        the TFDS dataset of sequences (`dataset.py`)
     versions/ ...   what was added and deleted since (`versions.py`)
 
-`build.py` makes it. Validation and test documents are only ever queries: they are not in
-the index and can't be found.
+`build.py` makes it. Validation and test documents are only queries and can't be found.
 """
 
 import copy
@@ -25,14 +25,15 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Float16, Int, Integer
 
-from data_pipeline import compaction, layout, refresh, updates, verify, versions
+from data_pipeline import compaction, hybrid, layout, refresh, updates, verify, versions
 from data_pipeline import embedder as embedders
 from data_pipeline.chunks import ChunkTable, open_array
 from data_pipeline.documents import read_sources, row_of_id
 from data_pipeline.index.sharded import Shard, ShardedIndex, load_shard
 from data_pipeline.layout import Layout, read_manifest
+from data_pipeline.lexical import Lexical
 from data_pipeline.neighbours import NeighbourTable, find_neighbours
-from data_pipeline.passages import Found, Retrieved
+from data_pipeline.passages import Found, Retrieved, passage_at
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.versions import Version
 
@@ -88,8 +89,8 @@ class Database:
     @property
     def fingerprint(self) -> str:
         """Changes when any content of the database changes."""
-        built = self.manifest["fingerprint"]
-        return f"{built}-{self.state.fingerprint}" if self.version else built
+        later = f"-{self.state.fingerprint}" if self.version else ""
+        return self.manifest["fingerprint"] + later
 
     @property
     def chunk_len(self) -> int:
@@ -111,7 +112,7 @@ class Database:
 
     @property
     def num_shards(self) -> int:
-        """Of the index, one for each delta included; a server may hold some of them."""
+        """Of the index, one for each delta included."""
         return len(self._layout.index_shards())
 
     def index_of(self, shards: tuple[int, ...]) -> ShardedIndex:
@@ -134,6 +135,16 @@ class Database:
         folders = self._layout.index_shards()
         ids_T = np.concatenate([open_array(f / "ids.npy") for f in folders])
         return ids_T[~self.state.is_deleted(self.document_of_chunk[ids_T])]
+
+    @property
+    def has_words(self) -> bool:
+        """Whether words were indexed."""
+        return "lexical" in self.manifest["contents"]
+
+    @property
+    def lexical(self) -> Lexical:
+        """The words of all chunks; `has_words` must be true."""
+        return self._once("lexical", lambda: Lexical(self._layout.lexical_shards()))
 
     def shards(self, stage: str, split: str) -> list[Path]:
         """Folders of a split's shards in a stage, in order; what was added is last."""
@@ -173,10 +184,10 @@ class Database:
     def refresh(self) -> bool:
         """Shows the version that is in force now; whether it is another than before."""
         now = versions.read(self.folder, self.manifest)
-        if now.number == self.version:
-            return False
-        self._show(now)
-        return True
+        is_new = now.number != self.version
+        if is_new:
+            self._show(now)
+        return is_new
 
     def add(self, documents: Sequence[Mapping]) -> int:
         """Adds documents: mappings with `text`, and `id`, `title`, `uri`, `licence`.
@@ -215,23 +226,22 @@ class Database:
         *,
         neighbour_len: int | None = None,
         exclude_documents: Collection[str] = (),
+        rank: str = "dense",
     ) -> Retrieved:
         """Neighbours of chunks, as `generate.py`'s Retriever wants them.
 
-        Chunks are turned into text and embedded by the function that embedded the
-        database.
+        Chunks are turned into text and embedded by the database's embedder.
 
         Args:
             tokens_QM: token ids of whole chunks.
             num_neighbours: N.
             neighbour_len: R; match and one continuation, if not given.
-            exclude_documents: ids of documents that must not be found.
+            exclude_documents, rank: see `search`.
         """
         shown = copy.copy(self)  # one version, even if another is shown meanwhile
         texts = [self.tokenizer.decode(tokens) for tokens in tokens_QM]
-        vectors_QW = self.embedder.embed(texts)
-        ids_QN, distances_QN = shown.nearest(
-            vectors_QW, num_neighbours, exclude_documents=exclude_documents
+        ids_QN, distances_QN = hybrid.search(
+            shown, texts, num_neighbours, exclude_documents, rank
         )
         absent = ((0, 0), (0, num_neighbours - ids_QN.shape[1]))
         ids_QN = np.pad(ids_QN, absent, constant_values=-1)
@@ -247,20 +257,19 @@ class Database:
         k: int,
         *,
         exclude_documents: Collection[str] = (),
+        rank: str = "dense",
     ) -> list[list[Found]]:
-        """The k nearest passages of each text, nearest first; fewer if there are fewer.
+        """The k nearest passages of each text, best first; fewer if there are fewer.
 
         Args:
             texts: queries of any length; what exceeds the embedder's window is cut.
             exclude_documents: ids of documents that must not be found.
+            rank: "dense", by distance, or "hybrid", by distance and words (`hybrid.py`).
         Raises:
-            ValueError: if k is not positive or an id is not in the database.
+            ValueError: if k is not positive, an id or the words are not in the database.
         """
         shown = copy.copy(self)  # one version, even if another is shown meanwhile
-        vectors_QW = self.embedder.embed(list(texts))
-        ids_QN, distances_QN = shown.nearest(
-            vectors_QW, k, exclude_documents=exclude_documents
-        )
+        ids_QN, distances_QN = hybrid.search(shown, texts, k, exclude_documents, rank)
         return [
             [
                 shown.found(int(chunk_id), float(distance))
@@ -272,20 +281,7 @@ class Database:
 
     def found(self, chunk_id: int, distance: float = float("nan")) -> Found:
         """The passage at a chunk, with its source."""
-        id_1 = np.array([chunk_id])
-        tokens_1R, lengths_1 = self.chunks().passages(id_1, 2 * self.chunk_len)
-        match, continuation = np.split(tokens_1R[0, : lengths_1[0]], [self.chunk_len])
-        document = self.documents().slice(int(self.document_of_chunk[chunk_id]), 1)
-        source = document.drop_columns("size_bytes").to_pylist()[0]
-        return Found(
-            text=self.tokenizer.decode(match),
-            continuation=self.tokenizer.decode(continuation),
-            document_id=source.pop("id"),
-            offset=int(self.chunks().take("offsets", id_1)[0]),
-            distance=distance,
-            chunk_id=chunk_id,
-            **source,
-        )
+        return passage_at(self, chunk_id, distance)
 
     def nearest(
         self,
@@ -308,15 +304,19 @@ class Database:
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, is {k}")
-        excluded = self.rows_of(exclude_documents)
-        document_of = self.document_of_chunk
+        allowed = self.allowed_outside(exclude_documents)
         index = self.index if shards is None else self.index_of(shards)
+        return find_neighbours(index, vectors_QW, min(k, max(index.size, 1)), allowed)
 
-        def allowed(_, ids):
+    def allowed_outside(self, exclude_documents: Collection[str]):
+        """`find_neighbours`' filter: there, and of none of these documents."""
+        excluded, document_of = self.rows_of(exclude_documents), self.document_of_chunk
+
+        def allowed(_, ids: np.ndarray) -> np.ndarray:
             rows = document_of[ids]
             return ~self.state.is_deleted(rows) & ~np.isin(rows, excluded)
 
-        return find_neighbours(index, vectors_QW, min(k, max(index.size, 1)), allowed)
+        return allowed
 
     def rows_of(self, document_ids: Collection[str]) -> Int[np.ndarray, " D"]:
         """Rows of documents; ValueError naming one that is not (or no longer) there."""

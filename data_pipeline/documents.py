@@ -92,3 +92,18 @@ def row_of_id(table: pa.Table, deleted_D: np.ndarray) -> dict[str, int]:
     there = np.ones(len(ids), bool)
     there[deleted_D] = False
     return {ids[row]: int(row) for row in np.flatnonzero(there)}
+
+
+def write_split(
+    folder: Path, split: str, documents: Sequence[Document], shard_size_bytes: int
+) -> None:
+    """Writes a split: a Parquet file for about every `shard_size_bytes` of text."""
+    shard: list[Document] = []
+    number = row = size_bytes = 0
+    for position, document in enumerate(documents, start=1):
+        shard.append(document)
+        size_bytes += len(document.text.encode())
+        if size_bytes >= shard_size_bytes or position == len(documents):
+            path = folder / f"{split}-{number:05d}.parquet"
+            write_documents(path, shard, first_row=row)
+            number, row, size_bytes, shard = number + 1, position, 0, []

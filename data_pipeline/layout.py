@@ -51,6 +51,12 @@ class Layout:
         made = read_json(self.folder / "index" / "stage.json") or {"shards": []}
         return [self.built(f"index/{name}") for name in made["shards"]] + self.deltas()
 
+    def lexical_shards(self) -> list[Path]:
+        """Folders of the index of words, in the order of `index_shards`."""
+        made = read_json(self.folder / "lexical" / "stage.json") or {"shards": []}
+        built = [self.built(f"lexical/{name}") for name in made["shards"]]
+        return built + [delta / "lexical" for delta in self.deltas()]
+
     def document_tables(self, split: str) -> list[Path]:
         """Parquet files of a split's documents, in the order of their rows."""
         names = self.built_shards(split)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet
 from jaxtyping import Float
 
-from data_pipeline import chunks, database, layout
+from data_pipeline import chunks, database, layout, lexical
 from data_pipeline import neighbours as neighbour_tables
 from data_pipeline.embedder import Embedder, load_embedder
 from data_pipeline.engine import write_json
@@ -75,6 +75,21 @@ class Embed:
 
 
 @dataclasses.dataclass(frozen=True)
+class IndexWords:
+    """Indexes the words of the chunks that a shard of the index is over."""
+
+    folder: Path
+    tokenizer: str
+    parts: tuple[tuple[str, ...], ...]
+
+    def __call__(self, shard: str, made: Path) -> Iterator[str]:
+        table, _, ids_T = _searchable(self.folder, self.parts, int(shard))
+        yield f"indexing the words of {len(ids_T):,} chunks"
+        tokenizer = _tokenizer(self.folder, self.tokenizer)
+        lexical.write_shard(made, ids_T, lexical.texts_of(table, ids_T, tokenizer))
+
+
+@dataclasses.dataclass(frozen=True)
 class BuildIndex:
     """Indexes consecutive shards of the training split and measures the recall.
 
@@ -92,12 +107,8 @@ class BuildIndex:
     held_out: tuple[str, ...]
 
     def __call__(self, shard: str, made: Path) -> Iterator[str]:
-        part = self.parts[int(shard)]
-        table = chunk_table(self.folder, [name for p in self.parts for name in p])
-        first, last = (int(name.split("-")[1]) for name in (part[0], part[-1]))
-        ids = range(table.rows_of_shard(first).start, table.rows_of_shard(last).stop)
-        ids_T = np.asarray(ids, np.int64)[table.has_text(ids)]
-        vectors_TW = self._vectors(part)[ids_T - ids.start]
+        _, ids, ids_T = _searchable(self.folder, self.parts, int(shard))
+        vectors_TW = self._vectors(self.parts[int(shard)])[ids_T - ids.start]
         yield f"indexing {len(vectors_TW):,} vectors"
         index, facts = sharded.build_shard(
             ids_T,
@@ -173,6 +184,15 @@ class Merge:
         yield from ()
 
 
+def _searchable(folder: Path, parts: Sequence[Sequence[str]], number: int):
+    """The table of training chunks; ids of a part of it, and of those that have text."""
+    table = chunk_table(folder, [name for part in parts for name in part])
+    part = parts[number]
+    first, last = (int(name.split("-")[1]) for name in (part[0], part[-1]))
+    ids = range(table.rows_of_shard(first).start, table.rows_of_shard(last).stop)
+    return table, ids, np.asarray(ids, np.int64)[table.has_text(ids)]
+
+
 def shard_names(folder: Path, split: str = "*") -> list[str]:
     """Of the documents, and so of chunks, embeddings and neighbours; in order."""
     paths = (folder / "documents" / "all").glob(f"{split}-*.parquet")
@@ -191,16 +211,9 @@ def chunk_table(folder: Path, shards: Sequence[str]) -> chunks.ChunkTable:
 
 def index_parts(folder: Path, max_rows: int) -> tuple[tuple[str, ...], ...]:
     """Consecutive shards of the training split, as many as an index may have rows."""
-    parts: list[tuple[str, ...]] = [()]
-    rows = 0
-    for shard in shard_names(folder, "train"):
-        size = len(chunk_table(folder, [shard]))
-        if parts[-1] and rows + size > max_rows:
-            parts.append(())
-            rows = 0
-        parts[-1] += (shard,)
-        rows += size
-    return tuple(parts)
+    names = shard_names(folder, "train")
+    sizes = {name: len(chunk_table(folder, [name])) for name in names}
+    return tuple(map(tuple, sharded.split_rows(sizes, max_rows).values()))
 
 
 @functools.lru_cache(maxsize=1)

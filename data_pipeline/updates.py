@@ -9,13 +9,13 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_pipeline import chunks, versions
+from data_pipeline import chunks, lexical, versions
 from data_pipeline.documents import Document, write_documents
 from data_pipeline.embedder import Embedder
 from data_pipeline.engine import describe_files, write_json
@@ -165,15 +165,20 @@ def _write_delta(
     write_index(
         opened,
         len(table) + np.flatnonzero(has_text_T),
+        lexical.texts_of(added, np.flatnonzero(has_text_T), opened.tokenizer),
         vectors_TW[has_text_T],
         folder,
     )
 
 
 def write_index(
-    opened: "Database", ids_T: np.ndarray, vectors_TW: np.ndarray, folder: Path
+    opened: "Database",
+    ids_T: np.ndarray,
+    texts: Iterable[str],
+    vectors_TW: np.ndarray,
+    folder: Path,
 ) -> None:
-    """An index as the build would make it, into a folder."""
+    """An index as the build would make it, of words too if it did, into a folder."""
     settings = opened.manifest["settings"]
     shard, facts = sharded.build_shard(
         ids_T,
@@ -184,6 +189,9 @@ def write_index(
     )
     shard.save(folder)
     write_json(folder / "facts.json", facts)
+    if opened.has_words:
+        (folder / "lexical").mkdir()
+        lexical.write_shard(folder / "lexical", ids_T, texts)
 
 
 def embed_chunks(

@@ -214,6 +214,9 @@ def test_mistakes_are_named(tmp_path, tiny_corpus_folder):
     bad = tiny_corpus.config(tiny_corpus_folder, neighbour_len=12)
     with pytest.raises(ValueError, match=r"data\.neighbour_len 12"):
         Build(bad, tmp_path / "database")
+    bad = tiny_corpus.config(tiny_corpus_folder, index="faiss")
+    with pytest.raises(ValueError, match=r"data\.index must be .*faiss-flat.*'faiss'"):
+        Build(bad, tmp_path / "database")
 
 
 @pytest.mark.parametrize("stage", ["chunks", "embeddings", "index"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from data_pipeline import index
-from data_pipeline.index import exact, scann
+from data_pipeline.index import exact, faiss, scann
 
 WIDTH = 64
 
@@ -53,7 +53,12 @@ def approximate(vectors_TW):
     return index.build_index(vectors_TW)
 
 
-@pytest.fixture(params=["exact", "scann"])
+@pytest.fixture(scope="module")
+def inverted(vectors_TW):
+    return index.build_index(vectors_TW, "faiss-ivfpq")
+
+
+@pytest.fixture(scope="module", params=["exact", "scann", "faiss-flat", "faiss-ivfpq"])
 def small(request):
     return index.build_index(clustered(1_200), request.param)
 
@@ -112,6 +117,70 @@ def test_auto_is_exact_without_scann(monkeypatch, vectors_TW):
         index.build_index(vectors_TW, "scann")
 
 
+@pytest.mark.parametrize("kind", ["faiss-flat", "faiss-ivfpq"])
+def test_faiss_is_asked_for_by_its_extra(monkeypatch, kind):
+    def missing(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(faiss.importlib, "import_module", missing)
+    with pytest.raises(
+        ImportError, match=r"retro-jax\[faiss\].*No module named 'faiss'"
+    ):
+        index.build_index(clustered(1_000), kind)
+
+
+def test_faiss_reaches_its_recall(inverted, vectors_TW, queries_QW):
+    for k in (2, 10):
+        recall = index.measure_recall(inverted, vectors_TW, queries_QW, k)
+        assert recall > 0.95  # of other queries than it was tuned with
+    assert inverted.recall >= 0.97
+    assert inverted.lists_to_search < 100  # of 316: it is not exhaustive
+    few = index.build_index(vectors_TW[:999], "faiss-ivfpq")
+    assert isinstance(few, exact.ExactIndex)
+
+
+def test_faiss_is_tuned_with_the_queries_to_come(vectors_TW):
+    """Rows of the database find themselves in fewer lists than far queries need."""
+    rng = np.random.default_rng(0)
+    far_QW = rng.normal(size=(200, WIDTH)).astype(np.float32)
+    easy = index.build_index(vectors_TW[:5_000], "faiss-ivfpq")
+    hard = index.build_index(vectors_TW[:5_000], "faiss-ivfpq", queries_QW=far_QW[::2])
+    assert hard.lists_to_search > easy.lists_to_search
+    recall = index.measure_recall(hard, vectors_TW[:5_000], far_QW[1::2], 2)
+    assert recall > 0.9
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 33])
+def test_faiss_takes_every_width(width):
+    rng = np.random.default_rng(0)
+    vectors_TW = (rng.normal(size=(1_000, width)) + 3).astype(np.float16)
+    for kind in ("faiss-flat", "faiss-ivfpq"):
+        built = index.build_index(vectors_TW, kind, recall_target=1.0)
+        ids_QN, distances_QN = built.search(vectors_TW[:50].astype(np.float32), 1_002)
+        wanted_ids_QN, wanted_QN = naive(vectors_TW, vectors_TW[:50], 1_002)
+        assert np.mean(ids_QN == wanted_ids_QN) > 0.999
+        np.testing.assert_allclose(distances_QN, wanted_QN, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_faiss_flat_equals_exact(unit):
+    vectors_TW = 5 * clustered(3_000, unit=unit)
+    vectors_TW[2_900:] = vectors_TW[:100]  # duplicates: the lower row comes first
+    queries_QW = clustered(100, seed=1)
+    found = index.build_index(vectors_TW, "faiss-flat").search(queries_QW, 7)
+    wanted = index.build_index(vectors_TW, "exact").search(queries_QW, 7)
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_equal_rows_train_faiss():
+    same_TW = np.repeat(clustered(4), 300, axis=0)
+    built = index.build_index(same_TW, "faiss-ivfpq")
+    ids_QN, distances_QN = built.search(same_TW[::300], 300)
+    assert (np.sort(ids_QN, axis=1) == np.arange(1_200).reshape(4, 300)).all()
+    assert (distances_QN == 0).all()
+
+
 def test_scann_reaches_its_recall(approximate, vectors_TW, queries_QW):
     for k in (2, 10):
         recall = index.measure_recall(approximate, vectors_TW, queries_QW, k)
@@ -124,10 +193,11 @@ def test_scann_reaches_its_recall(approximate, vectors_TW, queries_QW):
 
 
 @pytest.mark.parametrize("unit", [True, False])
-def test_scann_gives_true_distances_in_order(unit):
+@pytest.mark.parametrize("kind", ["scann", "faiss-ivfpq"])
+def test_true_distances_in_order(kind, unit):
     vectors_TW = clustered(3_000, unit=unit)
     queries_QW = 3 * clustered(100, seed=1)  # queries need not be unit
-    built = index.build_index(vectors_TW, "scann", recall_target=1.0)
+    built = index.build_index(vectors_TW, kind, recall_target=1.0)
     ids_QN, distances_QN = built.search(queries_QW, 5)
     wanted_ids_QN, _ = naive(vectors_TW, queries_QW, 5)
     assert np.mean(ids_QN == wanted_ids_QN) > 0.98
@@ -147,11 +217,13 @@ def test_search_when_k_exceeds_the_rows(small):
     assert np.isfinite(distances_QN[:, :1_200]).all()
 
 
-def test_search_when_k_exceeds_what_the_leaves_hold(approximate, queries_QW):
-    ids_QN, distances_QN = approximate.search(queries_QW[:5], 5_000)
-    assert (ids_QN >= 0).all()
-    assert np.isfinite(distances_QN).all()
-    assert all(len(set(row)) == 5_000 for row in ids_QN.tolist())
+def test_search_when_k_exceeds_what_the_leaves_hold(approximate, inverted, queries_QW):
+    for built in (approximate, inverted):
+        ids_QN, distances_QN = built.search(queries_QW[:5], 5_000)
+        assert (ids_QN >= 0).all()
+        assert np.isfinite(distances_QN).all()
+        assert (np.diff(distances_QN, axis=1) >= 0).all()
+        assert all(len(set(row)) == 5_000 for row in ids_QN.tolist())
 
 
 def test_one_query_equals_many(small):
@@ -165,11 +237,12 @@ def test_one_query_equals_many(small):
 def test_no_queries_and_no_rows(small):
     ids_QN, distances_QN = small.search(np.zeros((0, WIDTH), np.float32), 4)
     assert ids_QN.shape == distances_QN.shape == (0, 4)
-    empty = index.build_index(np.zeros((0, WIDTH), np.float32))
-    ids_QN, distances_QN = empty.search(clustered(2), 3)
-    assert (empty.size, empty.width) == (0, WIDTH)
-    assert (ids_QN == -1).all()
-    assert np.isinf(distances_QN).all()
+    for kind in ("auto", "faiss-flat", "faiss-ivfpq"):
+        empty = index.build_index(np.zeros((0, WIDTH), np.float32), kind)
+        ids_QN, distances_QN = empty.search(clustered(2), 3)
+        assert (empty.size, empty.width) == (0, WIDTH)
+        assert (ids_QN == -1).all()
+        assert np.isinf(distances_QN).all()
     assert index.measure_recall(empty, np.zeros((0, WIDTH)), clustered(2), 3) == 1.0
 
 
@@ -177,7 +250,7 @@ def test_no_queries_and_no_rows(small):
 def test_bad_values_never_reach_a_backend(small, value):
     bad_TW = clustered(1_100)
     bad_TW[1_050] = value
-    for kind in ("exact", "scann"):
+    for kind in ("exact", "scann", "faiss-flat", "faiss-ivfpq"):
         with pytest.raises(ValueError, match="row 1050 of vectors"):
             index.build_index(bad_TW, kind)
     with pytest.raises(ValueError, match="row 1050 of queries"):
@@ -223,9 +296,12 @@ def test_a_saved_memory_map_is_the_same_file(tmp_path):
     assert saved == (tmp_path / "vectors.npy").read_bytes()
 
 
-def test_two_builds_give_the_same_files(approximate, vectors_TW, tmp_path):
-    approximate.save(tmp_path / "a")
-    index.build_index(vectors_TW.copy()).save(tmp_path / "b")
+@pytest.mark.parametrize("kind", ["scann", "faiss-ivfpq"])
+def test_two_builds_give_the_same_files(
+    kind, approximate, inverted, vectors_TW, tmp_path
+):
+    {"scann": approximate, "faiss-ivfpq": inverted}[kind].save(tmp_path / "a")
+    index.build_index(vectors_TW.copy(), kind).save(tmp_path / "b")
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "b").iterdir())
     for name in names:
@@ -247,6 +323,10 @@ def test_damaged_folders_are_named(small, tmp_path):
         (folder / name).unlink()
         with pytest.raises(ValueError, match=name):
             index.load_index(folder)
+        if name == "index.faiss":  # all there, but not what Faiss writes
+            (folder / name).write_bytes(bytes(reversed(content)))
+            with pytest.raises(ValueError, match="Faiss cannot read"):
+                index.load_index(folder)
         (folder / name).write_bytes(content)
     (folder / "scann_docids.pkl").write_bytes(b"cos\nsystem\n")
     with pytest.raises(ValueError, match=r"scann_docids\.pkl"):

@@ -1,7 +1,8 @@
 """Nearest neighbours of vectors by squared Euclidean distance.
 
-One protocol, one file a backend: `exact.py` (numpy) and `scann.py`. An index knows rows
-0..T-1 and nothing of chunks; `sharded.py` makes one of several and knows whose rows they are.
+One protocol, one file a backend: `exact.py` (numpy), `scann.py` and `faiss.py`. An index
+knows rows 0..T-1 and nothing of chunks; `sharded.py` makes one of several and knows whose
+rows they are.
 """
 
 import json
@@ -12,7 +13,8 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
-from data_pipeline.index import exact, scann
+from data_pipeline.config import INDEX_KINDS
+from data_pipeline.index import exact, faiss, scann
 from data_pipeline.index.protocol import Index
 
 AUTO_SCANN_ROWS = 20_000  # below this exact search is as fast and needs no tuning
@@ -31,26 +33,34 @@ def build_index(
 
     Args:
       vectors_TW: float16, float32 or float64; a memory map is not read at once when the
-        index is exact, and is copied to memory as float32 by ScaNN.
+        index is exact, and is copied to memory as float32 by ScaNN and Faiss.
       kind: "auto" is ScaNN from 20,000 rows on where it can be imported, else exact;
-        "scann" is exact below 1,000 rows, which ScaNN cannot train on.
-      recall_target: recall of 2 neighbours that ScaNN is tuned to, in (0, 1].
-      seed: of the sample of rows that ScaNN is tuned with, if no queries are given.
-      queries_QW: what will be asked, from outside the database, to tune ScaNN with:
+        "scann" and "faiss-ivfpq" are exact below 1,000 rows, too few to train on;
+        "faiss-flat" is exact search by Faiss.
+      recall_target: recall of 2 neighbours that "scann" and "faiss-ivfpq" are tuned to,
+        in (0, 1].
+      seed: of the sample of rows that these are tuned with, if no queries are given.
+      queries_QW: what will be asked, from outside the database, to tune them with:
         rows of the database lie nearer to their neighbours than new text does. From 100
         on they are used.
     Raises:
       ValueError: for vectors that are zero, not finite or not of rank 2, for another
         kind or target.
-      ImportError: when kind is "scann" and it cannot be imported.
+      ImportError: when ScaNN or Faiss is asked for by name and cannot be imported.
     Source: ours, measured: exact search is faster than embedding up to here, and ScaNN
       the fastest of the approximate ones at the same recall.
     """
-    if kind not in ("auto", "exact", "scann"):
-        raise ValueError(f"index kind must be auto, exact or scann, not {kind!r}")
+    if kind not in INDEX_KINDS:
+        raise ValueError(f"index kind must be of {INDEX_KINDS}, not {kind!r}")
     if not 0 < recall_target <= 1:
         raise ValueError(f"recall_target must be in (0, 1], not {recall_target}")
     exact.check_vectors(vectors_TW)
+    if kind == "faiss-flat":
+        return faiss.FaissFlatIndex.build(vectors_TW)
+    if kind == "faiss-ivfpq" and not _too_few(len(vectors_TW), faiss.MIN_ROWS):
+        return faiss.FaissIvfPqIndex.build(
+            vectors_TW, recall_target=recall_target, seed=seed, queries_QW=queries_QW
+        )
     if _use_scann(kind, len(vectors_TW)):
         return scann.ScannIndex.build(
             vectors_TW, recall_target=recall_target, seed=seed, queries_QW=queries_QW
@@ -58,11 +68,16 @@ def build_index(
     return exact.ExactIndex(vectors_TW)
 
 
+def _too_few(size: int, min_rows: int) -> bool:
+    if size < min_rows:
+        logging.info("index of %d rows is exact: %d train one", size, min_rows)
+    return size < min_rows
+
+
 def _use_scann(kind: str, size: int) -> bool:
-    if kind == "exact" or (kind == "auto" and size < AUTO_SCANN_ROWS):
+    if kind not in ("auto", "scann") or (kind == "auto" and size < AUTO_SCANN_ROWS):
         return False
-    if size < scann.MIN_ROWS:
-        logging.info("index of %d rows is exact: too few to train ScaNN on", size)
+    if _too_few(size, scann.MIN_ROWS):
         return False
     if kind == "scann":
         return True
@@ -75,7 +90,7 @@ def _use_scann(kind: str, size: int) -> bool:
 
 
 def load_index(folder: str | os.PathLike[str]) -> Index:
-    """Opens a saved index: the exact one by memory map, ScaNN's into memory.
+    """Opens a saved index: the exact one by memory map, others into memory.
 
     Raises:
       FileNotFoundError: when there is no index in `folder`.
@@ -94,6 +109,10 @@ def load_index(folder: str | os.PathLike[str]) -> Index:
         return exact.ExactIndex.load(folder)
     if meta["kind"] == "scann":
         return scann.ScannIndex.load(folder, meta)
+    if meta["kind"] == "faiss-flat":
+        return faiss.FaissFlatIndex.load(folder)
+    if meta["kind"] == "faiss-ivfpq":
+        return faiss.FaissIvfPqIndex.load(folder, meta)
     raise ValueError(f"{path}: unknown kind of index {meta['kind']!r}")
 
 

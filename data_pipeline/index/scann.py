@@ -82,6 +82,16 @@ class ScannIndex:
         return int(self._facts["leaves_to_search"])
 
     @property
+    def num_leaves(self) -> int:
+        """Leaves that there are."""
+        return int(self._facts["num_leaves"])
+
+    def with_leaves(self, leaves_to_search: int) -> "ScannIndex":
+        """The same index, searched with another effort; nothing is copied."""
+        facts = self._facts | {"leaves_to_search": leaves_to_search}
+        return ScannIndex(self._searcher, self._norms_T, facts)
+
+    @property
     def recall(self) -> float:
         """Recall of 2 neighbours measured at the build, on rows without themselves."""
         return float(self._facts["recall_at_2"])

@@ -7,7 +7,7 @@ index/    the index itself
 import concurrent.futures
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,23 @@ def recall_in_words(facts: dict) -> str:
     """As 'recall@2 0.975, recall@10 0.981'."""
     recall = [f"{k} {v:.3f}" for k, v in facts.items() if k.startswith("recall@")]
     return ", ".join(recall) or "too few vectors to measure its recall"
+
+
+def split_rows(sizes: Mapping[str, int], max_rows: int) -> dict[str, list[str]]:
+    """Consecutive shards, as many to an index as it may have rows; at least one.
+
+    Args:
+        sizes: rows of each shard by its name, in order.
+    """
+    parts: list[list[str]] = [[]]
+    rows = 0
+    for shard, size in sizes.items():
+        if parts[-1] and rows + size > max_rows:
+            parts.append([])
+            rows = 0
+        parts[-1].append(shard)
+        rows += size
+    return {f"{number:05d}": part for number, part in enumerate(parts)}
 
 
 def combined_facts(each: Sequence[dict]) -> dict:

@@ -20,7 +20,7 @@ import pyarrow.parquet
 
 from data_pipeline import embedder
 from data_pipeline.database import Database
-from data_pipeline.engine import fingerprint, run_stage, write_json
+from data_pipeline.engine import LocalEngine, fingerprint, run_stage, write_json
 from data_pipeline.index import sharded
 from data_pipeline.layout import FORMAT_VERSION
 from data_pipeline.service import serve_local
@@ -237,8 +237,18 @@ def write_database(folder: pathlib.Path, args: argparse.Namespace) -> pathlib.Pa
         "embeddings": (["train-00000"], write_vectors),
         "index": ([f"{number:05d}" for number in range(args.shards)], write_index),
     }
+
+    def work(write: Callable[[str, pathlib.Path], None]):
+        def made(name: str, shard: pathlib.Path) -> Iterator[int | str]:
+            write(name, shard)
+            yield from ()
+
+        return made
+
     contents = {
-        stage: run_stage(folder / stage, {}, {}, names, write)
+        stage: run_stage(
+            folder / stage, {}, {}, dict.fromkeys(names, 1), work(write), LocalEngine()
+        )
         for stage, (names, write) in writers.items()
     }
     manifest = {
