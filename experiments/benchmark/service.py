@@ -238,16 +238,9 @@ def write_database(folder: pathlib.Path, args: argparse.Namespace) -> pathlib.Pa
         "index": ([f"{number:05d}" for number in range(args.shards)], write_index),
     }
 
-    def work(write: Callable[[str, pathlib.Path], None]):
-        def made(name: str, shard: pathlib.Path) -> Iterator[int | str]:
-            write(name, shard)
-            yield from ()
-
-        return made
-
     contents = {
         stage: run_stage(
-            folder / stage, {}, {}, dict.fromkeys(names, 1), work(write), LocalEngine()
+            folder / stage, {}, {}, dict.fromkeys(names, 1), _work(write), LocalEngine()
         )
         for stage, (names, write) in writers.items()
     }
@@ -263,6 +256,16 @@ def write_database(folder: pathlib.Path, args: argparse.Namespace) -> pathlib.Pa
     }
     write_json(folder / "manifest.json", manifest)
     return folder
+
+
+def _work(write: Callable[[str, pathlib.Path], None]):
+    """What an engine runs: as the function, which tells of no rows."""
+
+    def work(name: str, shard: pathlib.Path) -> Iterator[int | str]:
+        write(name, shard)
+        yield from ()
+
+    return work
 
 
 def _write_chunks(shard: pathlib.Path, rows: int) -> None:
