@@ -14,14 +14,12 @@ import numpy as np
 import pyarrow.parquet
 from jaxtyping import Float
 
-from data_pipeline import chunks, database, layout, lexical
+from data_pipeline import chunks, database, layout, lexical, updates
 from data_pipeline import neighbours as neighbour_tables
 from data_pipeline.embedder import Embedder, load_embedder
 from data_pipeline.engine import write_json
 from data_pipeline.index import sharded
 from data_pipeline.tokenizer import Tokenizer
-
-_TEXTS_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +64,9 @@ class Embed:
         table = chunk_table(self.folder, [shard])
         tokens_TM = table.take("tokens", np.arange(len(table)))
         blocks = []
-        for start in range(0, len(tokens_TM), _TEXTS_AT_ONCE):
-            block = tokens_TM[start : start + _TEXTS_AT_ONCE]
-            texts = [tokenizer.decode(tokens_M) for tokens_M in block]
-            blocks.append(embed.embed(texts).astype(np.float16))
-            yield len(texts)
+        for block_TW in updates.embed_blocks(tokens_TM, tokenizer, embed):
+            blocks.append(block_TW)
+            yield len(block_TW)
         np.save(made / "vectors.npy", np.concatenate(blocks), allow_pickle=False)
 
 

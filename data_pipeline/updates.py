@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -195,16 +195,18 @@ def write_index(
 
 
 def embed_chunks(
-    tokens_TM: np.ndarray,
-    tokenizer: Tokenizer,
-    embedder: Embedder,
-    advance: Callable[[int], None] = lambda _: None,
+    tokens_TM: np.ndarray, tokenizer: Tokenizer, embedder: Embedder
 ) -> np.ndarray:
-    """Float16 vectors of chunks: the function that the build embeds with."""
-    blocks = [np.zeros((0, embedder.width), np.float16)]
+    """Float16 vectors of chunks, (T, W)."""
+    empty = np.zeros((0, embedder.width), np.float16)
+    return np.concatenate([empty, *embed_blocks(tokens_TM, tokenizer, embedder)])
+
+
+def embed_blocks(
+    tokens_TM: np.ndarray, tokenizer: Tokenizer, embedder: Embedder
+) -> Iterator[np.ndarray]:
+    """The same block by block: what every vector of a database is made by."""
     for start in range(0, len(tokens_TM), TEXTS_AT_ONCE):
         block = tokens_TM[start : start + TEXTS_AT_ONCE]
         texts = [tokenizer.decode(tokens_M) for tokens_M in block]
-        blocks.append(embedder.embed(texts).astype(np.float16))
-        advance(len(texts))
-    return np.concatenate(blocks)
+        yield embedder.embed(texts).astype(np.float16)

@@ -19,7 +19,7 @@ from data_pipeline.versions import Version
 if TYPE_CHECKING:
     from data_pipeline.database import Database
 
-_READ_STAGES = ("documents", "tokenizer", "chunks")
+_READ_STAGES = ("documents", "tokenizer", "chunks", "lexical")
 _CHECKED_BYTES = 1_000_000_000  # about a second of checksums
 
 
