@@ -12,17 +12,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from absl import logging
 from jaxtyping import Float, Float32, Int64
 
 from data_pipeline.index import exact
+from data_pipeline.index.tuning import Goal
 
 MIN_ROWS = 1_000  # fewer do not train quantiser and lists
 _FILE = "index.faiss"
-_TUNING_QUERIES, _MIN_TUNING_QUERIES = 1_000, 100
-# Part of the way from the target to 1: queries to come are not those tuned with.
-_TUNING_MARGIN = 0.3
-_TUNING_K = 2  # the paper's neighbours of a chunk
 _MIN_REORDER, _MAX_REORDER = 25, 400
 _PARALLEL_QUERIES = 64
 _FLAT_SLACK = 8  # rows beyond k whose rounded distances may be misordered
@@ -161,43 +157,26 @@ class FaissIvfPqIndex:
             "recall_target": recall_target,
         }
         index = cls(_train(vectors_TW, num_lists), facts)
-        if queries_QW is None or len(queries_QW) < _MIN_TUNING_QUERIES:
-            num_queries = min(_TUNING_QUERIES, len(vectors_TW))
-            rng = np.random.default_rng(seed)
-            rows_Q = np.sort(rng.choice(len(vectors_TW), num_queries, replace=False))
-            index._tune(vectors_TW[rows_Q], rows_Q, recall_target)
-        else:
-            queries_QW = np.asarray(queries_QW[:_TUNING_QUERIES], np.float32)
-            index._tune(queries_QW, np.full(len(queries_QW), -1), recall_target)
+        index._tune(Goal.of(vectors_TW, queries_QW, recall_target, seed))
         return index
 
-    def _tune(self, queries_QW, rows_Q, target: float) -> None:
-        """Sets reorder and lists; a query does not count its own row, if it has one."""
-        nearest = exact.ExactIndex(self._vectors_TW).search(queries_QW, _TUNING_K + 1)
-        limit_Q = _without(rows_Q, *nearest)[:, -1] + 1e-6
-        aim = target + _TUNING_MARGIN * (1 - target)
+    def _tune(self, goal: Goal) -> None:
+        """Sets reorder, then lists."""
         num_lists = self._facts["num_lists"]
 
         def recall(lists: int, reorder: int) -> float:
             self._facts |= {"lists_to_search": lists, "reorder": reorder}
-            found = self.search(queries_QW, _TUNING_K + 1)
-            return float(np.mean(_without(rows_Q, *found) <= limit_Q[:, None]))
+            return goal.recall(self.search)
 
         reorder = _MIN_REORDER
-        while recall(num_lists, reorder) < aim and reorder < _MAX_REORDER:
+        while recall(num_lists, reorder) < goal.aim and reorder < _MAX_REORDER:
             reorder *= 2
         # Once more codes than needed cost little; too few cost many lists.
         reorder = min(2 * reorder, _MAX_REORDER)
-        lists = max(1, num_lists // 100)
-        while (reached := recall(lists, reorder)) < aim and lists < num_lists:
-            lists = min(num_lists, max(lists + 1, lists * 5 // 4))
-        self._facts["recall_at_2"] = reached
-        logging.info(
-            "Faiss: %d of %d lists and %d codes re-ranked give recall@2 %.3f",
-            *(lists, num_lists, reorder, reached),
+        what = f"Faiss lists and {reorder} codes re-ranked"
+        self._facts["recall_at_2"] = goal.raise_effort(
+            num_lists, lambda lists: recall(lists, reorder), what
         )
-        if reached < target:
-            logging.warning("Faiss: recall@2 %.3f is below %.3f", reached, target)
 
     def search(
         self, queries_QW: Float[np.ndarray, "Q W"], k: int
@@ -309,14 +288,6 @@ def _nothing(num_queries: int, k: int) -> tuple[np.ndarray, np.ndarray]:
         np.full((num_queries, k), -1, np.int64),
         np.full((num_queries, k), np.inf, np.float32),
     )
-
-
-def _without(
-    rows_Q: np.ndarray, ids_QN: np.ndarray, distances_QN: np.ndarray
-) -> np.ndarray:
-    """Distances of the neighbours that are not the query's own row: one fewer."""
-    kept_QN = np.where(ids_QN == rows_Q[:, None], np.inf, distances_QN)
-    return np.sort(kept_QN, axis=1)[:, :-1]
 
 
 def _save(index: Any, folder: str | os.PathLike[str], facts: dict[str, Any]) -> None:

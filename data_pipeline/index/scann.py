@@ -15,17 +15,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from absl import logging
 from jaxtyping import Float, Float32, Int64
 
 from data_pipeline.index import exact
+from data_pipeline.index.tuning import Goal
 
 MIN_ROWS = 1_000  # fewer do not train its quantiser
 _REORDER = 100  # candidates whose distance is computed exactly, per query
-_TUNING_QUERIES, _MIN_TUNING_QUERIES = 1_000, 100
-# Part of the way from the target to 1: queries to come are not those tuned with.
-_TUNING_MARGIN = 0.3
-_TUNING_K = 2  # the paper's neighbours of a chunk
 _PARALLEL_QUERIES = 64
 _NORMS = "squared_norms.npy"
 _UNIT = 2e-3  # how far float16 may move the squared norm of a unit vector
@@ -132,37 +128,14 @@ class ScannIndex:
             "recall_target": recall_target,
         }
         index = cls(searcher, norms_T, facts)
-        if queries_QW is None or len(queries_QW) < _MIN_TUNING_QUERIES:
-            num_queries = min(_TUNING_QUERIES, len(vectors_TW))
-            rng = np.random.default_rng(seed)
-            rows_Q = np.sort(rng.choice(len(vectors_TW), num_queries, replace=False))
-            index._tune(vectors_TW, vectors_TW[rows_Q], rows_Q, recall_target)
-        else:
-            queries_QW = np.asarray(queries_QW[:_TUNING_QUERIES], np.float32)
-            nobody_Q = np.full(len(queries_QW), -1)
-            index._tune(vectors_TW, queries_QW, nobody_Q, recall_target)
-        return index
+        goal = Goal.of(vectors_TW, queries_QW, recall_target, seed)
 
-    def _tune(self, vectors_TW, queries_QW, rows_Q, target: float) -> None:
-        """Raises the leaves searched; a query does not count its own row, if it has one."""
-        nearest = exact.ExactIndex(vectors_TW).search(queries_QW, _TUNING_K + 1)
-        limit_Q = _without(rows_Q, *nearest)[:, -1] + 1e-6
-        aim = target + _TUNING_MARGIN * (1 - target)
-        num_leaves = self._facts["num_leaves"]
-        leaves, recall = max(1, num_leaves // 100), 0.0
-        while True:
-            self._facts["leaves_to_search"] = leaves
-            found = self.search(queries_QW, _TUNING_K + 1)
-            recall = float(np.mean(_without(rows_Q, *found) <= limit_Q[:, None]))
-            if recall >= aim or leaves == num_leaves:
-                break
-            leaves = min(num_leaves, max(leaves + 1, leaves * 5 // 4))
-        self._facts["recall_at_2"] = recall
-        logging.info(
-            "ScaNN: %d of %d leaves give recall@2 %.3f", leaves, num_leaves, recall
-        )
-        if recall < target:
-            logging.warning("ScaNN: recall@2 %.3f is below %.3f", recall, target)
+        def recall_at(leaves: int) -> float:
+            facts["leaves_to_search"] = leaves
+            return goal.recall(index.search)
+
+        facts["recall_at_2"] = goal.raise_effort(num_leaves, recall_at, "ScaNN leaves")
+        return index
 
     def search(
         self, queries_QW: Float[np.ndarray, "Q W"], k: int
@@ -279,11 +252,3 @@ def _native_log_aside() -> Iterator[None]:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
-
-
-def _without(
-    rows_Q: np.ndarray, ids_QN: np.ndarray, distances_QN: np.ndarray
-) -> np.ndarray:
-    """Distances of the neighbours that are not the query's own row: one fewer."""
-    kept_QN = np.where(ids_QN == rows_Q[:, None], np.inf, distances_QN)
-    return np.sort(kept_QN, axis=1)[:, :-1]
