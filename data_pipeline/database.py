@@ -48,16 +48,15 @@ class Database:
     def __init__(self, folder: Path, manifest: dict, state: Version):
         self.folder = folder
         self.manifest = manifest
+        # What was opened of the version that is shown, by what was asked for.
+        self._opened: dict[Hashable, Any] = {}
         self._show(state)
 
     def _show(self, state: Version) -> None:
         self.state = state
         self._layout = Layout(self.folder, state)
-        loaded = self._opened if hasattr(self, "_opened") else {}
-        # What was opened of this version, by what was asked for.
-        self._opened: dict[Hashable, Any] = {
-            path: loaded[path] for path in self._layout.index_shards() if path in loaded
-        }
+        kept = self._opened.keys() & set(self._layout.index_shards())
+        self._opened = {path: self._opened[path] for path in kept}
 
     def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         if key not in self._opened:

@@ -72,6 +72,10 @@ def _open(args: argparse.Namespace, version: int | None = None):
 def _search(args: argparse.Namespace) -> None:
     if not args.query.strip():
         raise ValueError("the query is empty: give some text to search for")
+    try:
+        args.query.encode()
+    except UnicodeEncodeError as error:  # bytes of the command line that are no UTF-8
+        raise ValueError(f"the query is not valid Unicode: {error}") from error
     opened = _open(args)
     (found,) = opened.search([args.query], args.k, exclude_documents=args.without)
     for place, passage in enumerate(found, start=1):
