@@ -367,6 +367,17 @@ def test_results_are_written_whole_and_read_back(tmp_path, capsys):
     assert " column 3   3    -" in capsys.readouterr().out
 
 
+def test_a_database_is_measured(tiny_database, toy_embedder, capsys):
+    folder = str(tiny_database.folder)
+    assert __main__.main(["database", "--database", folder, "--rounds", "1"]) == 0
+    out = capsys.readouterr().out
+    for what in ("open, once", "load the index, once", "64 vectors", "passages"):
+        assert what in out
+    assert f"chunks: {len(tiny_database.searchable)}" in out
+    assert __main__.main(["database", "--database", "nowhere"]) == 2
+    assert "nowhere holds no finished database" in capsys.readouterr().err
+
+
 def test_make_bench_names_parts_that_there_are():
     lines = (_ROOT / "Makefile").read_text().splitlines()
     parts = [
