@@ -7,6 +7,7 @@ grows with the number of shards.
 """
 
 import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ _HOUR_S = 3600
 # Made shard by shard, so by as many machines as there are; the others in one process each.
 _SHARDED = ("chunks", "embeddings", "index", "searches", "neighbours")
 _WHOLE = ("documents", "dataset")
+_BY_CHUNK_SHARD = ("chunks", "embeddings", "neighbours")
 _PER_SEARCH = ("searches",)  # cost grows with the shards of the index
 
 
@@ -72,7 +74,7 @@ def measure(database: Path) -> Measured:
     stages = {}
     for name, of_shards in by_stage.items():
         covered = chunks
-        if name in ("chunks", "embeddings", "neighbours"):
+        if name in _BY_CHUNK_SHARD:
             covered = sum(rows_of.get(cost.shard, 0) for cost in of_shards)
         searches = covered * (index_shards if name in _PER_SEARCH else 1)
         stages[name] = Stage(
@@ -111,57 +113,72 @@ def growth_rows(measured: Sequence[Measured]) -> list[Row]:
     return rows
 
 
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """What a database of another size would take.
+
+    Attributes:
+        machines: that hold the index in memory, in half of it.
+        hours: of the stages that are made shard by shard, on so many machines.
+    """
+
+    chunks: int
+    index_shards: int
+    core_hours: dict[str, float]
+    size_bytes: float
+    index_size_bytes: float
+    machines: int
+    hours: float
+
+
+def planned(largest: Measured, chunks: int, *, cores: int, memory_gb: int) -> Planned:
+    """By the costs of the largest that was built, and shards of the index as large.
+
+    Args:
+        cores, memory_gb: of a machine; a core is taken to be as fast as one here.
+    """
+    shards = max(1, round(chunks * largest.index_shards / largest.chunks))
+    millions = chunks / _MILLION
+    core_hours = {
+        name: stage.cpu_s * millions * (shards if name in _PER_SEARCH else 1) / _HOUR_S
+        for name, stage in largest.stages.items()
+        if name != "tokenizer"  # trained on a sample, whatever the size
+    }
+    kept = [stage for name, stage in largest.stages.items() if name not in _PER_SEARCH]
+    index_size_bytes = largest.stages["index"].size_bytes * chunks
+    machines = math.ceil(index_size_bytes / (memory_gb * 1e9 / 2))
+    parallel_hours = sum(core_hours.get(name, 0) for name in _SHARDED)
+    return Planned(
+        chunks=chunks,
+        index_shards=shards,
+        core_hours=core_hours,
+        size_bytes=sum(stage.size_bytes for stage in kept) * chunks,
+        index_size_bytes=index_size_bytes,
+        machines=machines,
+        hours=parallel_hours / (cores * machines),
+    )
+
+
 def plan_lines(
     largest: Measured, sizes: Sequence[int], *, cores: int, memory_gb: int
 ) -> list[str]:
-    """What databases of other sizes would take, by the costs of the largest that was built.
-
-    Args:
-        sizes: in chunks.
-        cores, memory_gb: of a machine of the cluster; a core is taken to be as fast as
-            one here.
-    """
+    """A line for each size; arguments as of `planned`."""
     lines = []
-    rows_of_index = largest.chunks / largest.index_shards
     for chunks in sizes:
-        shards = max(1, round(chunks / rows_of_index))
-        core_hours = {
-            name: stage.cpu_s
-            * (chunks / _MILLION)
-            * (shards if name in _PER_SEARCH else 1)
-            / _HOUR_S
-            for name, stage in largest.stages.items()
-        }
-        lines.append(_line(largest, chunks, shards, core_hours, cores, memory_gb))
+        found = planned(largest, chunks, cores=cores, memory_gb=memory_gb)
+        hours = ", ".join(
+            f"{name} {significant(hours, 3):,}"
+            for name, hours in found.core_hours.items()
+        )
+        lines.append(
+            f"plan for {chunks:,} chunks: {found.index_shards:,} shards of the index; "
+            f"{found.size_bytes / 1e12:,.2f} TB on disk, "
+            f"{found.index_size_bytes / 1e12:,.2f} TB of it the index, in half of the "
+            f"memory of {found.machines:,} machines of {memory_gb} GB; core hours: "
+            f"{hours}; the stages by shards take {found.hours:,.1f} h on these machines "
+            f"of {cores} cores"
+        )
     return lines
-
-
-def _line(
-    largest: Measured,
-    chunks: int,
-    shards: int,
-    core_hours: dict[str, float],
-    cores: int,
-    memory_gb: int,
-) -> str:
-    stored = [
-        stage.size_bytes for n, stage in largest.stages.items() if n != "searches"
-    ]
-    index = largest.stages["index"]
-    # A server needs its shards in memory; half of a machine is left for all else.
-    index_bytes = index.size_bytes * chunks
-    servers = max(1, round(index_bytes / (memory_gb * 0.5e9) + 0.5))
-    parallel_hours = sum(core_hours[n] for n in _SHARDED if n in core_hours)
-    parts = ", ".join(
-        f"{name} {significant(hours, 3):,}" for name, hours in core_hours.items()
-    )
-    return (
-        f"plan for {chunks:,} chunks: {shards:,} shards of the index, "
-        f"{sum(stored) * chunks / 1e12:,.2f} TB on disk, {index_bytes / 1e12:,.2f} TB of "
-        f"it the index, in memory of {servers:,} machines of {memory_gb} GB to serve; "
-        f"core hours: {parts}; the sharded stages take "
-        f"{parallel_hours / (cores * servers):,.1f} h on these machines of {cores} cores"
-    )
 
 
 def _rows(shard: Path) -> int:
