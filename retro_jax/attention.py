@@ -9,10 +9,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from retro_jax import kernels, positions
+from retro_jax import attention_products, kernels, positions
 from retro_jax.layers import matrix
 from retro_jax.products import project
 from retro_jax.sharding import constrain
+
+# Of causal attention by einsums: 8 would save 1/16 more, for twice the operations.
+_BLOCKS, _MIN_BLOCK = 4, 64
 
 
 class Attention(nnx.Module):
@@ -77,33 +80,11 @@ class Attention(nnx.Module):
                 is looked at by as many consecutive rows of queries.
             mask_BLNS: True where query l may see key s of group n.
             distance_offset: query l and key s are l - s + distance_offset apart.
-            causal: promises that the mask hides every key with s > l.
+            causal: promises that the mask hides every key at a negative distance.
         """
         query_BLHK, key_BNSHK, value_BNSHK = self._heads(query_BLD, source_BNSE)
-        num_keys, dtype = source_BNSE.shape[2], query_BLD.dtype
-        asking_BLHK = query_BLHK
-        if self.positions == "rotary":
-            asking_BLHK = positions.rotate(query_BLHK, distance_offset)
-            key_BNSHK = positions.rotate(key_BNSHK)
-        elif self.positions == "relative":
-            asking_BLHK = self._with_bias(query_BLHK)
-        logits_BHLNS = jnp.einsum(
-            "BLHK,BNSHK->BHLNS",
-            asking_BLHK,
-            key_BNSHK,
-            preferred_element_type=jnp.float32,
-        )
-        if self.positions == "relative":
-            position_BHLS = self._position_logits(
-                query_BLHK, num_keys, distance_offset, causal
-            )
-            logits_BHLNS += position_BHLS[:, :, :, None, :]
-        logits_BHLNS *= query_BLHK.shape[-1] ** -0.5
-        weights_BHLNS = masked_softmax(
-            constrain(logits_BHLNS, "BHLNS"), mask_BLNS[:, None]
-        )
-        attended_BLHK = jnp.einsum(
-            "BHLNS,BNSHK->BLHK", weights_BHLNS.astype(dtype), value_BNSHK
+        attended_BLHK = self._attended(
+            query_BLHK, key_BNSHK, value_BNSHK, mask_BLNS, distance_offset, causal
         )
         return project("BLHK,HKD->BLD", attended_BLHK, self.w_o_HKD)
 
@@ -117,15 +98,61 @@ class Attention(nnx.Module):
         size = self.w_q_DHK.shape[-1]
         sines = 0 if self.w_r_DHK is None else self.w_r_DHK.shape[0]
         form = kernels.choose(form, size + sines, x_BLD.shape[1])
-        if form == "einsum":
-            mask_BLNS = kernels.causal_mask(segments_BL)
-            return self(x_BLD, x_BLD[:, None], mask_BLNS, causal=True)
         query_BLHK, key_BNSHK, value_BNSHK = self._heads(x_BLD, x_BLD[:, None])
+        if form == "einsum":
+            attended_BLHK = self._in_blocks(
+                query_BLHK, key_BNSHK, value_BNSHK, kernels.causal_mask(segments_BL)
+            )
+            return project("BLHK,HKD->BLD", attended_BLHK, self.w_o_HKD)
         query_BLHX, key_BLHX = self._with_positions(query_BLHK, key_BNSHK[:, 0])
         attended_BLHK = kernels.causal_attention(
             query_BLHX * size**-0.5, key_BLHX, value_BNSHK[:, 0], segments_BL, form
         )
         return project("BLHK,HKD->BLD", attended_BLHK, self.w_o_HKD)
+
+    def _in_blocks(self, query_BLHK, key_BNSHK, value_BNSHK, mask_BLNS):
+        """Causal attention without most of what the mask hides.
+
+        Queries in blocks, each with the keys up to its end: of the logits 5/8 with 4
+        blocks, so the same for what is multiplied and what is held.
+        """
+        length = query_BLHK.shape[1]
+        size = length // _BLOCKS if length % (_BLOCKS * _MIN_BLOCK) == 0 else length
+        blocks = [
+            self._attended(
+                query_BLHK[:, start:end],
+                key_BNSHK[:, :, :end],
+                value_BNSHK[:, :, :end],
+                mask_BLNS[:, start:end, :, :end],
+                start,
+                causal=True,
+            )
+            for start, end in (
+                (end - size, end) for end in range(size, length + 1, size)
+            )
+        ]
+        return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=1)
+
+    def _attended(
+        self, query_BLHK, key_BNSHK, value_BNSHK, mask_BLNS, offset: int, causal: bool
+    ):
+        """What queries read, before the last projection; arguments as `__call__`'s."""
+        num_keys, dtype = key_BNSHK.shape[2], query_BLHK.dtype
+        asking_BLHK = query_BLHK
+        if self.positions == "rotary":
+            asking_BLHK = positions.rotate(query_BLHK, offset)
+            key_BNSHK = positions.rotate(key_BNSHK)
+        elif self.positions == "relative":
+            asking_BLHK = self._with_bias(query_BLHK)
+        logits_BHLNS = attention_products.logits(asking_BLHK, key_BNSHK)
+        if self.positions == "relative":
+            position_BHLS = self._position_logits(query_BLHK, num_keys, offset, causal)
+            logits_BHLNS += position_BHLS[:, :, :, None, :]
+        logits_BHLNS *= query_BLHK.shape[-1] ** -0.5
+        weights_BHLNS = masked_softmax(
+            constrain(logits_BHLNS, "BHLNS"), mask_BLNS[:, None]
+        )
+        return attention_products.read(weights_BHLNS.astype(dtype), value_BNSHK)
 
     def _heads(self, query_BLD, source_BNSE):
         """Queries, and keys and values for each of their heads and rows."""
@@ -171,13 +198,9 @@ class Attention(nnx.Module):
         sinusoid_PD = positions.sinusoids(distances_P, self.w_r_DHK.shape[0])
         dtype = query_BLHK.dtype
         relative_PHK = project("PD,DHK->PHK", sinusoid_PD.astype(dtype), self.w_r_DHK)
-        logits_BHLP = jnp.einsum(
-            "BLHK,PHK->BHLP",
-            query_BLHK + self.bias_position_HK[...].astype(dtype),
-            relative_PHK,
-            preferred_element_type=jnp.float32,
-        )
-        return positions.align_distances(logits_BHLP, num_keys)
+        asking_BLHK = query_BLHK + self.bias_position_HK[...].astype(dtype)
+        logits_BHLNP = attention_products.logits(asking_BLHK, relative_PHK[None, None])
+        return positions.align_distances(logits_BHLNP[:, :, :, 0], num_keys)
 
 
 def _repeated(x, num_wanted: int, axis: int):

@@ -22,12 +22,13 @@ def sinusoids(distances_P: Float[Array, " P"], width: int) -> Float[Array, "P D"
 def relative_distances(num_queries: int, num_keys: int, offset: int, causal: bool):
     """Every distance i - s + offset of a query i and a key s, the largest first.
 
-    With `causal` the distances below `offset` are left out: a mask hides those pairs.
+    With `causal` the negative distances are left out: a mask hides those pairs.
 
     Returns:
-        P float32 distances, P = num_queries + num_keys - 1, or num_queries if causal.
+        P float32 distances, P = num_queries + num_keys - 1, or num_queries + offset if
+        causal.
     """
-    num_distances = num_queries if causal else num_queries + num_keys - 1
+    num_distances = num_queries + (offset if causal else num_keys - 1)
     return (offset + num_queries - 1) - jnp.arange(num_distances, dtype=jnp.float32)
 
 
@@ -46,10 +47,10 @@ def align_distances(
             finite and means nothing.
     """
     batch, heads, num_queries, num_given = logits_BHLP.shape
-    if num_given == num_queries == num_keys:  # causal: one column more is enough
+    if num_given == num_keys:  # causal: one column more is enough
         padded = jnp.pad(logits_BHLP, ((0, 0), (0, 0), (0, 0), (1, 0)))
         rows = padded.reshape(batch, heads, num_keys + 1, num_queries)
-        return rows[:, :, 1:]
+        return rows[:, :, 1:].reshape(batch, heads, num_queries, num_keys)
     num_distances = num_queries + num_keys - 1
     padding = ((0, 0), (0, 0), (0, 0), (0, num_distances - num_given))
     padded = jnp.pad(logits_BHLP, padding)

@@ -46,6 +46,11 @@ def project(einsum: str, x, *weights, dtype=None):
     return products[0] if len(products) == 1 else tuple(products)
 
 
+def turned_for_cpu(x):
+    """What was turned, in memory, where a product would otherwise undo it."""
+    return lax.optimization_barrier(x) if _is_one_cpu() else x
+
+
 def _is_one_cpu() -> bool:
     return sharding.platform() == "cpu" and sharding.num_devices() == 1
 

@@ -23,8 +23,8 @@ def test_distance_zero_is_zeros_and_ones():
 def test_relative_distances_fall_from_the_largest():
     got = positions.relative_distances(3, 4, 10, causal=False)
     np.testing.assert_array_equal(got, [12, 11, 10, 9, 8, 7])
-    got = positions.relative_distances(3, 4, 10, causal=True)
-    np.testing.assert_array_equal(got, [12, 11, 10])
+    got = positions.relative_distances(3, 5, 2, causal=True)
+    np.testing.assert_array_equal(got, [4, 3, 2, 1, 0])
 
 
 def test_the_ranges_of_the_paper():
@@ -43,7 +43,7 @@ def test_the_ranges_of_the_paper():
     seed=st.integers(0, 9),
 )
 def test_align_distances_equals_a_gather(num_queries, num_keys, causal, seed):
-    num_given = num_queries if causal else num_queries + num_keys - 1
+    num_given = num_keys if causal else num_queries + num_keys - 1
     rng = np.random.default_rng(seed)
     given_BHLP = rng.standard_normal((2, 1, num_queries, num_given)).astype(np.float32)
     expected = np.full((2, 1, num_queries, num_keys), np.nan, np.float32)

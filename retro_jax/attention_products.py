@@ -1,0 +1,73 @@
+"""The two products of attention, with gradients as fast as their forward passes.
+
+JAX's own gradients multiply the logits' float32 cotangents in float32. Here, as in fused
+kernels, every factor of a gradient is rounded to the factors' own precision and every sum
+is float32; with float32 factors nothing is rounded. Of the products that sum over queries
+the small factor is turned, not the logits (see `products.py`, for whose CPU this is so).
+Source: ours; Dao et al. 2022 (FlashAttention, arXiv 2205.14135) rounds likewise.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from retro_jax.products import turned_for_cpu
+
+
+@jax.custom_vjp
+def logits(
+    query_BLHK: Float[Array, "B L H K"], key_BNSHK: Float[Array, "#B N S H K"]
+) -> Float[Array, "B H L N S"]:
+    """Products of queries and keys, float32. Keys of one row serve all rows."""
+    return _float32("BLHK,BNSHK->BHLNS", query_BLHK, key_BNSHK)
+
+
+def _logits_forward(query_BLHK, key_BNSHK):
+    return logits(query_BLHK, key_BNSHK), (query_BLHK, key_BNSHK)
+
+
+def _logits_backward(kept, gradient_BHLNS):
+    query_BLHK, key_BNSHK = kept
+    gradient_BHLNS = gradient_BHLNS.astype(query_BLHK.dtype)
+    of_query_BLHK = _float32("BHLNS,BNSHK->BLHK", gradient_BHLNS, key_BNSHK)
+    query_BHKL = turned_for_cpu(query_BLHK.transpose(0, 2, 3, 1))
+    of_key_BHKNS = _float32("BHKL,BHLNS->BHKNS", query_BHKL, gradient_BHLNS)
+    if key_BNSHK.shape[0] < query_BLHK.shape[0]:
+        of_key_BHKNS = of_key_BHKNS.sum(axis=0, keepdims=True)
+    of_key_BNSHK = of_key_BHKNS.transpose(0, 3, 4, 1, 2)
+    return of_query_BLHK.astype(query_BLHK.dtype), of_key_BNSHK.astype(key_BNSHK.dtype)
+
+
+logits.defvjp(_logits_forward, _logits_backward)
+
+
+@jax.custom_vjp
+def read(
+    weights_BHLNS: Float[Array, "B H L N S"], value_BNSHK: Float[Array, "B N S H K"]
+) -> Float[Array, "B L H K"]:
+    """Sums of values by their weights, in the values' precision."""
+    found_BLHK = _float32("BHLNS,BNSHK->BLHK", weights_BHLNS, value_BNSHK)
+    return found_BLHK.astype(value_BNSHK.dtype)
+
+
+def _read_forward(weights_BHLNS, value_BNSHK):
+    return read(weights_BHLNS, value_BNSHK), (weights_BHLNS, value_BNSHK)
+
+
+def _read_backward(kept, gradient_BLHK):
+    weights_BHLNS, value_BNSHK = kept
+    of_weights_BHLNS = _float32("BLHK,BNSHK->BHLNS", gradient_BLHK, value_BNSHK)
+    gradient_BHKL = turned_for_cpu(gradient_BLHK.transpose(0, 2, 3, 1))
+    of_value_BHKNS = _float32("BHKL,BHLNS->BHKNS", gradient_BHKL, weights_BHLNS)
+    of_value_BNSHK = of_value_BHKNS.transpose(0, 3, 4, 1, 2)
+    return (
+        of_weights_BHLNS.astype(weights_BHLNS.dtype),
+        of_value_BNSHK.astype(value_BNSHK.dtype),
+    )
+
+
+read.defvjp(_read_forward, _read_backward)
+
+
+def _float32(einsum: str, left, right):
+    return jnp.einsum(einsum, left, right, preferred_element_type=jnp.float32)
