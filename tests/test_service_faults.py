@@ -106,13 +106,13 @@ def test_a_stalled_replica_is_hedged(running, sharded_database):
     addresses = ",".join(
         f"{a.address}|{b.address}" for a, b in zip(slow, fast, strict=True)
     )
-    made = running.router(sharded_database, addresses, hedge_s=0.03)
+    made = running.router(sharded_database, addresses, hedge_s=0.1)
     expected = sharded_database.search(_QUERY, 4)
     with client_of(made, timeout_s=2) as client:
         for _ in range(20):  # the first of a shard is drawn by lot
             assert client.search(_QUERY, 4) == expected
         # Who was outrun three times in a row comes last.
-        assert 3 <= made.metrics.value("retro_hedges_total") <= 8
+        assert 3 <= made.metrics.value("retro_hedges_total") <= 11
         assert any("slower than another" in line for line in running.said)
     gate.open.set()
 
