@@ -89,7 +89,8 @@ def add_follow_argument(parser: argparse.ArgumentParser) -> None:
         "--follow_s",
         type=not_negative,
         default=FOLLOW_S,
-        help="how often to look for a new version of the database; 0: never",
+        help="how often to look for a new version of the database, the same for all "
+        "servers; 0: never",
     )
 
 

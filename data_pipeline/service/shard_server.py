@@ -63,6 +63,7 @@ class ShardService:
         self._num_threads = threads
         self._threads = concurrent.futures.ThreadPoolExecutor(threads, "search")
         self._follower: Follower | None = None
+        self._waiting: int | None = None  # version that there was no room for
 
     def endpoint(self, metrics: Metrics, *, waiting: int, timeout_s: float) -> Endpoint:
         """The methods; `waiting` requests queue for a thread, more are refused."""
@@ -99,6 +100,9 @@ class ShardService:
             return
         if not self.versions.show(number):
             if not self.versions.has_room(start_s):
+                if self._waiting != number:
+                    self._waiting = number
+                    log("version_waits", version=number)
                 return
             found = await follower.attempt(number, newest.newest)
             if found is None or found.version != number:  # changed again meanwhile

@@ -19,6 +19,7 @@ from data_pipeline.service.replicas import ReplicaSet
 _EVERY_S = 0.5  # the shards are asked
 _TIMEOUT_S = 1.0
 _HOLD_S = 5.0  # asked again long before
+_LONG_S = 30.0  # to wait for shards, before that is worth a line in the log
 
 
 class Shown:
@@ -26,8 +27,9 @@ class Shown:
 
     def __init__(self, database: Database):
         """Opens the table of chunks, whose length requests are checked by."""
-        self.database, self.num_chunks = database, len(database.chunks())
-        self.state, self.num_requests = messages.state_of(database), 0
+        database.chunks()  # now: later its files may be gone
+        self.database, self.num_requests = database, 0
+        self.state = messages.state_of(database)
 
     @property
     def number(self) -> int:
@@ -50,6 +52,7 @@ class Switch:
         self._shards, self._metrics, self._log = shards, metrics, log
         self.current = Shown(database)
         self._next: Shown | None = None
+        self._waits_until_s: float | None = None  # that the log says so
         self._former: list[Shown] = []
         self._follower: Follower | None = None
         metrics.version.set(self.current.number)
@@ -85,6 +88,7 @@ class Switch:
         opened = await follower.attempt(number, lambda: Shown(newest.newest()))
         if opened is not None and opened.number == number:
             self._next = opened
+            self._waits_until_s = asyncio.get_running_loop().time() + _LONG_S
             self._log("version_opened", version=number)
 
     async def _hold_on(self, every_s: float) -> None:
@@ -100,12 +104,15 @@ class Switch:
         states = [shown.state for shown in needed]
         each = (shard.hold(states, _HOLD_S, _TIMEOUT_S) for shard in self._shards)
         await asyncio.gather(*each)
-        if coming is not None and coming is self._next and self._is_ready(coming):
+        if coming is None or coming is not self._next:
+            return
+        there = [s for s, shard in enumerate(self._shards) if not shard.is_lost]
+        lacking = [s for s in there if not self._shards[s].has(coming.state)]
+        if there and not lacking:
             self._go_over_to(coming)
-
-    def _is_ready(self, coming: Shown) -> bool:
-        there = [shard for shard in self._shards if not shard.is_lost]
-        return bool(there) and all(shard.has(coming.state) for shard in there)
+        elif asyncio.get_running_loop().time() > (self._waits_until_s or float("inf")):
+            self._waits_until_s = None  # once is enough
+            self._log("version_waits", version=coming.number, shards=lacking)
 
     def _go_over_to(self, coming: Shown) -> None:
         before, self.current, self._next = self.current, coming, None
