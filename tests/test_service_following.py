@@ -1,6 +1,7 @@
 """The service while its database changes: nothing is lost, nothing is mixed."""
 
 import concurrent.futures
+import dataclasses
 import gc
 import json
 import shutil
@@ -15,7 +16,7 @@ import grpc
 import numpy as np
 import pytest
 
-from data_pipeline import versions
+from data_pipeline import verify, versions
 from data_pipeline.database import Database
 from data_pipeline.service import messages, shard_versions, switching
 from data_pipeline.service import retrieval_pb2 as pb
@@ -253,6 +254,26 @@ def test_two_versions_are_kept_and_what_they_share_is_loaded_once(folder):
     del first, database, loaded
     gc.collect()
     assert gone() is None
+
+
+def test_what_is_opened_beside_a_version_is_checked_too(folder):
+    database = Database.open(folder)
+    database.newest().add([{"id": "news", "text": _NEWS}])
+    assert database.version == 0
+    beside = database.newest()
+    assert beside.version == 1
+    assert beside.newest() is beside
+    delta = folder / "deltas" / "000001" / "offsets.npy"
+    whole = delta.read_bytes()
+    delta.write_bytes(whole[:-1] + b"\1")
+    with pytest.raises(ValueError, match="offsets.npy is damaged"):
+        database.newest()
+    delta.unlink()
+    with pytest.raises(ValueError, match="offsets.npy is missing"):
+        database.newest()
+    other = dataclasses.replace(database.state, number=9, base="another")
+    with pytest.raises(ValueError, match="built again with other text"):
+        verify.check_quickly(folder, database.state, since=other)
 
 
 def test_a_version_that_was_taken_back_is_served_again(running, folder):

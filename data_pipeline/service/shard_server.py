@@ -29,6 +29,7 @@ from data_pipeline.service.shard_versions import HeldVersions, ShardVersion
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Shard"].full_name
 _LONGEST_S = 60.0  # that a version is held for; a router asks again and again
+_REQUEST_HOLDS_S = 5.0  # for routers that do not ask to hold
 
 
 class ShardService:
@@ -184,6 +185,8 @@ class ShardService:
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"this server has {had}, the router {messages.said(state)}",
             )
+        now_s = asyncio.get_running_loop().time()
+        self.versions.keep(version, now_s + _REQUEST_HOLDS_S)
         return version
 
     async def _in_thread(self, work: Callable):
