@@ -34,18 +34,18 @@ _FOLLOW_S = 0.05
 # What another process does to the database, with the toy embedder.
 _CHANGE = f"""
 import sys
-from data_pipeline.database import Database
-from tests import tiny_corpus
-with tiny_corpus.toy_embedder():
-    database = Database.open(sys.argv[1])
-    for line in sys.stdin:
-        if line == "add\\n":
-            database.add([dict(id="news", text={_NEWS!r}), dict(id="x", text="A b c.")])
-        elif line == "delete\\n":
-            database.delete([{tiny_corpus.PLANTED_IN!r}, "x"])
-        else:
-            database.compact()
-        print(database.version, flush=True)
+from data_pipeline import database
+from tests.toy_embedder import ToyEmbedder
+database.embedders.load_embedder = lambda name: ToyEmbedder()
+opened = database.Database.open(sys.argv[1])
+for line in sys.stdin:
+    if line == "add\\n":
+        opened.add([dict(id="news", text={_NEWS!r}), dict(id="x", text="A b c.")])
+    elif line == "delete\\n":
+        opened.delete([{tiny_corpus.PLANTED_IN!r}, "x"])
+    else:
+        opened.compact()
+    print(opened.version, flush=True)
 """
 
 
@@ -103,7 +103,7 @@ class Load:
         request = pb.SearchRequest(texts=texts, k=6)
         with grpc.insecure_channel(self._address) as channel:
             stub = pb_grpc.RetrievalStub(channel)
-            while not self._until.is_set():
+            while not self._until.wait(0.003):
                 response = stub.Search(request, timeout=10)
                 assert not response.partial, response.missing_shards
                 passages = {p.chunk_id: p for p in response.passages}
@@ -229,7 +229,7 @@ def test_two_versions_are_kept_and_what_they_share_is_loaded_once(folder):
     database = Database.open(folder)
     first = shard_versions.ShardVersion(database, 0, 1)
     held = shard_versions.HeldVersions(first)
-    database.newest().add([{"id": "news", "text": _NEWS}])
+    Database.open(folder).add([{"id": "news", "text": _NEWS}])
     second = shard_versions.ShardVersion(database.newest(), 0, 1)
     for place in first.index_shards:
         loaded = [v.database.index_of(v.index_shards).shards for v in (first, second)]
@@ -258,7 +258,7 @@ def test_two_versions_are_kept_and_what_they_share_is_loaded_once(folder):
 
 def test_what_is_opened_beside_a_version_is_checked_too(folder):
     database = Database.open(folder)
-    database.newest().add([{"id": "news", "text": _NEWS}])
+    Database.open(folder).add([{"id": "news", "text": _NEWS}])
     assert database.version == 0
     beside = database.newest()
     assert beside.version == 1
