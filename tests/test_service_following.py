@@ -237,13 +237,17 @@ def test_two_versions_are_kept_and_what_they_share_is_loaded_once(folder):
     assert held.has_room(0)
     assert held.make_room(0) is None
     held.add(second)
-    held.keep(first, 5.0)
-    held.keep(first, 4.0)  # another router, which needs it no longer than that
+    held.hold("a", [first.state], 5.0)
+    held.hold("b", [first.state], 4.0)
     assert held.has_room(4.5)  # nobody asks for the newer
-    held.keep(second, 70.0)
+    held.hold("b", [second.state], 70.0)
     assert not held.has_room(4.5)
     assert held.has_room(5.0)
-    held.keep(first, 70.0)
+    held.hold("a", [first.state, second.state], 70.0)
+    assert not held.has_room(5.5)
+    held.hold("a", [second.state], 70.0)
+    assert held.has_room(5.5)
+    held.hold("a", [first.state, second.state], 70.0)
     assert not held.has_room(6.0)
     assert not held.has_room(65.9)
     assert held.has_room(66.1)  # somebody must not keep it for ever

@@ -12,9 +12,9 @@ next request is answered from it, and those under way are finished in the old on
 So no answer mixes versions, and none is lost for the switch. After a change is published
 nothing is found in the old version any more when the slowest shard has looked (`follow_s`)
 and loaded what is new, and the router has heard of it (0.5 s; 1.5 s if a replica does not
-answer, 5 s if that is so for the first time). If a shard still has two versions that are
-asked for, from a change just before, this takes 5 s more and as long as the requests under
-way; a minute at most, then it gives up the older one.
+answer, 5 s if that is so for the first time). A shard that has two versions which are both
+asked for, from a change just before, waits until the requests in the older one are done
+(5 s, if the router that asked for it is gone); a minute at most, then it gives that one up.
 
 A version that can't be opened is logged, counted and tried again with growing pauses; the
 old one stays. Files that `compact` removes stay readable to who has them open, but for

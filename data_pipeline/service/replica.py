@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
 
 import grpc
 import grpc.aio
@@ -127,11 +126,8 @@ class Replica:
         if self._code == grpc.StatusCode.FAILED_PRECONDITION:
             self._answered()
 
-    async def hold(
-        self, states: Sequence[pb.DatabaseState], hold_s: float, timeout_s: float
-    ) -> None:
+    async def hold(self, request: pb.HoldRequest, timeout_s: float) -> None:
         """Asks it to keep versions, and learns which it has."""
-        request = pb.HoldRequest(databases=states, hold_s=hold_s)
         try:
             answer = await self._stub.Hold(
                 request, timeout=timeout_s, metadata=self._metadata

@@ -114,12 +114,9 @@ class ReplicaSet:
         for replica in outrun.values():
             replica.was_outrun()
 
-    async def hold(
-        self, states: Sequence[pb.DatabaseState], hold_s: float, timeout_s: float
-    ) -> None:
-        """Asks all replicas to keep versions for `hold_s`, and learns which they have."""
-        each = (replica.hold(states, hold_s, timeout_s) for replica in self._replicas)
-        await asyncio.gather(*each)
+    async def hold(self, request: pb.HoldRequest, timeout_s: float) -> None:
+        """Asks all replicas to keep versions, and learns which they have."""
+        await asyncio.gather(*(r.hold(request, timeout_s) for r in self._replicas))
 
     @property
     def is_lost(self) -> bool:

@@ -153,12 +153,14 @@ class ShardSearchResponse(_message.Message):
     def __init__(self, chunk_ids: _Optional[bytes] = ..., distances: _Optional[bytes] = ...) -> None: ...
 
 class HoldRequest(_message.Message):
-    __slots__ = ("databases", "hold_s")
+    __slots__ = ("databases", "hold_s", "holder")
     DATABASES_FIELD_NUMBER: _ClassVar[int]
     HOLD_S_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
     databases: _containers.RepeatedCompositeFieldContainer[DatabaseState]
     hold_s: float
-    def __init__(self, databases: _Optional[_Iterable[_Union[DatabaseState, _Mapping]]] = ..., hold_s: _Optional[float] = ...) -> None: ...
+    holder: str
+    def __init__(self, databases: _Optional[_Iterable[_Union[DatabaseState, _Mapping]]] = ..., hold_s: _Optional[float] = ..., holder: _Optional[str] = ...) -> None: ...
 
 class HoldResponse(_message.Message):
     __slots__ = ("databases",)

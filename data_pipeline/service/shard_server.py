@@ -29,7 +29,6 @@ from data_pipeline.service.shard_versions import HeldVersions, ShardVersion
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Shard"].full_name
 _LONGEST_S = 60.0  # that a version is held for; a router asks again and again
-_REQUEST_HOLDS_S = 5.0  # for routers that do not ask to hold
 
 
 class ShardService:
@@ -133,10 +132,7 @@ class ShardService:
 
     async def _hold(self, request: pb.HoldRequest, timeout_s: float):
         until_s = asyncio.get_running_loop().time() + min(request.hold_s, _LONGEST_S)
-        for state in request.databases:
-            version = self.versions.get(state)
-            if version is not None:
-                self.versions.keep(version, until_s)
+        self.versions.hold(request.holder, list(request.databases), until_s)
         return pb.HoldResponse(databases=self.versions.states)
 
     async def _search(self, request: pb.ShardSearchRequest, timeout_s: float):
@@ -185,8 +181,6 @@ class ShardService:
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"this server has {had}, the router {messages.said(state)}",
             )
-        now_s = asyncio.get_running_loop().time()
-        self.versions.keep(version, now_s + _REQUEST_HOLDS_S)
         return version
 
     async def _in_thread(self, work: Callable):

@@ -51,7 +51,8 @@ class HeldVersions:
     def __init__(self, first: ShardVersion):
         """Answers for one version. Times are of one clock, in seconds."""
         self._held = [first]  # the newest last
-        self._until_s: dict[int, float] = {}  # by number
+        # Who holds which, and until when.
+        self._holders: dict[str, tuple[list[pb.DatabaseState], float]] = {}
         self._waits_since_s: float | None = None
 
     @property
@@ -68,10 +69,17 @@ class HeldVersions:
         """The version that is asked for, if it is held."""
         return next((v for v in self._held if v.state == state), None)
 
-    def keep(self, version: ShardVersion, until_s: float) -> None:
-        """It is asked for until then, if not for longer."""
-        known_s = self._until_s.get(version.number, until_s)
-        self._until_s[version.number] = max(known_s, until_s)
+    def hold(self, holder: str, states: list[pb.DatabaseState], until_s: float) -> None:
+        """These are asked for until then; what the holder asked for before no longer is."""
+        self._holders[holder] = (states, until_s)
+
+    def _idle(self, now_s: float) -> list[ShardVersion]:
+        """Versions that nobody asks for."""
+        self._holders = {
+            h: kept for h, kept in self._holders.items() if kept[1] > now_s
+        }
+        asked = [state for states, _ in self._holders.values() for state in states]
+        return [version for version in self._held if version.state not in asked]
 
     def show(self, number: int) -> bool:
         """Whether a version is held already; it counts as the newest from now on."""
@@ -81,8 +89,7 @@ class HeldVersions:
 
     def has_room(self, now_s: float) -> bool:
         """Whether a version may be opened; if not, whoever waits is remembered."""
-        is_asked = [self._until_s.get(v.number, 0.0) > now_s for v in self._held]
-        if len(self._held) < _MOST or not all(is_asked):
+        if len(self._held) < _MOST or self._idle(now_s):
             self._waits_since_s = None
             return True
         if self._waits_since_s is None:
@@ -94,10 +101,8 @@ class HeldVersions:
         self._waits_since_s = None
         if len(self._held) < _MOST:
             return None
-        idle = [v for v in self._held if self._until_s.get(v.number, 0.0) <= now_s]
-        given_up = (idle or self._held)[0]
+        given_up = (self._idle(now_s) or self._held)[0]
         self._held.remove(given_up)
-        self._until_s.pop(given_up.number, None)
         return given_up
 
     def add(self, version: ShardVersion) -> None:

@@ -8,10 +8,12 @@ shards are asked to hold until then.
 import asyncio
 import contextlib
 import functools
+import uuid
 from collections.abc import Iterator, Sequence
 
 from data_pipeline.database import Database
 from data_pipeline.service import messages
+from data_pipeline.service import retrieval_pb2 as pb
 from data_pipeline.service.following import Follower
 from data_pipeline.service.observing import Log, Metrics
 from data_pipeline.service.replicas import ReplicaSet
@@ -51,6 +53,7 @@ class Switch:
         """Answers from the version that is shown by `database`."""
         self._shards, self._metrics, self._log = shards, metrics, log
         self.current = Shown(database)
+        self._name = uuid.uuid4().hex  # routers hold each for themselves
         self._next: Shown | None = None
         self._waits_until_s: float | None = None  # that the log says so
         self._former: list[Shown] = []
@@ -101,9 +104,12 @@ class Switch:
         coming = self._next
         self._former = [shown for shown in self._former if shown.num_requests]
         needed = [*self._former, self.current, *([coming] if coming else [])]
-        states = [shown.state for shown in needed]
-        each = (shard.hold(states, _HOLD_S, _TIMEOUT_S) for shard in self._shards)
-        await asyncio.gather(*each)
+        asked = pb.HoldRequest(
+            databases=[shown.state for shown in needed],
+            hold_s=_HOLD_S,
+            holder=self._name,
+        )
+        await asyncio.gather(*(s.hold(asked, _TIMEOUT_S) for s in self._shards))
         if coming is None or coming is not self._next:
             return
         there = [s for s, shard in enumerate(self._shards) if not shard.is_lost]
