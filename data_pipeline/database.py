@@ -33,7 +33,7 @@ from data_pipeline.index.sharded import Shard, ShardedIndex, load_shard
 from data_pipeline.layout import Layout, read_manifest
 from data_pipeline.lexical import Lexical
 from data_pipeline.neighbours import NeighbourTable, find_neighbours
-from data_pipeline.passages import Found, Retrieved, passage_at
+from data_pipeline.passages import Found, Retrieved, found_at, passage_at, retrieved_at
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.versions import Version
 
@@ -182,11 +182,24 @@ class Database:
 
     def refresh(self) -> bool:
         """Shows the version that is in force now; whether it is another than before."""
-        now = versions.read(self.folder, self.manifest)
-        is_new = now.number != self.version
-        if is_new:
+        before, now = self.version, versions.read(self.folder, self.manifest)
+        if now.number != before:
             self._show(now)
-        return is_new
+        return now.number != before
+
+    def newest(self) -> "Database":
+        """The version in force, opened beside this one, which goes on showing its own.
+
+        What both have in common is shared and not checked again; this one itself, if it
+        shows that version. Raises as `open`.
+        """
+        state = versions.read(self.folder, read_manifest(self.folder))
+        if state.number == self.version:
+            return self
+        verify.check_quickly(self.folder, state, since=self.state)
+        shown = copy.copy(self)
+        shown._show(state)
+        return shown
 
     def add(self, documents: Sequence[Mapping]) -> int:
         """Adds documents: mappings with `text`, and `id`, `title`, `uri`, `licence`.
@@ -242,13 +255,8 @@ class Database:
         ids_QN, distances_QN = hybrid.search(
             shown, texts, num_neighbours, exclude_documents, rank
         )
-        absent = ((0, 0), (0, num_neighbours - ids_QN.shape[1]))
-        ids_QN = np.pad(ids_QN, absent, constant_values=-1)
-        distances_QN = np.pad(distances_QN, absent, constant_values=np.inf)
-        tokens_QNR, lengths_QN = shown.chunks().passages(
-            ids_QN, neighbour_len or 2 * self.chunk_len
-        )
-        return Retrieved(tokens_QNR, lengths_QN, ids_QN, distances_QN)
+        shape = (num_neighbours, neighbour_len or 2 * self.chunk_len)
+        return retrieved_at(shown, ids_QN, distances_QN, *shape)
 
     def search(
         self,
@@ -269,14 +277,7 @@ class Database:
         """
         shown = copy.copy(self)  # one version, even if another is shown meanwhile
         ids_QN, distances_QN = hybrid.search(shown, texts, k, exclude_documents, rank)
-        return [
-            [
-                shown.found(int(chunk_id), float(distance))
-                for chunk_id, distance in zip(ids, distances, strict=True)
-                if chunk_id >= 0
-            ]
-            for ids, distances in zip(ids_QN, distances_QN, strict=True)
-        ]
+        return found_at(shown, ids_QN, distances_QN)
 
     def found(self, chunk_id: int, distance: float = float("nan")) -> Found:
         """The passage at a chunk, with its source."""

@@ -59,3 +59,26 @@ def passage_at(database: "Database", chunk_id: int, distance: float) -> Found:
         chunk_id=chunk_id,
         **source,
     )
+
+
+def found_at(database: "Database", ids_QN, distances_QN) -> list[list[Found]]:
+    """The passages of a search's ids, row by row; none for id -1."""
+    return [
+        [
+            passage_at(database, int(chunk_id), float(distance))
+            for chunk_id, distance in zip(ids, distances, strict=True)
+            if chunk_id >= 0
+        ]
+        for ids, distances in zip(ids_QN, distances_QN, strict=True)
+    ]
+
+
+def retrieved_at(
+    database: "Database", ids_QN, distances_QN, num_neighbours: int, passage_len: int
+) -> Retrieved:
+    """A search's ids with their tokens, filled up to `num_neighbours` with absent ones."""
+    absent = ((0, 0), (0, num_neighbours - ids_QN.shape[1]))
+    ids_QN = np.pad(ids_QN, absent, constant_values=-1)
+    distances_QN = np.pad(distances_QN, absent, constant_values=np.inf)
+    tokens_QNR, lengths_QN = database.chunks().passages(ids_QN, passage_len)
+    return Retrieved(tokens_QNR, lengths_QN, ids_QN, distances_QN)

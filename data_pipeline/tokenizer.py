@@ -47,6 +47,7 @@ class Tokenizer:
       vocab_size: number of token ids; smaller than asked for when the text was small.
       eod_id: the end-of-document token; `encode` never emits it.
       pad_id: the padding token; `encode` never emits it.
+      model: the bytes that it was made of.
       token_bytes_V: int32, UTF-8 bytes of each token, 0 for control tokens.
       fingerprint: first 16 hexadecimal digits of the sha256 of the model file.
     """
@@ -63,6 +64,7 @@ class Tokenizer:
         """
         processor = _load_lossless(model, source)
         table = [_token_bytes(processor, t) for t in range(processor.vocab_size())]
+        self.model = model
         self._processor = processor
         self._table = table
         self._mark_ids_L = np.array(_mark_ids(processor, source), np.int32)

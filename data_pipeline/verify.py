@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from data_pipeline.database import Database
 
 _READ_STAGES = ("documents", "tokenizer", "chunks", "lexical")
+_VERSIONS = ("deltas", "compacted")
 _CHECKED_BYTES = 1_000_000_000  # about a second of checksums
 
 
@@ -48,18 +49,37 @@ def described(folder: Path, version: Version) -> Iterator[tuple[Path, dict]]:
             yield shard_folder / name, entry
 
 
-def check_quickly(folder: Path, version: Version) -> None:
-    """What opening checks; raises ValueError naming the file that is not as written."""
+def check_quickly(
+    folder: Path, version: Version, *, since: Version | None = None
+) -> None:
+    """What opening checks; raises ValueError naming the file that is not as written.
+
+    With `since`, a version that was opened before, of the files that it had only the sizes.
+    """
+    if since is not None and since.base != version.base:
+        raise ValueError(
+            f"{folder} was built again with other text since it was opened: open it anew"
+        )
+    known = set() if since is None else _own_folders(since)
     read_bytes, read = 0, []
     for path, entry in described(folder, version):
         _check_size(path, entry)
-        stage = path.relative_to(folder).parts[0]
-        if stage in (*_READ_STAGES, "deltas", "compacted"):
+        stage, part = path.relative_to(folder).parts[:2]
+        is_known = (stage, part) in known or (since and stage in _READ_STAGES)
+        if stage in (*_READ_STAGES, *_VERSIONS) and not is_known:
             read.append((path, entry))
             read_bytes += entry["size_bytes"]
     if read_bytes <= _CHECKED_BYTES:
         for path, entry in read:
             _check_sum(path, entry)
+
+
+def _own_folders(version: Version) -> set[tuple[str, str]]:
+    """Folders, by stage and name, that a version has and the build has not."""
+    stand_ins = {Path(path).parts[1] for path in version.replaced.values()}
+    return {("deltas", name) for name in version.deltas} | {
+        ("compacted", name) for name in stand_ins
+    }
 
 
 def check_below(shard: Path, folder: Path, version: Version) -> None:

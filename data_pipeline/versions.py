@@ -14,6 +14,7 @@ new one; what no version knows is cleared away before the next change.
 import contextlib
 import dataclasses
 import fcntl
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -78,6 +79,24 @@ def numbers(folder: Path) -> list[int]:
     return [n for n in [0, *found] if n >= oldest["version"]]
 
 
+def in_force(folder: Path) -> int:
+    """Number of the version in force.
+
+    Raises:
+        ValueError: if what names it is damaged: the build may hold what was deleted.
+    """
+    path = folder / "versions" / "current.json"
+    try:
+        return json.loads(path.read_text())["version"]
+    except FileNotFoundError:
+        return 0
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged: name a version that is there ({numbers(folder)}) in it, "
+            'as {"version": 3}'
+        ) from error
+
+
 def read(folder: Path, manifest: Mapping, number: int | None = None) -> Version:
     """A version of the database in a folder, the one in force if no number is given.
 
@@ -85,9 +104,7 @@ def read(folder: Path, manifest: Mapping, number: int | None = None) -> Version:
         ValueError: if there is no such version, it is damaged or counts on another build.
     """
     if number is None:
-        number = (read_json(folder / "versions" / "current.json") or {"version": 0})[
-            "version"
-        ]
+        number = in_force(folder)
     if number not in numbers(folder):
         raise ValueError(
             f"{folder} has no version {number}; there are {numbers(folder)}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import commands
+from experiments import commands, remote
 
 if TYPE_CHECKING:
     from data_pipeline.engine import Engine
@@ -36,6 +36,7 @@ def build(argv: list[str]) -> None:
     commands.no_arguments(argv)
     from data_pipeline.build import Build  # after the flags were checked
 
+    remote.folder_only(_DATABASE.value or "", "building")
     folder = commands.folder(_DATABASE.value)
     Build(_CONFIG.value.data, folder, _engine(folder)).run(_STAGE.value)
 

@@ -9,18 +9,20 @@
     python -m experiments.database compact --database=DIR
     python -m experiments.database versions --database=DIR [--use=NUMBER]
 
+`search` also takes a retrieval service, --database=grpc://HOST:PORT, or grpcs:// with TLS.
 FILE is text as CORPUS takes it: a folder, .jsonl, .parquet, ... To build one see
 `build_database.py`.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments import commands
+from experiments import commands, remote
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Callable, what: str) -> argparse.ArgumentParser:
         found = subparsers.add_parser(name, help=what, description=what)
-        found.add_argument("--database", type=Path, required=True, help="its folder")
+        found.add_argument("--database", required=True, help="its folder")
         found.set_defaults(run=run)
         return found
 
@@ -43,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("query")
     search.add_argument("-k", type=int, default=5, help="passages")
     search.add_argument("--without", nargs="*", default=[], metavar="DOCUMENT_ID")
+    search.add_argument("--token_file", help="token that a service wants")
+    search.add_argument("--tls_ca", help="certificate that grpcs:// is checked by")
     show = command("show", _show, "a chunk, its document and its neighbours in it")
     show.add_argument("chunk_id", type=int)
     stats = command("stats", _stats, "sizes, recall, duplicates, distances")
@@ -64,9 +68,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _open(args: argparse.Namespace, version: int | None = None):
+    remote.folder_only(args.database, "this command")
     from data_pipeline.database import Database  # after the flags were checked
 
     return Database.open(args.database, version)
+
+
+@contextlib.contextmanager
+def _open_to_search(args: argparse.Namespace):
+    remote.check(args.database, args.token_file, args.tls_ca)
+    if not remote.is_address(args.database):
+        yield _open(args)
+        return
+    service = remote.RemoteDatabase.open(
+        args.database, token_file=args.token_file, tls_ca=args.tls_ca
+    )
+    with contextlib.closing(service):
+        yield service
 
 
 def _search(args: argparse.Namespace) -> None:
@@ -76,8 +94,8 @@ def _search(args: argparse.Namespace) -> None:
         args.query.encode()
     except UnicodeEncodeError as error:  # bytes of the command line that are no UTF-8
         raise ValueError(f"the query is not valid Unicode: {error}") from error
-    opened = _open(args)
-    (found,) = opened.search([args.query], args.k, exclude_documents=args.without)
+    with _open_to_search(args) as opened:
+        (found,) = opened.search([args.query], args.k, exclude_documents=args.without)
     for place, passage in enumerate(found, start=1):
         print(f"{place}. {_source(passage)}  distance {passage.distance:.3f}")
         print(_indented(f"{passage.text}|{passage.continuation}"))
@@ -166,9 +184,9 @@ def _versions(args: argparse.Namespace) -> None:
     shown = _open(args)
     if args.use is not None:
         _open(args, args.use)  # refuses one that is not there
-        versions.put_in_force(args.database, args.use)
+        versions.put_in_force(shown.folder, args.use)
         shown.refresh()
-    for number in versions.numbers(args.database):
+    for number in versions.numbers(shown.folder):
         opened = _open(args, number)
         in_force = "  in force" if number == shown.version else ""
         deleted = len(opened.state.deleted_D)

@@ -16,6 +16,7 @@ from data_pipeline.engine import fingerprint, read_json, write_json
 from data_pipeline.progress import Progress
 from experiments import measure, report, samples
 from experiments.config import Experiment
+from experiments.remote import RemoteDatabase
 from retro_jax import checkpoints, evaluate, processes, retrofit, sharding, state
 from retro_jax import train as training
 from retro_jax.metrics import say
@@ -38,11 +39,7 @@ class Job:
         """Raises ValueError if there is no database or it was made for other settings."""
         self._cfg, self._workdir = cfg, workdir
         self.database = Database.open(database)
-        if self.database.chunk_len != cfg.model.chunk_len:
-            raise ValueError(
-                f"{database} has chunks of {self.database.chunk_len} tokens, "
-                f"model.chunk_len is {cfg.model.chunk_len}"
-            )
+        _fit(cfg, database, self.database.chunk_len)
         cfg.set_vocab_size(self.database.manifest["vocab_size"])
         self._mesh = sharding.make_mesh(cfg.mesh)
 
@@ -174,27 +171,12 @@ class Job:
         say(f"other settings ({', '.join(differing)}): the old run is now in {aside}")
 
     def _last_step(self) -> int | None:
-        with contextlib.closing(self._checkpoints()) as keeper:
+        with contextlib.closing(_checkpoints(self._workdir)) as keeper:
             return keeper.latest_step()
-
-    def _checkpoints(self) -> checkpoints.Checkpoints:
-        """This run's, to be read."""
-        return checkpoints.Checkpoints(self._workdir / "checkpoints", keep=None)
 
     def _parameters(self) -> tuple[dict, state.Parameters]:
         """What the newest whole checkpoint says of itself, and its parameters."""
-        shapes = jax.eval_shape(
-            functools.partial(state.initial_parameters, self._cfg.model, 0)
-        )
-        shardings = sharding.state_shardings(shapes, self._mesh)
-        wanted = {"params": checkpoints.abstract(shapes, shardings)}
-        with contextlib.closing(self._checkpoints()) as keeper:
-            step, restored = keeper.restore(wanted, self._run_identity(), part=True)
-            run, newest = keeper.about(step), keeper.latest_step()
-        if step != newest:
-            damaged = self._workdir / "checkpoints" / str(newest)
-            say(f"using step {step}; to train again what came after, delete {damaged}")
-        return run, restored["params"]
+        return _restored(self._cfg, self._mesh, self._workdir, self._run_identity())
 
     def evaluate(self) -> None:
         """Measures retrieval on, off and random on held-out text; writes the report."""
@@ -229,6 +211,60 @@ class Job:
     def generate(self) -> None:
         """Continues the prompt and prints the text with its sources."""
         _, params = self._parameters()
-        prompt = self._cfg.evaluation.prompt
-        sample = samples.continuation(self._cfg, params, self.database, prompt)
-        samples.print_continuation(sample, say)
+        _generate(self._cfg, params, self.database)
+
+
+def generate_from_service(
+    cfg: Experiment, workdir: Path, database: RemoteDatabase
+) -> None:
+    """As `Job.generate`, with passages that a service finds.
+
+    Raises:
+        ValueError: if the model in the workdir was not trained with the tokenizer and the
+            chunk length of the service's database, or with other settings.
+    """
+    _fit(cfg, database.address, database.chunk_len)
+    run = read_json(workdir / "run.json") or {}
+    database.check_trained_with(run.get("tokenizer"), workdir)
+    cfg.set_vocab_size(database.tokenizer.vocab_size)
+    # Which sequences it was trained on can't be known from here.
+    identity = {**cfg.identity(), "tokenizer": database.tokenizer.fingerprint}
+    mesh = sharding.make_mesh(cfg.mesh)
+    _, params = _restored(cfg, mesh, workdir, identity)
+    _generate(cfg, params, database)
+
+
+def _fit(cfg: Experiment, database: object, chunk_len: int) -> None:
+    if chunk_len != cfg.model.chunk_len:
+        raise ValueError(
+            f"{database} has chunks of {chunk_len} tokens, model.chunk_len is "
+            f"{cfg.model.chunk_len}"
+        )
+
+
+def _checkpoints(workdir: Path) -> checkpoints.Checkpoints:
+    """A run's, to be read."""
+    return checkpoints.Checkpoints(workdir / "checkpoints", keep=None)
+
+
+def _restored(
+    cfg: Experiment, mesh: jax.sharding.Mesh, workdir: Path, identity: dict
+) -> tuple[dict, state.Parameters]:
+    """What the newest whole checkpoint says of itself, and its parameters."""
+    shapes = jax.eval_shape(functools.partial(state.initial_parameters, cfg.model, 0))
+    shardings = sharding.state_shardings(shapes, mesh)
+    wanted = {"params": checkpoints.abstract(shapes, shardings)}
+    with contextlib.closing(_checkpoints(workdir)) as keeper:
+        step, restored = keeper.restore(wanted, identity, part=True)
+        run, newest = keeper.about(step), keeper.latest_step()
+    if step != newest:
+        damaged = workdir / "checkpoints" / str(newest)
+        say(f"using step {step}; to train again what came after, delete {damaged}")
+    return run, restored["params"]
+
+
+def _generate(
+    cfg: Experiment, params: state.Parameters, database: Database | RemoteDatabase
+) -> None:
+    sample = samples.continuation(cfg, params, database, cfg.evaluation.prompt)
+    samples.print_continuation(sample, say)

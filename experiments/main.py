@@ -4,7 +4,8 @@
         --job=train|evaluate|generate [--config.a.b=value]
 
 The workdir gets `checkpoints/`, `metrics/`, `evaluation/`, `report.html` and `report.md`;
-the database is `--database`, or the folder `database` in the workdir.
+the database is `--database`, or the folder `database` in the workdir. For generate it may
+be a retrieval service, grpc://HOST:PORT, or grpcs:// with TLS.
 
 In several processes, with a workdir and a database that all of them see, each gets
     --coordinator=HOST:PORT --num_processes=N --process_id=I
@@ -14,6 +15,7 @@ Exit statuses: 0 done; 2 a mistake or an error, said in one line; 75 stopped by 
 after the step under way, which is saved: the same command goes on from it; 130 Ctrl-C.
 """
 
+import contextlib
 import dataclasses
 import os
 import subprocess
@@ -23,14 +25,22 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import commands
+from experiments import commands, remote
 from experiments.config import Experiment
 from retro_jax import processes
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _DATABASE = flags.DEFINE_string(
-    "database", None, "Folder; WORKDIR/database if not given."
+    "database",
+    None,
+    "Folder; WORKDIR/database if not given. To generate also grpc://HOST:PORT.",
+)
+_TOKEN_FILE = flags.DEFINE_string(
+    "token_file", None, "Token that the service at --database=grpc... wants."
+)
+_TLS_CA = flags.DEFINE_string(
+    "tls_ca", None, "PEM certificate that the service at grpcs:// is checked by."
 )
 _JOB = flags.DEFINE_enum("job", None, ["train", "evaluate", "generate"], "What to do.")
 _ON_OTHER_RUN = flags.DEFINE_enum(
@@ -90,12 +100,23 @@ def _cluster() -> processes.Cluster | None:
 
 def _do_job() -> None:
     cfg: Experiment = _CONFIG.value
+    address = _DATABASE.value or ""
+    remote.check(address, _TOKEN_FILE.value, _TLS_CA.value)
+    if _JOB.value != "generate":
+        remote.folder_only(address, f"--job={_JOB.value}")
     workdir = commands.folder(_WORKDIR.value)
-    database = Path(_DATABASE.value).absolute() if _DATABASE.value else None
     # Imported late: a wrong flag should be reported at once, TensorFlow takes seconds.
     from experiments import jobs
 
-    job = jobs.Job(cfg, workdir, database or workdir / "database")
+    if remote.is_address(address):
+        database = remote.RemoteDatabase.open(
+            address, token_file=_TOKEN_FILE.value, tls_ca=_TLS_CA.value
+        )
+        with contextlib.closing(database):
+            jobs.generate_from_service(cfg, workdir, database)
+        return
+    folder = Path(address).absolute() if address else workdir / "database"
+    job = jobs.Job(cfg, workdir, folder)
     if _JOB.value != "generate" and processes.is_first():  # which the report speaks of
         _record_settings(cfg, workdir)
     if _JOB.value == "train":

@@ -7,13 +7,17 @@ import numpy as np
 
 from data_pipeline.database import Database, Found
 from experiments.config import Experiment
+from experiments.remote import RemoteDatabase
 from retro_jax import generate, state
 
 _PROMPT_CHUNKS = 2  # of a held-out document; the chunk after them is shown as the truth
 
 
 def continuation(
-    cfg: Experiment, params: state.Parameters, database: Database, prompt: str
+    cfg: Experiment,
+    params: state.Parameters,
+    database: Database | RemoteDatabase,
+    prompt: str,
 ) -> dict:
     """The text that follows a prompt and its sources, as JSON.
 
@@ -51,7 +55,9 @@ def continuation(
     }
 
 
-def _passages(database: Database, source: generate.Source) -> Iterator[Found]:
+def _passages(
+    database: Database | RemoteDatabase, source: generate.Source
+) -> Iterator[Found]:
     for chunk_id, distance in zip(source.chunk_ids_N, source.distances_N, strict=True):
         if chunk_id >= 0:
             yield database.found(int(chunk_id), float(distance))

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import socket
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from data_pipeline.database import Database
@@ -49,6 +49,14 @@ class Servers:
         """Runs a coroutine where the servers run."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
+    def _call(self, function: Callable[[], object]) -> None:
+        """Calls a function where the servers run."""
+
+        async def call() -> None:
+            function()
+
+        self.run(call())
+
     def _serve(self, endpoint: Endpoint, listening, metrics, service) -> Served:
         log = Log("test", self.said.append)
         started = self.run(serving.Server.start(listening, [endpoint], metrics, log))
@@ -64,6 +72,7 @@ class Servers:
         waiting: int = 64,
         threads: int = 1,
         nearest=None,
+        follow_s: float = 0.0,
         **listening,
     ) -> Served:
         """A shard server; `nearest` takes the place of its search."""
@@ -75,7 +84,12 @@ class Servers:
             service._nearest = nearest(service._nearest)
         endpoint = service.endpoint(metrics, waiting=waiting, timeout_s=20)
         listening = serving.Listening(drain_s=5, **listening)
-        return self._serve(endpoint, listening, metrics, service)
+        made = self._serve(endpoint, listening, metrics, service)
+        made.server.at_end(service.close)
+        self._call(
+            lambda: service.follow(follow_s, metrics, Log("test", self.said.append))
+        )
+        return made
 
     def router(
         self,
@@ -85,6 +99,7 @@ class Servers:
         hedge_s: float | None = None,
         credentials=None,
         most: int = 64,
+        follow_s: float = 0.0,
         **listening,
     ) -> Served:
         """A router before the shards at the addresses."""
@@ -111,6 +126,7 @@ class Servers:
 
         made = self.run(make())
         self._closing.push_async_callback(made.close)
+        self._call(lambda: made.switch.follow(follow_s))
         endpoint = made.endpoint(most=most, timeout_s=20)
         return self._serve(
             endpoint, serving.Listening(drain_s=5, **listening), metrics, made

@@ -1,5 +1,6 @@
 """The whole path on a tiny corpus, and what the command lines say to mistakes."""
 
+import contextlib
 import functools
 import json
 import os
@@ -11,11 +12,11 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import jobs
+from experiments import jobs, remote
 from experiments.config import EvaluationConfig, Experiment
 from retro_jax.config import OptimizerConfig, TrainConfig
 from retro_jax.metrics import read_metrics
-from tests import tiny_corpus, tiny_model
+from tests import served, tiny_corpus, tiny_model
 
 _ROOT = Path(__file__).parent.parent
 
@@ -144,6 +145,34 @@ def test_generation_continues_and_cites(
     assert sources[0].split()[1] in known
 
 
+def test_generation_through_a_service_is_the_databases(
+    trained, tiny_database, tiny_corpus_folder, capsys
+):
+    job = _again(trained, tiny_database, tiny_corpus_folder)
+    job._cfg.evaluation.prompt = tiny_corpus.PLANTED
+    job.generate()
+    expected = capsys.readouterr().out
+    assert "[1] " in expected
+    cfg = _experiment(tiny_corpus_folder)
+    cfg.evaluation.prompt = tiny_corpus.PLANTED
+    with served.servers() as running:
+        shard = running.shard(tiny_database, 0, 1)
+        address = f"grpc://{running.router(tiny_database, shard.address).address}"
+        with contextlib.closing(remote.RemoteDatabase.open(address)) as database:
+            jobs.generate_from_service(cfg, trained[1], database)
+            assert capsys.readouterr().out == expected
+            cfg.model.chunk_len = 4
+            with pytest.raises(ValueError, match=f"{address} has chunks of 8 tokens"):
+                jobs.generate_from_service(cfg, trained[1], database)
+            cfg.model.chunk_len, cfg.model.ffw_width = 8, 48
+            with pytest.raises(ValueError, match="was made with model ="):
+                jobs.generate_from_service(cfg, trained[1], database)
+            database.tokenizer.fingerprint = "another"
+            message = "serves a database with tokenizer another, the model in "
+            with pytest.raises(ValueError, match=message):
+                jobs.generate_from_service(cfg, trained[1], database)
+
+
 @pytest.fixture(scope="module")
 def retrofitted(tiny_corpus_folder, tiny_database, tmp_path_factory):
     """A baseline's workdir and that of its retrofit, both trained and evaluated."""
@@ -253,6 +282,16 @@ _TINY = "--config=experiments/configs/tiny.py"
         (
             ("experiments.main", _TINY, "--workdir={tmp}", "--job=train"),
             "build it with python -m experiments.build_database",
+        ),
+        (
+            (
+                "experiments.main",
+                _TINY,
+                "--workdir={tmp}",
+                "--job=train",
+                "--database=grpc://localhost:1",
+            ),
+            "--job=train needs the database's folder: grpc://localhost:1 is a service",
         ),
         (
             (

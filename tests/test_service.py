@@ -53,7 +53,7 @@ def stub(service):
 
 
 def test_servers_hold_all_shards_once(service, sharded_database):
-    held = [shard.service.index_shards for shard in service[2]]
+    held = [shard.service.versions.newest.index_shards for shard in service[2]]
     assert sharded_database.num_shards > _NUM_SERVERS
     assert sorted(sum(held, ())) == list(range(sharded_database.num_shards))
 
@@ -291,7 +291,10 @@ def test_the_benchmarks_database_can_be_served(tmp_path):
     args = argparse.Namespace(rows=90, shards=2, width=8, index="exact")
     database = Database.open(benchmark.write_database(tmp_path, args))
     with servers() as running:
-        held = [running.shard(database, s, 2).service.index_shards for s in range(2)]
+        held = [
+            running.shard(database, s, 2).service.versions.newest.index_shards
+            for s in range(2)
+        ]
     assert held == [(0,), (1,)]
     queries_QW = benchmark._queries(database, 5)
     ids_QN, _ = database.nearest(queries_QW, 3)

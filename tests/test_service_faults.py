@@ -69,13 +69,13 @@ def test_a_lost_shard_makes_answers_partial(running, sharded_database):
         left = sharded_database.nearest(
             sharded_database.embedder.embed(_QUERY),
             5,
-            shards=shards[0].service.index_shards,
+            shards=shards[0].service.versions.newest.index_shards,
         )
         assert [p.chunk_id for p in found[0]] == left[0][0].tolist()
         with pytest.raises(ConnectionError, match=r"lacks shard 1 \(UNAVAILABLE"):
             strict.search(_QUERY, 5)
         # Passages of the lost shard are read by the other.
-        lost = shards[1].service.index_shards[0]
+        lost = shards[1].service.versions.newest.index_shards[0]
         chunk_id = int(sharded_database.index_of((lost,)).shards[0].ids_T[0]) | 1
         assert client.found(chunk_id).chunk_id == chunk_id
         assert made.metrics.value("retro_partials_total") == 2
@@ -106,12 +106,13 @@ def test_a_stalled_replica_is_hedged(running, sharded_database):
     addresses = ",".join(
         f"{a.address}|{b.address}" for a, b in zip(slow, fast, strict=True)
     )
-    made = running.router(sharded_database, addresses, hedge_s=0.03)
+    made = running.router(sharded_database, addresses, hedge_s=0.1)
     expected = sharded_database.search(_QUERY, 4)
     with client_of(made, timeout_s=2) as client:
-        for _ in range(12):  # the first of a shard is drawn by lot
+        for _ in range(20):  # the first of a shard is drawn by lot
             assert client.search(_QUERY, 4) == expected
-        assert 1 <= made.metrics.value("retro_hedges_total") <= 4
+        # Who was outrun three times in a row comes last.
+        assert 3 <= made.metrics.value("retro_hedges_total") <= 11
         assert any("slower than another" in line for line in running.said)
     gate.open.set()
 

@@ -95,30 +95,45 @@ class RetrievalClient:
             ValueError: if the service refuses what is asked.
             ConnectionError: if there is no answer, or one that lacks a shard.
         """
+        response, passage_len = self._retrieve(
+            tokens_QM, num_neighbours, neighbour_len, exclude_documents
+        )
+        shape = (len(tokens_QM), num_neighbours)
+        return messages.retrieved_of(response, shape, passage_len)
+
+    def retrieve_with_sources(
+        self, tokens_QM: Integer[np.ndarray, "Q M"], num_neighbours: int
+    ) -> tuple[Retrieved, dict[int, Found]]:
+        """As `retrieve`, and the source of each neighbour by its chunk id.
+
+        The version that is served may change: asked for later, an id of what was added can
+        be another passage's.
+        """
+        response, passage_len = self._retrieve(
+            tokens_QM, num_neighbours, None, (), with_sources=True
+        )
+        shape = (len(tokens_QM), num_neighbours)
+        return messages.retrieved_of(response, shape, passage_len), {
+            passage.chunk_id: messages.found_of(passage, float("nan"))
+            for passage in response.passages
+        }
+
+    def _retrieve(
+        self,
+        tokens_QM: np.ndarray,
+        num_neighbours: int,
+        neighbour_len: int | None,
+        exclude_documents: Collection[str],
+        *,
+        with_sources: bool = False,
+    ) -> tuple[pb.SearchResponse, int]:
         passage_len = neighbour_len or 2 * self._chunk_len
         request = pb.SearchRequest(
             token_chunks=messages.pack_tokens(tokens_QM),
             passage_len=passage_len,
-            without_sources=True,
+            without_sources=not with_sources,
         )
-        response = self._search(request, num_neighbours, exclude_documents)
-        shape = (len(tokens_QM), num_neighbours)
-        found = Retrieved(
-            np.zeros((*shape, passage_len), np.int32),
-            np.zeros(shape, np.int32),
-            np.full(shape, -1, np.int64),
-            np.full(shape, np.inf, np.float32),
-        )
-        passages = {passage.chunk_id: passage for passage in response.passages}
-        for row, neighbours in enumerate(response.results):
-            count = len(neighbours.chunk_ids)
-            found.chunk_ids_QN[row, :count] = neighbours.chunk_ids
-            found.distances_QN[row, :count] = neighbours.distances
-            for place, chunk_id in enumerate(neighbours.chunk_ids):
-                passage = passages[chunk_id]
-                found.tokens_QNR[row, place] = messages.tokens_of(passage)
-                found.lengths_QN[row, place] = passage.length
-        return found
+        return self._search(request, num_neighbours, exclude_documents), passage_len
 
     def search(
         self,
@@ -175,6 +190,10 @@ class RetrievalClient:
     def describe(self) -> pb.Description:
         """Which database the service holds."""
         return self._call("Describe", pb.DescribeRequest())
+
+    def tokenizer_model(self) -> bytes:
+        """The database's SentencePiece model, for `Tokenizer`."""
+        return self._call("Tokenizer", pb.TokenizerRequest()).model
 
     def _search(
         self, request: pb.SearchRequest, k: int, exclude_documents: Collection[str]

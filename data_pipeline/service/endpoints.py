@@ -6,9 +6,10 @@ own; anything else is a bug, which gRPC logs with its traceback and answers as U
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -65,6 +66,7 @@ class Endpoint:
         service: full name.
         methods: name -> request class and function.
         longest_s: a request without deadline, or with a later one, gets this.
+        never_refused: methods that cost nothing, which `admission` does not count.
     """
 
     service: str
@@ -72,6 +74,7 @@ class Endpoint:
     admission: Admission
     metrics: Metrics
     longest_s: float
+    never_refused: frozenset[str] = frozenset()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a gRPC server is given."""
@@ -108,12 +111,9 @@ class Endpoint:
         timeout_s = self.longest_s if left_s is None else min(left_s, self.longest_s)
         try:
             request = self._parse(name, data)
-            self.admission.enter()
-            try:
+            with self._admitted(name):
                 async with asyncio.timeout(timeout_s):
                     response = await self.methods[name][1](request, timeout_s)
-            finally:
-                self.admission.leave()
         except Refused as refused:
             return refused.code, str(refused)
         except TimeoutError:
@@ -122,6 +122,17 @@ class Endpoint:
         except ValueError as error:
             return grpc.StatusCode.INVALID_ARGUMENT, str(error)
         return grpc.StatusCode.OK, response.SerializeToString()
+
+    @contextlib.contextmanager
+    def _admitted(self, name: str) -> Iterator[None]:
+        if name in self.never_refused:
+            yield
+            return
+        self.admission.enter()
+        try:
+            yield
+        finally:
+            self.admission.leave()
 
     def _parse(self, name: str, data: bytes) -> Message:
         request_class = self.methods[name][0]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, Integer
 
-from data_pipeline.database import Database, Found
+from data_pipeline.database import Database, Found, Retrieved
 from data_pipeline.index import exact
 from data_pipeline.service import retrieval_pb2 as pb
 
@@ -227,6 +227,28 @@ def found_of(passage: pb.Passage, distance: float) -> Found:
         distance=distance,
         chunk_id=passage.chunk_id,
     )
+
+
+def retrieved_of(
+    response: pb.SearchResponse, shape: tuple[int, int], passage_len: int
+) -> Retrieved:
+    """The neighbours of Q chunks, `shape` (Q, N), as `Database.retrieve` gives them."""
+    found = Retrieved(
+        np.zeros((*shape, passage_len), np.int32),
+        np.zeros(shape, np.int32),
+        np.full(shape, -1, np.int64),
+        np.full(shape, np.inf, np.float32),
+    )
+    passages = {passage.chunk_id: passage for passage in response.passages}
+    for row, neighbours in enumerate(response.results):
+        count = len(neighbours.chunk_ids)
+        found.chunk_ids_QN[row, :count] = neighbours.chunk_ids
+        found.distances_QN[row, :count] = neighbours.distances
+        for place, chunk_id in enumerate(neighbours.chunk_ids):
+            passage = passages[chunk_id]
+            found.tokens_QNR[row, place] = tokens_of(passage)
+            found.lengths_QN[row, place] = passage.length
+    return found
 
 
 def tokens_of(passage: pb.Passage) -> Int[np.ndarray, " R"]:

@@ -48,14 +48,23 @@ class Metrics:
         self.retries = self._counter("retries", "Requests sent to another replica")
         self.partials = self._counter("partials", "Answers that lack a shard")
         self.missing = self._counter("missing_shards", "A shard was missing", "shard")
+        self.left_alone = self._gauge(
+            "replica_left_alone", "1: not asked, for it has failed", "replica"
+        )
+        self.version = self._gauge("version", "Of the database, as served")
+        self.version_failures = self._counter(
+            "version_failures", "Attempts to open a new version that failed"
+        )
 
     def _counter(self, name: str, what: str, *labels: str) -> prometheus_client.Counter:
         return prometheus_client.Counter(
             f"retro_{name}", what, labels, registry=self.registry
         )
 
-    def _gauge(self, name: str, what: str) -> prometheus_client.Gauge:
-        return prometheus_client.Gauge(f"retro_{name}", what, registry=self.registry)
+    def _gauge(self, name: str, what: str, *labels: str) -> prometheus_client.Gauge:
+        return prometheus_client.Gauge(
+            f"retro_{name}", what, labels, registry=self.registry
+        )
 
     def value(self, name: str, **labels: str) -> float:
         """A metric by its full name, as a scrape would show it; 0 if not there yet."""

@@ -4,7 +4,9 @@ A request goes to the replica with the fewest requests under way. If there is no
 after as long as 95 of 100 recent answers took, a second replica is asked too and the first
 answer wins (a hedge, Dean & Barroso 2013): so about one request in twenty is asked twice,
 also when all are slow. If a replica can't answer, another is asked at once (a retry).
-Replicas that failed or were outrun come last for a while.
+
+Who fails again and again is left alone (`breaker.py`): if all replicas are, there is no
+answer, at once. Who only is slower again and again than the others is asked after them.
 """
 
 import asyncio
@@ -15,76 +17,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import grpc
-import grpc.aio
 
-from data_pipeline.service import retrieval_pb2_grpc as pb_grpc
-from data_pipeline.service import security
+from data_pipeline.service import retrieval_pb2 as pb
 from data_pipeline.service.observing import Log, Metrics
+from data_pipeline.service.replica import Replica, Unanswered
 
-_PENALTY_S = 1.0
 _RECENT, _ENOUGH = 200, 20  # answers that the hedging delay is drawn from
 _SHORTEST_HEDGE_S = 0.005
+# Times the hedging delay, but not less than that: what is a fair time to answer in.
+_FAIR, _SHORTEST_FAIR_S = 4, 0.1
 # The caller's own fault, or no time left: no replica would say anything else.
 _FINAL = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DEADLINE_EXCEEDED)
-
-
-class Unanswered(Exception):
-    """No replica answered; `code` is the last one's status."""
-
-    def __init__(self, code: grpc.StatusCode, message: str):
-        """`message` names the replica and what it said."""
-        super().__init__(message)
-        self.code = code
-
-
-class Replica:
-    """A shard server at an address, and how it has been doing."""
-
-    def __init__(self, address: str, credentials, token: str | None, log: Log):
-        """Connects at the first call, and again whenever the connection is lost."""
-        options = [
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 2000),
-            ("grpc.keepalive_time_ms", 10_000),
-            ("grpc.keepalive_timeout_ms", 5000),
-        ]
-        self.channel = (
-            grpc.aio.insecure_channel(address, options)
-            if credentials is None
-            else grpc.aio.secure_channel(address, credentials, options)
-        )
-        self._stub = pb_grpc.ShardStub(self.channel)
-        self._metadata, self._log = security.metadata(token), log
-        self.address, self.in_flight, self.last_until_s = address, 0, 0.0
-        self._is_well = True
-
-    async def call(self, method: str, request, timeout_s: float):
-        """The answer; `Unanswered` if there is none."""
-        self.in_flight += 1
-        try:
-            call = getattr(self._stub, method)
-            answer = await call(request, timeout=timeout_s, metadata=self._metadata)
-        except grpc.aio.AioRpcError as error:
-            code, details = error.code(), f"{self.address}: {error.details()}"
-            if code not in _FINAL:
-                self.come_last(details)
-            raise Unanswered(code, details) from error
-        finally:
-            self.in_flight -= 1
-        if not self._is_well:
-            self._log("replica_is_back", replica=self.address)
-            self._is_well = True
-        return answer
-
-    def come_last(self, reason: str) -> None:
-        """Other replicas are preferred for a while; logged once until it answers."""
-        self.last_until_s = asyncio.get_running_loop().time() + _PENALTY_S
-        if self._is_well:
-            self._log("replica_comes_last", replica=self.address, reason=reason)
-            self._is_well = False
 
 
 class ReplicaSet:
@@ -101,17 +44,22 @@ class ReplicaSet:
         """The first answer of a replica.
 
         Raises:
-            Unanswered: if none answers in time, with what the last one said.
+            Unanswered: if none answers in time, with what the last one said; at once if
+                all are left alone.
         """
         loop = asyncio.get_running_loop()
-        start_s = loop.time()
-        waiting = self._in_order(start_s)
+        start_s, fair_s = loop.time(), self._fair_s()
+        for replica in self._replicas:
+            replica.try_if_due(method, request, timeout_s, fair_s)
+        waiting = self._in_order(request.database)
+        if not waiting:
+            raise next(r for r in self._replicas if r.breaker.is_open).left_alone()
         running: dict[asyncio.Task, Replica] = {}
 
         def ask_next() -> None:
             replica = waiting.pop(0)
             left_s = max(0.001, start_s + timeout_s - loop.time())
-            task = loop.create_task(replica.call(method, request, left_s))
+            task = loop.create_task(replica.call(method, request, left_s, fair_s))
             running[task] = replica
 
         ask_next()
@@ -140,11 +88,18 @@ class ReplicaSet:
             for task in running:
                 task.cancel()
 
-    def _in_order(self, now_s: float) -> list[Replica]:
-        def rank(replica: Replica):
-            return replica.last_until_s > now_s, replica.in_flight, random.random()
+    def _in_order(self, state: pb.DatabaseState) -> list[Replica]:
+        """Whom to ask, one after another; none if all are left alone."""
+        able = [r for r in self._replicas if r.may_have(state)] or self._replicas
+        asked = [r for r in able if not r.breaker.is_open or r.breaker.is_slow]
 
-        return sorted(self._replicas, key=rank)
+        def rank(replica: Replica):
+            return replica.breaker.is_slow, replica.in_flight, random.random()
+
+        return sorted(asked, key=rank)
+
+    def _fair_s(self) -> float:
+        return max(_SHORTEST_FAIR_S, _FAIR * self._hedge_delay_s())
 
     def _hedge_delay_s(self) -> float:
         if self._hedge_s is not None:
@@ -157,12 +112,30 @@ class ReplicaSet:
         if method == "Search":  # reading passages takes another time
             self._recent_s.append(elapsed_s)
         for replica in outrun.values():
-            replica.come_last("slower than another replica")
+            replica.was_outrun()
+
+    async def hold(self, request: pb.HoldRequest, timeout_s: float) -> None:
+        """Asks all replicas to keep versions, and learns which they have."""
+        await asyncio.gather(*(r.hold(request, timeout_s) for r in self._replicas))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no replica has answered for some time."""
+        return all(replica.is_lost for replica in self._replicas)
+
+    def has(self, state: pb.DatabaseState) -> bool:
+        """Whether a replica answers for a version."""
+        return any(replica.surely_has(state) for replica in self._replicas)
+
+    def version_changed(self) -> None:
+        """Another version is asked for from now on."""
+        for replica in self._replicas:
+            replica.version_changed()
 
     async def close(self) -> None:
         """Ends the connections."""
         for replica in self._replicas:
-            await replica.channel.close()
+            await replica.close()
 
 
 def connect(
@@ -196,7 +169,7 @@ def connect(
         seen.add(address)
     return [
         ReplicaSet(
-            [Replica(address, credentials, token, log) for address in shard],
+            [Replica(address, credentials, token, metrics, log) for address in shard],
             hedge_s=hedge_s,
             metrics=metrics,
         )

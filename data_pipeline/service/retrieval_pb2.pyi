@@ -152,6 +152,22 @@ class ShardSearchResponse(_message.Message):
     distances: bytes
     def __init__(self, chunk_ids: _Optional[bytes] = ..., distances: _Optional[bytes] = ...) -> None: ...
 
+class HoldRequest(_message.Message):
+    __slots__ = ("databases", "hold_s", "holder")
+    DATABASES_FIELD_NUMBER: _ClassVar[int]
+    HOLD_S_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    databases: _containers.RepeatedCompositeFieldContainer[DatabaseState]
+    hold_s: float
+    holder: str
+    def __init__(self, databases: _Optional[_Iterable[_Union[DatabaseState, _Mapping]]] = ..., hold_s: _Optional[float] = ..., holder: _Optional[str] = ...) -> None: ...
+
+class HoldResponse(_message.Message):
+    __slots__ = ("databases",)
+    DATABASES_FIELD_NUMBER: _ClassVar[int]
+    databases: _containers.RepeatedCompositeFieldContainer[DatabaseState]
+    def __init__(self, databases: _Optional[_Iterable[_Union[DatabaseState, _Mapping]]] = ...) -> None: ...
+
 class DescribeRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -171,3 +187,15 @@ class Description(_message.Message):
     embedder_fingerprint: str
     num_shards: int
     def __init__(self, database: _Optional[_Union[DatabaseState, _Mapping]] = ..., chunk_len: _Optional[int] = ..., width: _Optional[int] = ..., tokenizer_fingerprint: _Optional[str] = ..., embedder_fingerprint: _Optional[str] = ..., num_shards: _Optional[int] = ...) -> None: ...
+
+class TokenizerRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TokenizerModel(_message.Message):
+    __slots__ = ("model", "fingerprint")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    model: bytes
+    fingerprint: str
+    def __init__(self, model: _Optional[bytes] = ..., fingerprint: _Optional[str] = ...) -> None: ...

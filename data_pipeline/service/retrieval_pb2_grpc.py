@@ -50,6 +50,11 @@ class RetrievalStub(object):
                 request_serializer=data__pipeline_dot_service_dot_retrieval__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=data__pipeline_dot_service_dot_retrieval__pb2.Description.FromString,
                 _registered_method=True)
+        self.Tokenizer = channel.unary_unary(
+                '/retro_jax.retrieval.v1.Retrieval/Tokenizer',
+                request_serializer=data__pipeline_dot_service_dot_retrieval__pb2.TokenizerRequest.SerializeToString,
+                response_deserializer=data__pipeline_dot_service_dot_retrieval__pb2.TokenizerModel.FromString,
+                _registered_method=True)
 
 
 class RetrievalServicer(object):
@@ -77,6 +82,13 @@ class RetrievalServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Tokenizer(self, request, context):
+        """What turns its tokens into text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrievalServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_RetrievalServicer_to_server(servicer, server):
                     servicer.Describe,
                     request_deserializer=data__pipeline_dot_service_dot_retrieval__pb2.DescribeRequest.FromString,
                     response_serializer=data__pipeline_dot_service_dot_retrieval__pb2.Description.SerializeToString,
+            ),
+            'Tokenizer': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenizer,
+                    request_deserializer=data__pipeline_dot_service_dot_retrieval__pb2.TokenizerRequest.FromString,
+                    response_serializer=data__pipeline_dot_service_dot_retrieval__pb2.TokenizerModel.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -188,6 +205,33 @@ class Retrieval(object):
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def Tokenizer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retro_jax.retrieval.v1.Retrieval/Tokenizer',
+            data__pipeline_dot_service_dot_retrieval__pb2.TokenizerRequest.SerializeToString,
+            data__pipeline_dot_service_dot_retrieval__pb2.TokenizerModel.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ShardStub(object):
     """What routers speak to: some shards of the index of one database.
@@ -209,6 +253,11 @@ class ShardStub(object):
                 request_serializer=data__pipeline_dot_service_dot_retrieval__pb2.PassagesRequest.SerializeToString,
                 response_deserializer=data__pipeline_dot_service_dot_retrieval__pb2.PassagesResponse.FromString,
                 _registered_method=True)
+        self.Hold = channel.unary_unary(
+                '/retro_jax.retrieval.v1.Shard/Hold',
+                request_serializer=data__pipeline_dot_service_dot_retrieval__pb2.HoldRequest.SerializeToString,
+                response_deserializer=data__pipeline_dot_service_dot_retrieval__pb2.HoldResponse.FromString,
+                _registered_method=True)
 
 
 class ShardServicer(object):
@@ -227,6 +276,13 @@ class ShardServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Hold(self, request, context):
+        """Which versions the server answers for; keeps some of them for a while.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -239,6 +295,11 @@ def add_ShardServicer_to_server(servicer, server):
                     servicer.Passages,
                     request_deserializer=data__pipeline_dot_service_dot_retrieval__pb2.PassagesRequest.FromString,
                     response_serializer=data__pipeline_dot_service_dot_retrieval__pb2.PassagesResponse.SerializeToString,
+            ),
+            'Hold': grpc.unary_unary_rpc_method_handler(
+                    servicer.Hold,
+                    request_deserializer=data__pipeline_dot_service_dot_retrieval__pb2.HoldRequest.FromString,
+                    response_serializer=data__pipeline_dot_service_dot_retrieval__pb2.HoldResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -296,6 +357,33 @@ class Shard(object):
             '/retro_jax.retrieval.v1.Shard/Passages',
             data__pipeline_dot_service_dot_retrieval__pb2.PassagesRequest.SerializeToString,
             data__pipeline_dot_service_dot_retrieval__pb2.PassagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Hold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retro_jax.retrieval.v1.Shard/Hold',
+            data__pipeline_dot_service_dot_retrieval__pb2.HoldRequest.SerializeToString,
+            data__pipeline_dot_service_dot_retrieval__pb2.HoldResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -135,8 +135,22 @@ class Local:
         self.shards: list[Child] = []
         self.port = 0
 
-    async def start(self, database: Path, num_shards: int, port: int, flags) -> "Local":
-        """Starts all, the router when the shards serve; all end if one does not start."""
+    async def start(
+        self,
+        database: Path,
+        num_shards: int,
+        port: int,
+        flags: Sequence[str],
+        *,
+        follow_s: float = serving.FOLLOW_S,
+    ) -> "Local":
+        """Starts all, the router when the shards serve; all end if one does not start.
+
+        Args:
+            port: of the router; 0 takes a free one.
+            flags: more of the router's.
+            follow_s: how often all look for a new version; 0 never.
+        """
         cores = len(os.sched_getaffinity(0))
         threads = max(1, cores // num_shards)
         self.shards = [
@@ -146,6 +160,7 @@ class Local:
                     f"--database={database}",
                     f"--shard={shard}",
                     f"--num_shards={num_shards}",
+                    f"--follow_s={follow_s}",
                 ],
                 threads,
             )
@@ -157,7 +172,12 @@ class Local:
             addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
             router = Child(
                 "router",
-                [f"--database={database}", f"--shards={addresses}", *flags],
+                [
+                    f"--database={database}",
+                    f"--shards={addresses}",
+                    f"--follow_s={follow_s}",
+                    *flags,
+                ],
                 cores,
             )
             self._children.append(router)
@@ -199,6 +219,7 @@ def _parser() -> argparse.ArgumentParser:
         "--num_shards", type=int, default=0, help="0: as many as there are and cores"
     )
     parser.add_argument("--port", type=serving.port, default=50050)
+    serving.add_follow_argument(parser)
     return parser
 
 
@@ -209,7 +230,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     async def start() -> serving.Stoppable:
         serving.check_port("127.0.0.1", args.port)
         count = shards_here(args.database, args.num_shards)
-        return await Local().start(args.database, count, args.port, flags)
+        return await Local().start(
+            args.database, count, args.port, flags, follow_s=args.follow_s
+        )
 
     return serving.command(start)
 

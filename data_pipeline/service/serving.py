@@ -26,6 +26,7 @@ from data_pipeline.service.messages import Limits
 from data_pipeline.service.observing import Log, Metrics
 
 INTERRUPTED, USER_ERROR = 130, 2
+FOLLOW_S = 2.0
 _MB = 1 << 20
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max_k", type=positive, default=limits.k)
     parser.add_argument("--max_queries", type=positive, default=limits.queries)
     parser.add_argument("--timeout_s", type=float, default=30.0, help="of any request")
+    add_follow_argument(parser)
     parser.add_argument(
         "--drain_s", type=float, default=30.0, help="to finish at SIGTERM"
     )
@@ -78,6 +80,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pause_s", type=float, default=0.0, help="NOT_SERVING before that"
+    )
+
+
+def add_follow_argument(parser: argparse.ArgumentParser) -> None:
+    """The flag by which servers follow new versions, which all of them should share."""
+    parser.add_argument(
+        "--follow_s",
+        type=not_negative,
+        default=FOLLOW_S,
+        help="how often to look for a new version of the database, the same for all "
+        "servers; 0: never",
     )
 
 
@@ -113,6 +126,13 @@ def positive(text: str) -> int:
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, is {text}")
     return int(text)
+
+
+def not_negative(text: str) -> float:
+    """Seconds on the command line."""
+    if not 0 <= float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 0 or more, is {text}")
+    return float(text)
 
 
 def parser_of(module: str, description: str) -> argparse.ArgumentParser:
@@ -181,6 +201,10 @@ class Server:
         for name in ("", *names):
             await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
         return started
+
+    def at_end(self, close: Callable[[], None]) -> None:
+        """Calls it when the server has stopped."""
+        self._closing.append(close)
 
     def announce(self) -> None:
         """Says in the log that it serves, and where."""

@@ -4,7 +4,8 @@
 
 Server `shard` of `num_shards` holds the shards i of the index with i % num_shards == shard
 in memory and no others; text and tokens stay on disk. Searches run in threads: ScaNN and
-numpy let go of the interpreter's lock.
+numpy let go of the interpreter's lock. A new version of the database is opened beside the
+one that is served (`following.py`).
 """
 
 import argparse
@@ -17,19 +18,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grpc
-import numpy as np
 
 from data_pipeline.database import Database
 from data_pipeline.service import messages, serving
 from data_pipeline.service import retrieval_pb2 as pb
 from data_pipeline.service.endpoints import Admission, Endpoint, Refused
+from data_pipeline.service.following import Follower
 from data_pipeline.service.observing import Log, Metrics
+from data_pipeline.service.shard_versions import HeldVersions, ShardVersion
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Shard"].full_name
+_LONGEST_S = 60.0  # that a version is held for; a router asks again and again
 
 
 class ShardService:
-    """Answers for some shards of an open database's index."""
+    """Answers for some shards of a database's index, in one version of it or two."""
 
     def __init__(
         self,
@@ -55,25 +58,12 @@ class ShardService:
                 f"num_shards is {num_shards}, the index of {database.folder} has "
                 f"{database.num_shards} shards: serve it with as many or fewer"
             )
-        self._database, self._limits = database, limits
-        self._shard, self._num_shards = shard, num_shards
-        self.index_shards = tuple(range(shard, database.num_shards, num_shards))
-        self._width = database.index_of(self.index_shards).width
-        self._state = messages.state_of(database)
+        self._shard, self._num_shards, self._limits = shard, num_shards, limits
+        self.versions = HeldVersions(ShardVersion(database, shard, num_shards))
         self._num_threads = threads
         self._threads = concurrent.futures.ThreadPoolExecutor(threads, "search")
-        self._warm_up()
-
-    def _warm_up(self) -> None:
-        """Loads what the first request would wait for."""
-        ids = self._database.documents().column("id").to_pylist()
-        first = [name for name in ids[:1] if self._database.has_document(name)]
-        vectors_QW = np.ones((1, self._width), np.float32)
-        self._database.nearest(
-            vectors_QW, 1, exclude_documents=first, shards=self.index_shards
-        )
-        if len(self._database.chunks()):
-            messages.read_passages(self._database, [0], 0, sources=True)
+        self._follower: Follower | None = None
+        self._waiting: int | None = None  # version that there was no room for
 
     def endpoint(self, metrics: Metrics, *, waiting: int, timeout_s: float) -> Endpoint:
         """The methods; `waiting` requests queue for a thread, more are refused."""
@@ -82,14 +72,71 @@ class ShardService:
             {
                 "Search": (pb.ShardSearchRequest, self._search),
                 "Passages": (pb.PassagesRequest, self._passages),
+                "Hold": (pb.HoldRequest, self._hold),
             },
             Admission(self._num_threads, waiting, metrics),
             metrics,
             timeout_s,
+            never_refused=frozenset({"Hold"}),
         )
 
+    def follow(self, follow_s: float, metrics: Metrics, log: Log) -> None:
+        """Opens new versions from now on; in an event loop."""
+        folder = self.versions.newest.database.folder
+        metrics.version.set(self.versions.newest.number)
+        self._follower = Follower(folder, follow_s=follow_s, metrics=metrics, log=log)
+        self._follower.start(
+            functools.partial(self._look, self._follower, metrics, log)
+        )
+
+    async def _look(
+        self, follower: Follower, metrics: Metrics, log: Log, number: int
+    ) -> None:
+        """Opens the version in force, if it is a new one and there is room for it."""
+        clock = asyncio.get_running_loop().time
+        start_s = clock()
+        newest = self.versions.newest.database
+        if number == newest.version:
+            return
+        if not self.versions.show(number):
+            if not self.versions.has_room(start_s):
+                if self._waiting != number:
+                    self._waiting = number
+                    log("version_waits", version=number)
+                return
+            found = await follower.attempt(number, newest.newest)
+            if found is None or found.version != number:  # changed again meanwhile
+                return
+            given_up = self.versions.make_room(clock())
+            del newest, given_up  # the memory is for the new one
+            version = await follower.attempt(
+                number, lambda: ShardVersion(found, self._shard, self._num_shards)
+            )
+            if version is None:
+                return
+            self.versions.add(version)
+        shown = self.versions.newest
+        metrics.version.set(shown.number)
+        log(
+            "version_opened",
+            version=shown.number,
+            index_shards=shown.index_shards,
+            took_s=round(clock() - start_s, 3),
+            answers_for=[state.version for state in self.versions.states],
+        )
+
+    def close(self) -> None:
+        """Opens no more versions."""
+        if self._follower is not None:
+            self._follower.close()
+
+    async def _hold(self, request: pb.HoldRequest, timeout_s: float):
+        until_s = asyncio.get_running_loop().time() + min(request.hold_s, _LONGEST_S)
+        self.versions.hold(request.holder, list(request.databases), until_s)
+        return pb.HoldResponse(databases=self.versions.states)
+
     async def _search(self, request: pb.ShardSearchRequest, timeout_s: float):
-        self._check_state(request.database)
+        version = self._asked(request.database)
         mine = (self._shard, self._num_shards)
         asked = (request.shard, request.num_shards)
         if asked != mine:
@@ -98,44 +145,43 @@ class ShardService:
                 f"this is shard {mine[0]} of {mine[1]}, not {asked[0]} of {asked[1]}: "
                 "the router's --shards must be in order",
             )
-        vectors_QW = messages.unpack_vectors(request.vectors, self._width, self._limits)
+        vectors_QW = messages.unpack_vectors(
+            request.vectors, version.width, self._limits
+        )
         excluded = list(request.exclude_documents)
         messages.check_search(request.k, len(vectors_QW), excluded, self._limits)
-        search = functools.partial(self._nearest, vectors_QW, request.k, excluded)
-        return await self._in_thread(search)
+        return await self._in_thread(
+            functools.partial(self._nearest, version, vectors_QW, request.k, excluded)
+        )
 
-    def _nearest(self, vectors_QW, k: int, excluded: list[str]):
-        try:
-            found = self._database.nearest(
-                vectors_QW, k, exclude_documents=excluded, shards=self.index_shards
-            )
-        except ValueError as error:  # a document that is not there
-            said = str(error).replace(str(self._database.folder), "the database")
-            raise ValueError(f"exclude_documents: {said}") from error
-        return messages.pack_found(*found, k)
+    def _nearest(self, version: ShardVersion, vectors_QW, k: int, excluded: list[str]):
+        return messages.pack_found(*version.nearest(vectors_QW, k, excluded), k)
 
     async def _passages(self, request: pb.PassagesRequest, timeout_s: float):
-        self._check_state(request.database)
+        version = self._asked(request.database)
         chunk_ids, passage_len = list(request.chunk_ids), request.passage_len
-        messages.check_passages(chunk_ids, passage_len, self._database, self._limits)
+        messages.check_passages(chunk_ids, passage_len, version.database, self._limits)
         passages = await self._in_thread(
             functools.partial(
                 messages.read_passages,
-                self._database,
+                version.database,
                 chunk_ids,
                 passage_len,
                 sources=not request.without_sources,
             )
         )
-        return pb.PassagesResponse(passages=passages, database=self._state)
+        return pb.PassagesResponse(passages=passages, database=version.state)
 
-    def _check_state(self, asked: pb.DatabaseState) -> None:
-        if asked != self._state:
+    def _asked(self, state: pb.DatabaseState) -> ShardVersion:
+        """The version that a request is for."""
+        version = self.versions.get(state)
+        if version is None:
+            had = " and ".join(messages.said(held) for held in self.versions.states)
             raise Refused(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"this server has {messages.said(self._state)}, the router "
-                f"{messages.said(asked)}",
+                f"this server has {had}, the router {messages.said(state)}",
             )
+        return version
 
     async def _in_thread(self, work: Callable):
         """Runs in a thread. When given up, what runs still keeps its place until it ends."""
@@ -165,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def start(args: argparse.Namespace) -> serving.Server:
+async def start(args: argparse.Namespace) -> serving.Stoppable:
     """Opens the database and serves, as the flags say."""
     listening = serving.listening_of(args)
     serving.check_port(listening.host, listening.port)  # before all that takes time
@@ -178,8 +224,12 @@ async def start(args: argparse.Namespace) -> serving.Server:
     )
     metrics, log = Metrics(), Log(f"shard-{args.shard}")
     endpoint = service.endpoint(metrics, waiting=args.queue, timeout_s=args.timeout_s)
-    log("loaded", index_shards=service.index_shards, database=str(args.database))
-    return await serving.Server.start(listening, [endpoint], metrics, log)
+    index_shards = service.versions.newest.index_shards
+    log("loaded", index_shards=index_shards, database=str(args.database))
+    server = await serving.Server.start(listening, [endpoint], metrics, log)
+    server.at_end(service.close)
+    service.follow(args.follow_s, metrics, log)
+    return server
 
 
 def main(argv: Sequence[str] | None = None) -> int:
