@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from retro_jax import attention as attention_lib
 from retro_jax import kernels, sharding
 from retro_jax.attention import Attention
 from tests import tiny_model
@@ -34,6 +35,43 @@ def inputs(num_sequences: int = 2) -> tuple[jax.Array, jax.Array]:
         segments_L[40 + 13 * row :] = 2
         segments_L[100 + row :] = 0
     return jnp.asarray(x_BLD), jnp.asarray(segments_BL)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"positions": "relative", "num_key_heads": 1}, {"positions": "rotary"}],
+    ids=["relative", "rotary"],
+)
+def test_blocks_of_queries_give_what_all_at_once_do(options, monkeypatch):
+    monkeypatch.setattr(attention_lib, "_MIN_BLOCK", LENGTH // 4)
+    x_BLD, segments_BL = inputs()
+    attention = make(**options)
+
+    def in_blocks(attention, x_BLD):
+        return attention.over_itself(x_BLD, segments_BL, "einsum")
+
+    def at_once(attention, x_BLD):
+        return attention(x_BLD, x_BLD[:, None], kernels.causal_mask(segments_BL))
+
+    def graded(read):
+        weights_BLD = jnp.cos(jnp.arange(x_BLD.size)).reshape(x_BLD.shape)
+        loss = jax.grad(lambda *args: jnp.sum(read(*args) * weights_BLD), (0, 1))
+        return jax.jit(loss)(attention, x_BLD)
+
+    text = str(jax.make_jaxpr(in_blocks)(attention, x_BLD))
+    assert f"f32[2,{HEADS},{LENGTH // 4},1,{LENGTH // 2}]" in text  # of a block
+    assert f"f32[2,{HEADS},{LENGTH},1,{LENGTH}]" not in text
+    np.testing.assert_allclose(
+        in_blocks(attention, x_BLD), at_once(attention, x_BLD), atol=2e-6
+    )
+    for one, other in zip(
+        jax.tree.leaves(graded(in_blocks)),
+        jax.tree.leaves(graded(at_once)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(
+            one, other, atol=3e-6 * float(jnp.abs(one).max() + 1)
+        )
 
 
 @pytest.mark.parametrize("form", ["features", "splash"])
