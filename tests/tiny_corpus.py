@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline import build, database, stages
+from data_pipeline import build
 from data_pipeline.config import DataConfig
 from data_pipeline.deduplicate import split_of
-from tests.toy_embedder import ToyEmbedder
+from tests.toy_embedder import in_place_of_all as toy_embedder
 
+__all__ = ["toy_embedder"]
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.15
 NUM_TOPICS = 6
 # Stands in one training document alone.
@@ -90,16 +91,6 @@ def config(corpus: str, **changes) -> DataConfig:
         "neighbour_len": 16,
     }
     return DataConfig(**settings | changes)
-
-
-@contextmanager
-def toy_embedder() -> Iterator[None]:
-    """The toy takes the place of every embedder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "load_embedder", lambda name: ToyEmbedder())
-        patch.setattr(database.embedders, "load_embedder", lambda name: ToyEmbedder())
-        yield
-    stages.embedder.cache_clear()
 
 
 @contextmanager
