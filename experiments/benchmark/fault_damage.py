@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow as tf
+from google.protobuf import json_format
 
 from data_pipeline import batches
 from data_pipeline.database import Database
@@ -18,7 +19,10 @@ from experiments.benchmark import fault_database, toy_embedder
 from experiments.benchmark.result import Row, progress
 
 # What a reader of a damaged file may raise.
-_ERRORS = (ValueError, OSError, KeyError, TypeError, IndexError, tf.errors.OpError)
+_ERRORS = (
+    *(ValueError, OSError, KeyError, TypeError, IndexError, AttributeError),
+    *(tf.errors.OpError, json_format.Error),
+)
 _OUTCOMES = ("on opening", "by verify", "not named", "harmless", "wrong answer")
 
 

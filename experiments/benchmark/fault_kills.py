@@ -45,12 +45,14 @@ def _start(work: Callable[[], None]) -> int:
     child = os.fork()
     if child:
         return child
+    status = 1
     try:
         work()
-    except BaseException:  # whatever it is: the parent sees the status
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+        status = 0
+    finally:  # nothing of the parent's goes on here
+        if status:
+            traceback.print_exc()
+        os._exit(status)
 
 
 def _was_killed(child: int) -> bool:

@@ -34,13 +34,13 @@ class Answer:
 class Answers(list[Answer]):
     """The answers of a load."""
 
-    def count(self, *outcomes: str) -> int:
+    def num(self, *outcomes: str) -> int:
         """How many had one of these outcomes."""
         return sum(answer.outcome in outcomes for answer in self)
 
     def errors(self) -> int:
         """How many got no answer."""
-        return len(self) - self.count("whole", "partial")
+        return len(self) - self.num("whole", "partial")
 
     def longest_ms(self) -> int:
         """Of all requests, failed ones too."""

@@ -181,8 +181,8 @@ class _Faults:
             "part": "service",
             "service": fault,
             "requests": len(answers),
-            "whole": answers.count("whole"),
-            "partial": answers.count("partial"),
+            "whole": answers.num("whole"),
+            "partial": answers.num("partial"),
             "failed": answers.errors(),
             "errors": answers.codes(),
             "longest ms": answers.longest_ms(),
@@ -214,7 +214,7 @@ class _Faults:
             timeout_s=args.timeout_s,
             seconds=args.seconds,
         )
-        sustained = closed.count("whole") / args.seconds
+        sustained = closed.num("whole") / args.seconds
         progress(f"{_OVERLOAD} times {sustained:.0f} requests a second")
         answers = fault_load.open_loop(
             service.port,
@@ -226,14 +226,14 @@ class _Faults:
         recovered_s = self._recovered_s(
             max(answer.ended_s for answer in answers), normal_s=2 * normal_s
         )
-        shed = answers.count("RESOURCE_EXHAUSTED")
+        shed = answers.num("RESOURCE_EXHAUSTED")
         row = self._counts(f"overload, {_OVERLOAD} times", answers) | {
             "failed": answers.errors() - shed,
             "shed": shed,
         }
         return row | {
             "sustained requests/s": round(sustained, 1),
-            "answered requests/s": round(answers.count("whole") / args.seconds, 1),
+            "answered requests/s": round(answers.num("whole") / args.seconds, 1),
             "normal again s": round(recovered_s, 3),
             "normal ms": round(1000 * normal_s, 1),
         }
