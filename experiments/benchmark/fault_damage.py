@@ -13,7 +13,7 @@ from pathlib import Path
 import tensorflow as tf
 from google.protobuf import json_format
 
-from data_pipeline import batches
+from data_pipeline import batches, layout
 from data_pipeline.database import Database
 from experiments.benchmark import fault_database, toy_embedder
 from experiments.benchmark.result import Row, progress
@@ -131,10 +131,16 @@ def _names(said: str, name: Path) -> bool:
 
 
 def _sequences(folder: Path) -> int:
-    """A number that any change of any sequence changes; reads them all."""
-    total = 0
+    """A number that any change of any sequence changes; reads them all.
+
+    Raises:
+        ValueError: as training does, if they are of another database.
+    """
+    total, made_of = 0, layout.read_manifest(folder)["fingerprint"]
     for split in ("train", "validation", "test"):
         read = batches.Sequences(folder / "dataset" / "all", split)
+        if read.metadata.get("database") != made_of:
+            raise ValueError(f"{folder / 'dataset'} was made from another database")
         for batch in read.in_order(4):
             total = hash((total, *(array.tobytes() for array in batch.values())))
     return total
