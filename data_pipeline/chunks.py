@@ -160,6 +160,7 @@ class ChunkTable:
 def open_array(path: Path) -> np.ndarray:
     """A .npy file as a memory map; ValueError naming it if it is damaged."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        # As a plain array: numpy's own class of maps is slow to index.
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"{path} can't be read ({error}); build it again") from error

@@ -19,6 +19,7 @@ from data_pipeline.database import Database
 
 VERSION = "1.0.0"
 SPLITS = ("train", "validation", "test")
+_AT_ONCE = 256  # sequences that are gathered together: the fewer reads of a shard
 
 
 def windows(
@@ -85,56 +86,82 @@ def sequences(database: Database, split: str, cfg: DataConfig) -> Iterator[dict]
         stride,
         keep_incomplete=not is_train,
     )
-    for number, ids_C in enumerate(ids_SC):
-        context = 0 if number == 0 else cfg.sequence_chunks - stride
-        yield _example(database, split, cfg, ids_C, context, document_of)
+    overlap = (cfg.sequence_chunks - stride) * cfg.chunk_len
+    for start in range(0, len(ids_SC), _AT_ONCE):
+        ids_BC = ids_SC[start : start + _AT_ONCE]
+        # Scored in the window before; the first window has none.
+        scored_before_B = np.where(np.arange(start, start + len(ids_BC)), overlap, 0)
+        block = _examples(database, split, cfg, ids_BC, scored_before_B, document_of)
+        for row in range(len(ids_BC)):
+            yield {name: values[row] for name, values in block.items()}
 
 
-def _example(
-    database: Database, split: str, cfg: DataConfig, ids_C, context, document_of
-):
-    table, tokenizer = database.chunks(split), database.tokenizer
+def _examples(
+    database: Database,
+    split: str,
+    cfg: DataConfig,
+    ids_BC: Int[np.ndarray, "B C"],
+    scored_before_B: Int[np.ndarray, " B"],
+    document_of: Int[np.ndarray, " T"],
+) -> dict[str, np.ndarray]:
+    """The arrays of B sequences, by name."""
+    table, length = database.chunks(split), cfg.sequence_chunks * cfg.chunk_len
     # One chunk more than the sequence has, for the target of its last position.
-    following = ids_C[-1] + 1 if ids_C[-1] >= 0 else -1
-    there = 0 <= following < len(table)
-    wide = np.append(ids_C, following if there else -1)
-    documents = np.where(wide >= 0, document_of[np.maximum(wide, 0)], -1)
-    real = (
-        np.arange(cfg.chunk_len)
-        < np.where(wide >= 0, table.take("lengths", np.maximum(wide, 0)), 0)[:, None]
-    )
-    tokens = np.where(real, table.take("tokens", np.maximum(wide, 0)), 0).reshape(-1)
+    last_B1 = ids_BC[:, -1:]
+    has_next_B1 = (last_B1 >= 0) & (last_B1 + 1 < len(table))
+    wide_BC = np.append(ids_BC, np.where(has_next_B1, last_B1 + 1, -1), axis=1)
+    there_BC, rows_BC = wide_BC >= 0, np.maximum(wide_BC, 0)
+    documents_BC = np.where(there_BC, document_of[rows_BC], -1)
+    lengths_BC = np.where(there_BC, table.take("lengths", rows_BC), 0)
+    real_BCM = np.arange(cfg.chunk_len) < lengths_BC[..., None]
+    tokens_BL = np.where(real_BCM, table.take("tokens", rows_BC), 0)
+    tokens_BL = tokens_BL.reshape(len(ids_BC), -1).astype(np.int32)
     # Documents of a sequence get the segments 1, 2, ... in the order they appear in.
-    segment_of_chunk = np.cumsum(np.append(True, documents[1:] != documents[:-1]))
-    segments = np.where(real, segment_of_chunk[:, None], 0).reshape(-1)
-    length = cfg.sequence_chunks * cfg.chunk_len
-    inputs, targets = tokens[:length], tokens[1 : length + 1]
-    weights = (segments[:length] == segments[1 : length + 1]) & (segments[:length] > 0)
-    weights[: context * cfg.chunk_len] = False  # scored in the window before
-    neighbours = _neighbours(database, split, cfg, ids_C, documents[:-1])
+    starts_BC = np.diff(documents_BC, axis=1, prepend=-2) != 0
+    segments_BL = np.where(real_BCM, np.cumsum(starts_BC, axis=1)[..., None], 0)
+    segments_BL = segments_BL.reshape(len(ids_BC), -1).astype(np.int32)
+    inputs_BL, targets_BL = tokens_BL[:, :length], tokens_BL[:, 1 : length + 1]
+    own_BL, next_BL = segments_BL[:, :length], segments_BL[:, 1 : length + 1]
+    is_new_BL = np.arange(length) >= scored_before_B[:, None]
     return {
-        "inputs_L": inputs.astype(np.int32),
-        "targets_L": targets.astype(np.int32),
-        "loss_weights_L": weights.astype(np.uint8),
-        "target_bytes_L": tokenizer.token_bytes_V[targets].astype(np.int32),
-        "segments_L": segments[:length].astype(np.int32),
-        "documents_C": documents[:-1].astype(np.int64),
-        **neighbours,
+        "inputs_L": inputs_BL,
+        "targets_L": targets_BL,
+        "loss_weights_L": ((own_BL == next_BL) & (own_BL > 0) & is_new_BL).view(
+            np.uint8
+        ),
+        "target_bytes_L": database.tokenizer.token_bytes_V[targets_BL],
+        "segments_L": own_BL,
+        "documents_C": documents_BC[:, :-1],
+        **_neighbours(database, split, cfg, ids_BC, documents_BC[:, :-1]),
     }
 
 
-def _neighbours(database: Database, split: str, cfg: DataConfig, ids_C, documents_C):
-    """Neighbours of a sequence's chunks, from none of the sequence's own documents."""
-    own = np.unique(documents_C) if split == "train" else np.zeros(0, np.int64)
-    ids_CN, distances_CN = database.neighbours(split).outside(
-        ids_C, own, database.document_of_chunk, cfg.num_neighbours
+def _neighbours(
+    database: Database,
+    split: str,
+    cfg: DataConfig,
+    ids_BC: Int[np.ndarray, "B C"],
+    documents_BC: Int[np.ndarray, "B C"],
+) -> dict[str, np.ndarray]:
+    """Neighbours of chunks, from none of the documents of their sequence."""
+    # Held-out documents are not in the database.
+    own_BC = documents_BC if split == "train" else documents_BC[:, :0]
+    ids_TN, distances_TN = database.neighbours(split).outside(
+        ids_BC.reshape(-1),
+        np.repeat(own_BC, ids_BC.shape[1], axis=0),
+        database.document_of_chunk,
+        cfg.num_neighbours,
     )
-    tokens_CNR, lengths_CN = database.chunks().passages(ids_CN, cfg.neighbour_len)
+    tokens_TNR, lengths_TN = database.chunks().passages(ids_TN, cfg.neighbour_len)
+    found = {
+        "neighbours_CNR": tokens_TNR,
+        "neighbour_lengths_CN": lengths_TN,
+        "neighbour_ids_CN": ids_TN,
+        "neighbour_distances_CN": distances_TN,
+    }
+    shape = ids_BC.shape
     return {
-        "neighbours_CNR": tokens_CNR.astype(np.int32),
-        "neighbour_lengths_CN": lengths_CN.astype(np.int32),
-        "neighbour_ids_CN": ids_CN,
-        "neighbour_distances_CN": distances_CN,
+        name: array.reshape(*shape, *array.shape[1:]) for name, array in found.items()
     }
 
 

@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+from data_pipeline import costs
+from data_pipeline.costs import Cost
 from data_pipeline.progress import Progress, say
 
 # Makes the files of a shard, given its name and an empty folder. Tells on the way how many
@@ -45,7 +47,7 @@ class Engine(Protocol):
         folder: Path,
         shards: Sequence[str],
         uses: Uses,
-        tell: Callable[[int | str], None],
+        tell: Callable[[int | str | Cost], None],
     ) -> None:
         """Makes all of a stage's `shards` by `make_shard`, in any order.
 
@@ -67,7 +69,7 @@ class LocalEngine:
         folder: Path,
         shards: Sequence[str],
         uses: Uses,
-        tell: Callable[[int | str], None],
+        tell: Callable[[int | str | Cost], None],
     ) -> None:
         """See `Engine.run`; in order."""
         for shard in shards:
@@ -135,8 +137,10 @@ def run_stage(
     total = sum(shards[shard] for shard in missing)
     with Progress(folder.name, total, unit) as progress:
 
-        def tell(told: int | str) -> None:
-            if isinstance(told, str):
+        def tell(told: int | str | Cost) -> None:
+            if isinstance(told, Cost):
+                costs.append(folder.parent, told)
+            elif isinstance(told, str):
                 say(told)
             else:
                 progress.advance(told)
@@ -167,8 +171,8 @@ def contents_if_finished(
     return None
 
 
-def make_shard(work: Work, folder: Path, shard: str) -> Iterator[int | str]:
-    """Makes one shard if it is not there, and passes on what `work` tells.
+def make_shard(work: Work, folder: Path, shard: str) -> Iterator[int | str | Cost]:
+    """Makes one shard if it is not there, passes on what `work` tells, then its cost.
 
     Safe to be done twice at once: each attempt has a folder of its own, and where another
     was first its shard stays.
@@ -177,14 +181,23 @@ def make_shard(work: Work, folder: Path, shard: str) -> Iterator[int | str]:
         return
     temporary = folder / f".tmp-{shard}-{uuid.uuid4().hex[:12]}"
     temporary.mkdir()
-    yield from work(shard, temporary)
-    write_json(temporary / "shard.json", describe_files(temporary))
+    meter = costs.Meter()
+    rows = 0
+    for told in work(shard, temporary):
+        rows += told if isinstance(told, int) else 0
+        yield told
+    files = describe_files(temporary)
+    write_json(temporary / "shard.json", files)
+    size_bytes = sum(entry["size_bytes"] for entry in files.values())
+    cost = meter.read(folder.name, shard, rows, size_bytes)
     try:
         os.replace(temporary, folder / shard)
     except OSError:
         if not (folder / shard / "shard.json").exists():
             raise
         shutil.rmtree(temporary)
+        return
+    yield cost
 
 
 def _identity(settings: Mapping, inputs: Mapping[str, str], shards: Mapping) -> dict:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from data_pipeline.chunks import open_array
 from data_pipeline.index.protocol import Searchable
@@ -111,26 +111,27 @@ class NeighbourTable:
 
     def outside(
         self,
-        ids_C: Int[np.ndarray, " C"],
-        documents_D: Int[np.ndarray, " D"],
+        ids_T: Int[np.ndarray, " T"],
+        documents_TD: Int[np.ndarray, "T D"],
         document_of: np.ndarray,
         num_neighbours: int,
-    ) -> tuple[Int[np.ndarray, "C N"], Float[np.ndarray, "C N"]]:
-        """The nearest neighbours of chunks that come from none of these documents.
+    ) -> tuple[Int[np.ndarray, "T N"], Float[np.ndarray, "T N"]]:
+        """The nearest neighbours of chunks that come from none of each one's documents.
 
         Args:
-            ids_C: chunks; -1 (padding) has no neighbours.
-            documents_D: documents of the database that must not be retrieved from.
+            ids_T: chunks; -1 (padding) has no neighbours.
+            documents_TD: documents of the database that a chunk must not retrieve from; a
+                negative one is none.
             document_of: document of each chunk of the database.
             num_neighbours: N; absent ones get id -1 and distance inf.
         """
-        candidates = self.ids_TN[np.maximum(ids_C, 0)]
-        distances = self.distances_TN[np.maximum(ids_C, 0)]
-        keep: Bool[np.ndarray, "C K"] = (candidates >= 0) & (ids_C >= 0)[:, None]
-        if len(documents_D):
-            found_in = document_of[np.maximum(candidates, 0)]
-            keep &= ~np.isin(found_in, documents_D)
+        candidates_TK = self.ids_TN[np.maximum(ids_T, 0)]
+        distances_TK = self.distances_TN[np.maximum(ids_T, 0)]
+        keep_TK = (candidates_TK >= 0) & (ids_T >= 0)[:, None]
+        found_in_TK = document_of[np.maximum(candidates_TK, 0)]
+        for documents_T in documents_TD.T:
+            keep_TK &= found_in_TK != documents_T[:, None]
         ids, kept_distances, _ = _first_kept(
-            candidates, distances, keep, num_neighbours
+            candidates_TK, distances_TK, keep_TK, num_neighbours
         )
         return ids, kept_distances

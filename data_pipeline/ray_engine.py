@@ -17,6 +17,7 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from data_pipeline.costs import Cost
 from data_pipeline.engine import Uses, Work, make_shard
 
 _ATTEMPTS = 5  # at a shard whose worker is lost each time: it must be the shard's fault
@@ -54,7 +55,7 @@ class RayEngine:
         folder: Path,
         shards: Sequence[str],
         uses: Uses,
-        tell: Callable[[int | str], None],
+        tell: Callable[[int | str | Cost], None],
     ) -> None:
         """See `Engine.run`.
 
@@ -119,11 +120,11 @@ def _remote(uses: Uses):
     )(_make)
 
 
-def _make(work: Work, folder: Path, shard: str) -> list[int | str]:
+def _make(work: Work, folder: Path, shard: str) -> list[int | str | Cost]:
     return list(make_shard(work, folder, shard))
 
 
-def _result(done: ray.ObjectRef, shard: Path) -> list[int | str]:
+def _result(done: ray.ObjectRef, shard: Path) -> list[int | str | Cost]:
     """What a task told; what it raised, as if it had been raised here."""
     try:
         return ray.get(done)

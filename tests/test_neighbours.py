@@ -161,13 +161,14 @@ def test_outside_gives_the_nearest_of_other_documents(data, tmp_path_factory):
         neighbours.write_shard(shard, ids_TN[part], distances_TN[part])
     table = NeighbourTable(shards)
     ids_C = rng.integers(-1, size, 4)
-    forbidden = np.unique(rng.integers(0, 6, data.draw(st.integers(0, 3))))
+    forbidden_CD = rng.integers(-1, 6, (4, data.draw(st.integers(0, 3))))
     num_neighbours = data.draw(st.integers(1, 8))
     found_CN, found_distances_CN = table.outside(
-        ids_C, forbidden, document_of, num_neighbours
+        ids_C, forbidden_CD, document_of, num_neighbours
     )
     assert found_CN.shape == found_distances_CN.shape == (4, num_neighbours)
-    for chunk, found, near in zip(ids_C, found_CN, found_distances_CN, strict=True):
+    for row, (found, near) in enumerate(zip(found_CN, found_distances_CN, strict=True)):
+        chunk, forbidden = ids_C[row], forbidden_CD[row]
         pairs = zip(ids_TN[chunk], distances_TN[chunk], strict=True)
         wanted = [
             (i, d)

@@ -1,0 +1,82 @@
+"""What it took to make each shard of a database: a line of `costs.jsonl` each.
+
+No part of a build's contents: two builds of the same bytes take different times. What was
+made again has a second line; the last one counts.
+"""
+
+import dataclasses
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+FILE = "costs.jsonl"
+_MAXRSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of one shard of a stage.
+
+    Attributes:
+        rows: that its work told of; 0 where the work counts none.
+        cpu_s: of all threads of the process.
+        wall_s: on whatever else the machine did.
+        size_bytes: of its files.
+        peak_memory_bytes: resident, of the process up to now, earlier shards included.
+    """
+
+    stage: str
+    shard: str
+    rows: int
+    cpu_s: float
+    wall_s: float
+    size_bytes: int
+    peak_memory_bytes: int
+
+
+class Meter:
+    """Started when it is made."""
+
+    def __init__(self) -> None:
+        self._cpu_s = time.process_time()
+        self._wall_s = time.perf_counter()
+
+    def read(self, stage: str, shard: str, rows: int, size_bytes: int) -> Cost:
+        """What was used since the start."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return Cost(
+            stage,
+            shard,
+            rows,
+            round(time.process_time() - self._cpu_s, 4),
+            round(time.perf_counter() - self._wall_s, 4),
+            size_bytes,
+            peak * _MAXRSS_UNIT_BYTES,
+        )
+
+
+def append(database: Path, cost: Cost) -> None:
+    """Adds a line; one process at a time builds a database."""
+    with (database / FILE).open("a") as file:
+        file.write(json.dumps(dataclasses.asdict(cost)) + "\n")
+
+
+def read(database: Path) -> list[Cost]:
+    """The last cost of every shard; none for a database that has no such file.
+
+    A line that a killed build left half-written is passed over.
+    """
+    try:
+        lines = (database / FILE).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    found = {}
+    for line in lines:
+        try:
+            cost = Cost(**json.loads(line))
+        except (json.JSONDecodeError, TypeError):
+            continue
+        found[cost.stage, cost.shard] = cost
+    return list(found.values())
