@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from data_pipeline import costs
 from data_pipeline.build import STAGES
 from data_pipeline.database import Database
 from data_pipeline.engine import read_json
@@ -161,8 +162,13 @@ def _recorded_recall(folder: Path) -> float:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
+    """Every file by its name; without the times that it took."""
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in files
+        if path.name != costs.FILE
+    }
 
 
 def _build_row(corpus: Path, scratch: Path, kills: int, rng: random.Random) -> Row:
