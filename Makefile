@@ -59,7 +59,8 @@ bench: install  ## Speeds of embedder, indexes, input and tiny steps; more: -m e
 	@$(PY) -m experiments.benchmark train
 
 test: install  ## Runs the tests.
-	@$(PY) -m pytest -n 2 --dist loadgroup -q tests
+	@# A file's tests share what they compile and build: one process runs them all.
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q tests
 
 lint: install  ## Checks style, formatting and types.
 	@$(VENV)/bin/ruff check .

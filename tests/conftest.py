@@ -1,4 +1,4 @@
-"""Eight simulated devices for every test, and hypothesis without clocks or memory."""
+"""Eight simulated devices for every test, hypothesis without clocks; long files first."""
 
 import os
 
@@ -22,6 +22,27 @@ from tests import tiny_model
 
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
+
+# Files that take long, the longest first: a worker that began one last would be waited for.
+_LONG = (
+    *("processes", "preemption", "end_to_end", "ray_engine", "train", "sharding"),
+    *(
+        "killed_updates",
+        "bert",
+        "benchmark",
+        "configs",
+        "retrofit",
+        "variants",
+        "damage",
+    ),
+    *("build", "service_faults", "index", "batches", "attention", "hybrid", "updates"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the tests of long files first; else, and in a file, the order stays."""
+    places = {f"test_{name}.py": place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(_LONG)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,8 +21,8 @@ from tests import served, tiny_corpus, tiny_model
 _ROOT = Path(__file__).parent.parent
 
 
-def _experiment(corpus: str, *, steps: int = 40, **model) -> Experiment:
-    cfg = tiny_model.config()
+def _experiment(corpus: str, *, steps: int = 20, **model) -> Experiment:
+    cfg = tiny_model.config(depth=2, cca_layers=(2,), encoder_depth=1)
     cfg.chunk_len, cfg.neighbour_len = 8, 16
     cfg.share_embeddings = cfg.tie_output = True
     cfg.encoder_width = cfg.width
@@ -33,7 +33,7 @@ def _experiment(corpus: str, *, steps: int = 40, **model) -> Experiment:
         model=cfg,
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
         # One sequence for each of the eight simulated devices.
-        train=TrainConfig(steps=steps, batch_size=8, log_every=10, checkpoint_every=20),
+        train=TrainConfig(steps=steps, batch_size=8, log_every=5, checkpoint_every=10),
         evaluation=EvaluationConfig(num_samples=1, sample_tokens=5, batch_size=8),
     )
 
@@ -59,7 +59,7 @@ def _again(trained, tiny_database, corpus, **changes) -> jobs.Job:
 def test_the_loss_falls_and_every_condition_is_measured(trained):
     _, workdir = trained
     rows = read_metrics(workdir / "metrics" / "metrics.jsonl")
-    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    assert [row["step"] for row in rows] == [5, 10, 15, 20]
     assert rows[-1]["bits_per_byte"] < rows[0]["bits_per_byte"]
     results = json.loads((workdir / "evaluation" / "results.json").read_text())
     assert set(results["conditions"]) == {"on", "off", "random"}
@@ -89,18 +89,33 @@ def test_a_second_run_uses_everything_again(
     assert "evaluation: up to date" in said
 
 
+def test_generation_continues_and_cites(
+    trained, tiny_corpus_folder, tiny_database, capsys
+):
+    job = _again(trained, tiny_database, tiny_corpus_folder)
+    job._cfg.evaluation.prompt = tiny_corpus.PLANTED
+    job.generate()
+    said = capsys.readouterr().out
+    assert tiny_corpus.PLANTED in said
+    sources = [line for line in said.splitlines() if line.startswith("[1] ")]
+    assert sources, "no source is cited"
+    known = tiny_database.documents().column("id").to_pylist()
+    assert sources[0].split()[1] in known
+
+
 def test_other_settings_are_refused_or_put_the_old_run_aside(
     trained, tiny_database, tiny_corpus_folder
 ):
     _, workdir = trained
-    job = _again(trained, tiny_database, tiny_corpus_folder, ffw_width=48)
+    other = {"ffw_width": 48, "depth": 1, "cca_layers": (1,), "steps": 1}
+    job = _again(trained, tiny_database, tiny_corpus_folder, **other)
     with pytest.raises(ValueError, match=r"other settings \(model\)"):
         job.train(restart=False)
     assert (workdir / "report.html").exists()
     job.train(restart=True)
     assert (workdir / "previous-1" / "report.html").exists()
     assert list((workdir / "previous-1" / "report_files").glob("*.png"))
-    assert (workdir / "previous-1" / "checkpoints" / "40").exists()
+    assert (workdir / "previous-1" / "checkpoints" / "20").exists()
     assert not (workdir / "report.html").exists()
 
 
@@ -126,23 +141,6 @@ def test_training_refuses_it_before_anything_is_compiled(
     monkeypatch.setattr(jax, "jit", lambda *_, **__: pytest.fail("compiles"))
     with pytest.raises(ValueError, match="another database"):
         job.train(restart=False)
-
-
-def test_generation_continues_and_cites(
-    tiny_corpus_folder, tiny_database, tmp_path, capsys
-):
-    cfg = _experiment(tiny_corpus_folder, steps=2)
-    cfg.evaluation.prompt = tiny_corpus.PLANTED
-    job = jobs.Job(cfg, tmp_path, tiny_database.folder)
-    job.database = tiny_database
-    job.train(restart=False)
-    job.generate()
-    said = capsys.readouterr().out
-    assert tiny_corpus.PLANTED in said
-    sources = [line for line in said.splitlines() if line.startswith("[1] ")]
-    assert sources, "no source is cited"
-    known = tiny_database.documents().column("id").to_pylist()
-    assert sources[0].split()[1] in known
 
 
 def test_generation_through_a_service_is_the_databases(
@@ -190,8 +188,9 @@ def retrofitted(tiny_corpus_folder, tiny_database, tmp_path_factory):
     return baseline, retro
 
 
-def _job(corpus, workdir, database, *, init_from="", freeze=True, steps=20, **model):
-    cfg = _experiment(corpus, steps=steps, **model)
+def _job(corpus, workdir, database, *, init_from="", freeze=True, steps=10, **model):
+    small = {"depth": 1, "cca_layers": (1,)}
+    cfg = _experiment(corpus, steps=steps, **small | model)
     cfg.init_from, cfg.train.freeze = init_from, freeze
     cfg.validate()
     job = jobs.Job(cfg, workdir, database.folder)
@@ -230,7 +229,7 @@ def test_a_retrofit_is_known_by_what_it_began_with(
     for changes in ({}, {"init_from": str(moved), "freeze": False}):
         with pytest.raises(ValueError, match=r"other settings \(init_from\)"):
             job(**changes).train(restart=False)
-    longer = _job(tiny_corpus_folder, moved, tiny_database, cca_layers=(), steps=22)
+    longer = _job(tiny_corpus_folder, moved, tiny_database, cca_layers=(), steps=11)
     longer.train(restart=False)
     with pytest.raises(ValueError, match=r"other settings \(init_from\)"):
         job(init_from=str(moved)).train(restart=False)

@@ -43,7 +43,8 @@ def test_the_exit_status_says_start_me_again(capsys):
 def _environment(folder: Path) -> dict[str, str]:
     """One device each, and what is compiled is kept."""
     return os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+        "--xla_cpu_use_fusion_emitters=false",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
@@ -121,7 +122,8 @@ def config(tiny_corpus_folder, tmp_path) -> Path:
         "from tests import test_end_to_end\n\n\n"
         "def get_config(steps):\n"
         "    cfg = test_end_to_end._experiment(\n"
-        f"        {tiny_corpus_folder!r}, steps=int(steps)\n"
+        f"        {tiny_corpus_folder!r}, steps=int(steps), depth=1,\n"
+        "        cca_layers=(1,), encoder_depth=1,\n"
         "    )\n"
         "    cfg.train.log_every = 1\n"
         "    return cfg\n"

@@ -48,6 +48,18 @@ def _start(arguments: list[str], environment: dict[str, str]) -> subprocess.Pope
     )
 
 
+def _ended(
+    started: list[subprocess.Popen],
+) -> list[tuple[subprocess.Popen, str]]:
+    """Each, with its errors, once it has ended; all are killed if one does not."""
+    try:
+        return [(process, process.communicate(timeout=100)[1]) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
 def _finish(started: list[subprocess.Popen]) -> list[tuple[str, str]]:
     """What each said; all are ended, whatever happens."""
     try:
@@ -154,10 +166,10 @@ def test_only_the_first_process_speaks_and_writes(request, name):
     assert len(list((folder / "run" / "metrics").glob("events*"))) == 1
 
 
-@pytest.mark.parametrize("data, model", [(1, 1), (4, 1)])
-def test_what_two_processes_saved_goes_on_in_one(by_two, alone, tmp_path, data, model):
+def test_what_two_processes_saved_goes_on_in_one(by_two, alone, tmp_path):
+    """On another mesh, too."""
     run = _as_of_step_five(by_two[0], tmp_path)
-    tiny_training.run(run, tiny_model.mesh(data, model))
+    tiny_training.run(run, tiny_model.mesh(4, 1))
     _assert_same(tiny_training.measured(run), alone[0])
 
 
@@ -267,17 +279,23 @@ _TINY = [
 ]
 
 
-@pytest.mark.parametrize(
-    "number, says", [(0, "not all others came"), (1, "is process 0")]
-)
-def test_a_process_that_finds_nobody_says_so(number, says, tmp_path):
-    flags = [f"--coordinator=localhost:{_free_port()}", "--num_processes=2"]
-    flags += [f"--process_id={number}", "--join_timeout_s=3", f"--workdir={tmp_path}"]
-    process = _start([*_TINY, *flags], dict(os.environ))
-    _, errors = process.communicate(timeout=100)
-    assert process.returncode == processes.JOIN_ERROR
-    (line,) = errors.strip().splitlines()
-    assert line.startswith(f"error: process {number} of 2") and says in line
+def test_a_process_that_finds_nobody_says_so(tmp_path):
+    """The first and the second, at once: each waits for another that does not come."""
+    flags = ["--num_processes=2", "--join_timeout_s=3", f"--workdir={tmp_path}"]
+    ports = [_free_port() for _ in range(2)]
+    started = [
+        _start(
+            [*_TINY, *flags, f"--process_id={each}", f"--coordinator=localhost:{port}"],
+            dict(os.environ),
+        )
+        for each, port in enumerate(ports)
+    ]
+    says = ["not all others came", "is process 0"]
+    for number, (process, errors) in enumerate(_ended(started)):
+        assert process.returncode == processes.JOIN_ERROR
+        (line,) = errors.strip().splitlines()
+        assert line.startswith(f"error: process {number} of 2")
+        assert says[number] in line
 
 
 _FAILS = """
@@ -293,21 +311,19 @@ with Together(cluster):
 """
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_an_error_in_one_process_ends_both(number, cache):
-    where, environment = f"localhost:{_free_port()}", _environment(1, cache)
-    began_s = time.monotonic()
+def test_an_error_in_one_process_ends_both(cache):
+    """Two pairs at once, which mostly wait: in one the first fails, in one the second."""
+    environment, began_s = _environment(1, cache), time.monotonic()
+    pairs = [(f"localhost:{_free_port()}", number) for number in range(2)]
     started = [
         _start(["-c", _FAILS, where, str(each), str(number)], environment)
+        for where, number in pairs
         for each in range(2)
     ]
-    try:
-        said = [process.communicate(timeout=60)[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
+    ended = _ended(started)
     assert time.monotonic() - began_s < 50
-    assert started[number].returncode == 1
-    assert "RuntimeError: the disk is gone" in said[number]
-    assert started[1 - number].returncode != 0
+    for number, pair in enumerate((ended[:2], ended[2:])):
+        failed, other = pair[number], pair[1 - number]
+        assert failed[0].returncode == 1
+        assert "RuntimeError: the disk is gone" in failed[1]
+        assert other[0].returncode != 0

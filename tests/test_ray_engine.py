@@ -24,7 +24,6 @@ pytestmark = [
     pytest.mark.usefixtures("toy_embedder"),
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.xdist_group("ray"),
 ]
 _WRITE = ray_work.Write("text")
 _SHARDS = {f"{number:02d}": 1 for number in range(12)}

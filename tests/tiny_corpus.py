@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline import build, database, stages
+from data_pipeline import build, costs
 from data_pipeline.config import DataConfig
 from data_pipeline.deduplicate import split_of
-from tests.toy_embedder import ToyEmbedder
+from tests.toy_embedder import in_place_of_all as toy_embedder
 
+__all__ = ["toy_embedder"]
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.15
 NUM_TOPICS = 6
 # Stands in one training document alone.
@@ -93,16 +94,6 @@ def config(corpus: str, **changes) -> DataConfig:
 
 
 @contextmanager
-def toy_embedder() -> Iterator[None]:
-    """The toy takes the place of every embedder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "load_embedder", lambda name: ToyEmbedder())
-        patch.setattr(database.embedders, "load_embedder", lambda name: ToyEmbedder())
-        yield
-    stages.embedder.cache_clear()
-
-
-@contextmanager
 def recorded() -> Iterator[list[tuple[str, str]]]:
     """Collects the stage and the name of every shard that is made."""
     made: list[tuple[str, str]] = []
@@ -123,9 +114,9 @@ def recorded() -> Iterator[list[tuple[str, str]]]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder by its name."""
+    """Every file below a folder by its name; not what it took to make them."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != costs.FILE
     }

@@ -5,6 +5,7 @@
     python -m experiments.benchmark service --shards=4
     python -m experiments.benchmark hybrid --questions=squad-dev-v1.1.json --database=DIR
     python -m experiments.benchmark database --database=work/tiny/database
+    python -m experiments.benchmark faults --kills=20
     python -m experiments.benchmark growth --corpus=DIR --files=1,3,9 --work=DIR
     python -m experiments.benchmark input --database=work/tiny/database
     python -m experiments.benchmark train --sizes=tiny,172m
@@ -31,6 +32,7 @@ _PARTS = {
     "service": ("queries a second and latencies of the retrieval service", 5),
     "hybrid": ("questions whose paragraph is found by vectors, words and both", 1),
     "database": ("time to open, load and search a database, and memory", 5),
+    "faults": ("what kills, stalls, overload and damage leave: counts", 1),
     "growth": ("costs of each stage of a build at several sizes, and a plan", 1),
     "input": ("examples a second that the input pipeline delivers", 3),
     "train": ("tokens a second, FLOP/s and memory of whole optimizer steps", 5),

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
@@ -79,17 +80,23 @@ def significant(value: float, digits: int = 4) -> float:
 def print_result(result: Result) -> None:
     """Prints the table, then the conditions and notes. A row may lack columns.
 
-    A table that is too wide for a screen is turned: a line for each column.
+    Rows that name their `part` make a table for each part. A table that is too wide for a
+    screen is turned: a line for each column.
     """
-    header = list(dict.fromkeys(name for row in result.rows for name in row))
-    lines = [[str(row.get(name, UNKNOWN)) for name in header] for row in result.rows]
-    table = _aligned([header, *lines])
-    if len(table[0]) > _MAX_WIDTH:
-        table = _aligned([list(line) for line in zip(header, *lines, strict=True)])
-    print("\n".join(table))
+    for _, rows in itertools.groupby(result.rows, lambda row: row.get("part")):
+        print("\n".join(_table(list(rows))))
     print(", ".join(f"{name}: {value}" for name, value in result.conditions.items()))
     for note in result.notes:
         print(note)
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    header = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [[str(row.get(name, UNKNOWN)) for name in header] for row in rows]
+    table = _aligned([header, *lines])
+    if len(table[0]) <= _MAX_WIDTH:
+        return table
+    return _aligned([list(line) for line in zip(header, *lines, strict=True)])
 
 
 def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:

@@ -1,0 +1,280 @@
+"""kill -9 at random moments of builds and updates: what is left, and what comes of it.
+
+    python -m experiments.benchmark.fault_kills KILLS SEED
+
+prints the rows as JSON. It is a process of its own, which forks: whoever is killed must not
+take long to start, and a process that has run TensorFlow or JAX can't be forked.
+"""
+
+import collections
+import importlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from data_pipeline import costs
+from data_pipeline.build import STAGES
+from data_pipeline.database import Database
+from data_pipeline.engine import read_json
+from experiments.benchmark import fault_database, toy_embedder
+from experiments.benchmark.result import Row, progress
+
+_POLL_S = 0.001
+_MOST_ATTEMPTS = 20  # for one kill: the others came too late
+
+
+def rows(kills: int, seed: int) -> list[Row]:
+    """The rows of all kinds of kills, from a process that forks."""
+    command = [sys.executable, "-m", "experiments.benchmark.fault_kills"]
+    done = subprocess.run(
+        [*command, str(kills), str(seed)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def _start(work: Callable[[], None]) -> int:
+    """Does the work in a forked process; gives its id."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        work()
+        status = 0
+    finally:  # nothing of the parent's goes on here
+        if status:
+            traceback.print_exc()
+        os._exit(status)
+
+
+def _was_killed(child: int) -> bool:
+    """Waits for its end; RuntimeError if it ended in another way than by itself or -9."""
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return True
+    if status:
+        raise RuntimeError(f"a child ended with {os.waitstatus_to_exitcode(status)}")
+    return False
+
+
+def _under_way(folder: Path) -> str | None:
+    """The stage that is being made, or was when the build was killed."""
+    begun = [
+        stage
+        for stage in STAGES
+        if (folder / stage / "building.json").exists()
+        and not (folder / stage / "stage.json").exists()
+    ]
+    return begun[-1] if begun else None
+
+
+def _whole_build(corpus: Path, folder: Path) -> dict[str, float]:
+    """Builds undisturbed; gives the seconds of each stage."""
+    child = _start(lambda: fault_database.make(corpus, folder))
+    began_s: dict[str, float] = {}
+    took_s: dict[str, float] = {}
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        stage = _under_way(folder)
+        if stage is not None:
+            began_s.setdefault(stage, time.monotonic())
+            took_s[stage] = time.monotonic() - began_s[stage]
+        time.sleep(_POLL_S)
+    assert not _was_killed(child)
+    return took_s
+
+
+class _BuildKills:
+    """Kills of builds of one corpus, stage after stage, each build finished at the end."""
+
+    def __init__(self, corpus: Path, scratch: Path, rng: random.Random):
+        """Builds once without a kill, to compare with."""
+        self._corpus, self._rng = corpus, rng
+        self._whole, self._folder = scratch / "whole", scratch / "killed"
+        self._took_s = _whole_build(corpus, self._whole)
+        self._wanted = fault_database.facts_of(self._whole)
+        self.left: collections.Counter[str] = collections.Counter()
+        self.stages: collections.Counter[str] = collections.Counter()
+        self.finished: list[bool] = []
+
+    def kill_in(self, stage: str) -> None:
+        """Starts or goes on with the build and kills it in a stage, if it gets there."""
+        child = _start(lambda: fault_database.make(self._corpus, self._folder))
+        ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while (
+            _under_way(self._folder) != stage
+            and os.waitid(os.P_PID, child, ended) is None
+        ):
+            time.sleep(_POLL_S)
+        time.sleep(self._rng.uniform(0, self._took_s.get(stage, 0.0)))
+        os.kill(child, signal.SIGKILL)
+        if not _was_killed(child):
+            return
+        self.stages[_under_way(self._folder) or "between stages"] += 1
+        self.left[self._state()] += 1
+
+    def _state(self) -> str:
+        try:
+            facts = fault_database.facts_of(self._folder)
+        except ValueError as error:
+            said = str(error)
+            refused = "no finished database" in said or "was broken off" in said
+            return "old" if refused else "broken"
+        return "new" if facts == self._wanted else "broken"
+
+    def finish(self) -> None:
+        """Builds to the end, and compares every file with the undisturbed build's."""
+        assert not _was_killed(
+            _start(lambda: fault_database.make(self._corpus, self._folder))
+        )
+        same = _contents(self._folder) == _contents(self._whole)
+        facts = fault_database.facts_of(self._folder)
+        self.finished.append(same and facts == self._wanted)
+        self.recall_at_2 = _recorded_recall(self._folder)
+        shutil.rmtree(self._folder)
+
+    def row(self) -> Row:
+        """What was counted."""
+        return {
+            "part": "kills",
+            "kill -9 of": "build",
+            "kills": self.left.total(),
+            "left old": self.left["old"],
+            "left new": self.left["new"],
+            "broken": self.left["broken"] + self.finished.count(False),
+            "restarts equal": f"{sum(self.finished)} of {len(self.finished)}",
+            "recall@2 before": _recorded_recall(self._whole),
+            "recall@2 after": self.recall_at_2,
+            "where": ", ".join(f"{name} {n}" for name, n in self.stages.items()),
+        }
+
+
+def _recorded_recall(folder: Path) -> float:
+    return (read_json(folder / "manifest.json") or {})["index"]["recall@2"]
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Every file by its name; without the times that it took."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in files
+        if path.name != costs.FILE
+    }
+
+
+def _build_row(corpus: Path, scratch: Path, kills: int, rng: random.Random) -> Row:
+    made = _BuildKills(corpus, scratch, rng)
+    attempts = 0
+    while made.left.total() < kills and attempts < _MOST_ATTEMPTS * kills:
+        made.kill_in(STAGES[attempts % len(STAGES)])
+        attempts += 1
+        if attempts % len(STAGES) == 0:
+            made.finish()
+    if (scratch / "killed").exists():
+        made.finish()
+    return made.row()
+
+
+def _update(name: str, folder: Path, ready: int | None = None) -> int:
+    """Starts an update in a child, which writes to `ready` when it begins."""
+
+    def work() -> None:
+        opened = Database.open(folder)
+        assert opened.index.size and opened.embedder.width  # loaded before it begins
+        if ready is not None:
+            os.write(ready, b".")
+        fault_database.UPDATES[name](opened)
+
+    return _start(work)
+
+
+def _begun(name: str, folder: Path) -> int:
+    """As `_update`, when it has begun."""
+    reading, writing = os.pipe()
+    child = _update(name, folder, writing)
+    os.close(writing)
+    os.read(reading, 1)
+    os.close(reading)
+    return child
+
+
+def _update_row(name: str, before: Path, kills: int, rng: random.Random) -> Row:
+    """Kills an update again and again; after each it is done again."""
+    after = fault_database.copy(before, before.with_name("after"))
+    child, start_s = _begun(name, after), time.monotonic()
+    assert not _was_killed(child)
+    took_s = time.monotonic() - start_s
+    old, new = fault_database.facts_of(before), fault_database.facts_of(after)
+    version = Database.open(before).version
+    left: collections.Counter[str] = collections.Counter()
+    equal, folder = 0, before.with_name("killed")
+    for _ in range(_MOST_ATTEMPTS * kills):
+        fault_database.copy(before, folder)
+        child = _begun(name, folder)
+        time.sleep(rng.uniform(0, 1.15 * took_s))  # the switch comes last
+        os.kill(child, signal.SIGKILL)
+        if not _was_killed(child):
+            continue
+        state = _state_of(folder, version, old, new)
+        left[state] += 1
+        if state != "new" or name == "compact":
+            assert not _was_killed(_update(name, folder))
+        equal += fault_database.facts_of(folder) == new
+        if left.total() == kills:
+            break
+    return {
+        "part": "kills",
+        "kill -9 of": name,
+        "kills": left.total(),
+        "left old": left["old"],
+        "left new": left["new"],
+        "broken": left["broken"] + left.total() - equal,
+        "restarts equal": f"{equal} of {left.total()}",
+        "recall@2 before": old.recall_at_2,
+        "recall@2 after": new.recall_at_2,
+        "where": f"within {1000 * took_s:.0f} ms",
+    }
+
+
+def _state_of(folder: Path, version: int, old, new) -> str:
+    """Whether the version in force is the old or the new one, and whole."""
+    try:
+        facts, now = fault_database.facts_of(folder), Database.open(folder).version
+        is_whole = not fault_database.damaged_files(folder)
+    except ValueError:
+        return "broken"
+    name, wanted = ("old", old) if now == version else ("new", new)
+    return name if is_whole and facts == wanted else "broken"
+
+
+def _rows(kills: int, seed: int) -> Iterator[Row]:
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as scratch, toy_embedder.in_place_of_all():
+        corpus = fault_database.write_corpus(Path(scratch) / "corpus", seed)
+        progress(f"killing {kills} builds")
+        yield _build_row(corpus, Path(scratch), kills, rng)
+        before = fault_database.copy(Path(scratch) / "whole", Path(scratch) / "before")
+        for name in fault_database.UPDATES:
+            progress(f"killing {kills} times: {name}")
+            yield _update_row(name, before, kills, rng)
+            assert not _was_killed(_update(name, before))
+
+
+def main(kills: str, seed: str) -> None:
+    """Prints the rows as JSON."""
+    # Imported once, so that children start at once; run in them alone.
+    importlib.import_module("tensorflow_datasets")
+    print(json.dumps(list(_rows(int(kills), int(seed)))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
