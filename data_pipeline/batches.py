@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline import verify
 from data_pipeline.dataset import VERSION
+from data_pipeline.engine import read_stage
 
 Batch = dict[str, np.ndarray]
 
@@ -34,7 +36,8 @@ class Sequences:
             folder: where `dataset.write` wrote.
             split: train, validation or test.
         Raises:
-            ValueError: if there is no dataset, or no sequence in the split.
+            ValueError: if there is no dataset, or no sequence in the split; naming a file
+                that is not as written. What the records hold is checked when it is read.
         """
         import tensorflow_datasets as tfds
 
@@ -42,6 +45,11 @@ class Sequences:
         place = folder / "retro" / VERSION
         if not (place / "dataset_info.json").exists():
             raise ValueError(f"{folder} holds no dataset: build the database")
+        self._described = _described(folder)
+        for path, entry in self._described.items():
+            verify.check_size(path, entry)
+            if path.suffix == ".json":
+                verify.check_sum(path, entry)
         self._builder = tfds.builder_from_directory(place)
         if split not in self._builder.info.splits:
             raise ValueError(
@@ -56,13 +64,17 @@ class Sequences:
         return self._info.num_examples
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """All sequences once, in order; the last batch is filled up with padding."""
+        """All sequences once, in order; the last batch is filled up with padding.
+
+        Raises:
+            ValueError: naming a file with records that are damaged.
+        """
         import tensorflow_datasets as tfds
 
         examples = self._builder.as_dataset(
             split=self._split, read_config=_read_config(), shuffle_files=False
         )
-        for batch in tfds.as_numpy(examples.batch(batch_size)):
+        for batch in self._read(tfds.as_numpy(examples.batch(batch_size))):
             yield _padded(_named(batch), batch_size)
 
     def shuffled(
@@ -81,7 +93,8 @@ class Sequences:
             rows: which of a batch's rows to give, 0 .. batch_size - 1; all by default.
                 Hosts whose devices hold the same part of a batch ask for the same rows.
         Raises:
-            ValueError: for no row, or one that a batch does not have.
+            ValueError: for no row, or one that a batch does not have; naming a file with
+                records that are damaged.
         """
         import tensorflow as tf
         import tensorflow_datasets as tfds
@@ -117,8 +130,20 @@ class Sequences:
         batches = batches.take(num_steps - first_step).prefetch(tf.data.AUTOTUNE)
         options = tf.data.Options()
         options.deterministic = True
-        for batch in tfds.as_numpy(batches.with_options(options)):
+        for batch in self._read(tfds.as_numpy(batches.with_options(options))):
             yield _named(batch)
+
+    def _read(self, batches) -> Iterator[dict]:
+        """TensorFlow sees that a record is damaged, but does not say of which file."""
+        import tensorflow as tf
+
+        try:
+            yield from batches
+        except tf.errors.OpError:
+            for path in map(Path, self._info.filepaths):
+                if path in self._described:
+                    verify.check_sum(path, self._described[path])
+            raise
 
     def _plan(self, seed: int, first: int, last: int):
         """Which files to read, in which inner order, to give examples first .. last - 1.
@@ -144,6 +169,13 @@ class Sequences:
                 position = end
         paths, sizes, seeds, skips = zip(*rows, strict=True)
         return list(paths), np.array(sizes), np.array(seeds), np.array(skips)
+
+
+def _described(folder: Path) -> dict[Path, dict]:
+    """Size and checksum of each file; of none, if no build has finished it."""
+    made = read_stage(folder.parent) or {"files": {}}
+    entries = made["files"].get(folder.name, {})
+    return {folder / name: entry for name, entry in entries.items()}
 
 
 def _keep_tensorflow_off_accelerators() -> None:

@@ -22,7 +22,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -98,8 +98,53 @@ def read_json(path: Path) -> dict | None:
     """What a JSON file holds; None if it is not there or not JSON."""
     try:
         return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):  # no JSON, or not even text
         return None
+
+
+def write_sealed(path: Path, value: Mapping) -> None:
+    """Writes a JSON file with a checksum of its own, as `write_json`."""
+    write_json(path, {**value, "checksum": fingerprint(value)})
+
+
+def read_sealed(path: Path, unsealed: Collection[str]) -> dict | None:
+    """What a JSON file with a checksum holds; None if it is not there or damaged.
+
+    Args:
+        unsealed: the names in a file that has no checksum, as of one written by hand or
+            before there were any: with others it is damaged.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        return None
+    if "checksum" not in value:
+        return value if value.keys() == set(unsealed) else None
+    checksum = value.pop("checksum")
+    return value if checksum == fingerprint(value) else None
+
+
+def read_stage(folder: Path) -> dict | None:
+    """What a stage that is finished says of itself; None if it is not finished.
+
+    Raises:
+        ValueError: if its `stage.json` is damaged: it holds fingerprints of all its parts.
+    """
+    path = folder / "stage.json"
+    if not path.exists():
+        return None
+    made = read_json(path)
+    if not isinstance(made, dict) or not _agrees_with_itself(made):
+        raise ValueError(f"{path} is damaged: restore it, or build again")
+    return made
+
+
+def _agrees_with_itself(made: Mapping) -> bool:
+    identity = {name: made.get(name) for name in ("settings", "inputs", "shards")}
+    contents = fingerprint(made.get("files"))
+    return (made.get("fingerprint"), made.get("contents")) == (
+        fingerprint(identity),
+        contents,
+    )
 
 
 def run_stage(
@@ -166,9 +211,13 @@ def contents_if_finished(
     """The contents of a stage that is whole and up to date; None if it is not."""
     finished = read_json(folder / "stage.json")
     wanted = fingerprint(_identity(settings, inputs, shards))
-    if finished and finished["fingerprint"] == wanted and _all_there(folder, finished):
-        return finished["contents"]
-    return None
+    is_right = (
+        isinstance(finished, dict)
+        and _agrees_with_itself(finished)
+        and finished["fingerprint"] == wanted
+        and _all_there(folder, finished)
+    )
+    return finished["contents"] if finished and is_right else None
 
 
 def make_shard(work: Work, folder: Path, shard: str) -> Iterator[int | str | Cost]:
@@ -222,7 +271,7 @@ def _clear_other(folder: Path, wanted: str) -> None:
     """Leaves finished shards of a broken-off run of this same stage, and nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
     building = read_json(folder / "building.json")
-    same = building is not None and building["fingerprint"] == wanted
+    same = building is not None and building.get("fingerprint") == wanted
     (folder / "stage.json").unlink(
         missing_ok=True
     )  # first: no file is sure from here on

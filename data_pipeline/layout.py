@@ -11,7 +11,7 @@ from jaxtyping import Float16, Float32, Int
 
 from data_pipeline import embedder as embedders
 from data_pipeline.chunks import ChunkTable, open_array
-from data_pipeline.engine import read_json
+from data_pipeline.engine import read_json, read_stage
 from data_pipeline.versions import Version
 
 FORMAT_VERSION = 1
@@ -78,7 +78,7 @@ def read_manifest(folder: Path) -> dict:
             f"code reads {FORMAT_VERSION}: build it again"
         )
     for stage, contents in manifest["contents"].items():
-        made = read_json(folder / stage / "stage.json") or {}
+        made = read_stage(folder / stage) or {}
         if made.get("contents") != contents:
             raise ValueError(
                 f"{folder / stage} is not what {folder / 'manifest.json'} speaks of: "

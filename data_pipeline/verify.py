@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet
 
 from data_pipeline import chunks, layout, updates
-from data_pipeline.engine import read_json, sha256_of
-from data_pipeline.versions import Version
+from data_pipeline.engine import fingerprint, read_json, read_stage, sha256_of
+from data_pipeline.versions import Version, name_of
 
 if TYPE_CHECKING:
     from data_pipeline.database import Database
@@ -28,7 +28,7 @@ def described(folder: Path, version: Version) -> Iterator[tuple[Path, dict]]:
     """Every file of a version with its size and checksum.
 
     Raises:
-        ValueError: naming a shard whose description is not there.
+        ValueError: naming a shard whose description is not there or is another's.
     """
     manifest = layout.read_manifest(folder)
     for stage in manifest["contents"]:
@@ -39,14 +39,23 @@ def described(folder: Path, version: Version) -> Iterator[tuple[Path, dict]]:
                 if f"{path}/{name}" in version.replaced or path in version.replaced:
                     continue
                 yield folder / path / name, entry
-    stand_ins = {folder / Path(*Path(p).parts[:3]) for p in version.replaced.values()}
-    deltas = [folder / "deltas" / name for name in version.deltas]
-    for shard_folder in [*sorted(stand_ins), *deltas]:
-        files = read_json(shard_folder / "shard.json")
-        if files is None:
-            raise ValueError(f"{shard_folder / 'shard.json'} is missing or damaged")
-        for name, entry in files.items():
-            yield shard_folder / name, entry
+    for shard in version.own_shards:
+        for name, entry in _description(folder / shard, version, shard).items():
+            yield folder / shard / name, entry
+
+
+def _description(shard: Path, version: Version, name: str) -> dict[str, dict]:
+    """What the `shard.json` holds that a version was published with."""
+    path = shard / "shard.json"
+    described = read_json(path)
+    if described is None:
+        raise ValueError(f"{path} is missing or damaged: restore it, or {shard}")
+    if version.contents and version.contents.get(name) != fingerprint(described):
+        raise ValueError(
+            f"{path} is damaged or another database's, not what version "
+            f"{version.number} was made with: restore {shard}"
+        )
+    return described
 
 
 def check_quickly(
@@ -63,7 +72,7 @@ def check_quickly(
     known = set() if since is None else _own_folders(since)
     read_bytes, read = 0, []
     for path, entry in described(folder, version):
-        _check_size(path, entry)
+        check_size(path, entry)
         stage, part = path.relative_to(folder).parts[:2]
         is_known = (stage, part) in known or (since and stage in _READ_STAGES)
         if stage in (*_READ_STAGES, *_VERSIONS) and not is_known:
@@ -71,38 +80,67 @@ def check_quickly(
             read_bytes += entry["size_bytes"]
     if read_bytes <= _CHECKED_BYTES:
         for path, entry in read:
-            _check_sum(path, entry)
+            check_sum(path, entry)
 
 
-def _own_folders(version: Version) -> set[tuple[str, str]]:
+def _own_folders(version: Version) -> set[tuple[str, ...]]:
     """Folders, by stage and name, that a version has and the build has not."""
-    stand_ins = {Path(path).parts[1] for path in version.replaced.values()}
-    return {("deltas", name) for name in version.deltas} | {
-        ("compacted", name) for name in stand_ins
-    }
+    return {tuple(path.split("/")[:2]) for path in version.own_shards}
 
 
 def check_below(shard: Path, folder: Path, version: Version) -> None:
     """Checks all files of one shard; raises ValueError naming one that is not whole."""
     for path, entry in described(folder, version):
         if path.is_relative_to(shard):
-            _check_size(path, entry)
-            _check_sum(path, entry)
+            check_size(path, entry)
+            check_sum(path, entry)
 
 
 def files(database: "Database") -> Iterator[tuple[Path, str]]:
-    """Checks every file; gives each with what is wrong with it, '' if nothing."""
+    """Checks every file; gives each with what is wrong with it, '' if nothing.
+
+    Also the sequences, which are another version's perhaps, and the neighbours of the
+    version.
+    """
     for path, entry in described(database.folder, database.state):
-        problem = ""
-        try:
-            _check_size(path, entry)
-            _check_sum(path, entry)
-        except ValueError as error:
-            problem = str(error)
-        yield path, problem
+        yield path, _problem(path, entry)
+    yield from _files_of_sequences(database.folder / "dataset")
+    neighbours = f"{name_of(database.version)}-neighbours"
+    for path in (database.folder / "versions" / neighbours).glob("*/shard.json"):
+        entries = read_json(path)
+        if entries is None:
+            yield path, f"{path} is damaged: remove {path.parent} and build again"
+        for name, entry in (entries or {}).items():
+            yield path.parent / name, _problem(path.parent / name, entry)
 
 
-def _check_size(path: Path, entry: dict) -> None:
+def _files_of_sequences(stage: Path) -> Iterator[tuple[Path, str]]:
+    described = stage / "stage.json"
+    try:
+        made = read_stage(stage)
+    except ValueError as error:
+        yield described, str(error)
+        return
+    if made is None:  # never built, or given up by compacting
+        if (stage / "all").exists():
+            yield described, f"{described} is missing: restore it, or build again"
+        return
+    for shard, entries in made["files"].items():
+        for name, entry in entries.items():
+            yield stage / shard / name, _problem(stage / shard / name, entry)
+
+
+def _problem(path: Path, entry: dict) -> str:
+    try:
+        check_size(path, entry)
+        check_sum(path, entry)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def check_size(path: Path, entry: dict) -> None:
+    """Raises ValueError naming a file that is missing or has not the size it had."""
     if not path.is_file():
         raise ValueError(f"{path} is missing: restore it, or build again")
     size_bytes = path.stat().st_size
@@ -113,7 +151,8 @@ def _check_size(path: Path, entry: dict) -> None:
         )
 
 
-def _check_sum(path: Path, entry: dict) -> None:
+def check_sum(path: Path, entry: dict) -> None:
+    """Raises ValueError naming a file whose checksum is not what it was."""
     if sha256_of(path) != entry["sha256"]:
         raise ValueError(
             f"{path} is damaged (its checksum differs): restore it, or build again"

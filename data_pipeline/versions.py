@@ -8,13 +8,13 @@
 
 Version 0 is the build itself and has no files. Everything but `current.json` is written
 under a name that no version knows yet, so whoever is killed leaves the old version or the
-new one; what no version knows is cleared away before the next change.
+new one; what no version knows is cleared away before the next change. `current.json` is
+there before the first version is: without it versions are an error, not the build.
 """
 
 import contextlib
 import dataclasses
 import fcntl
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,9 +23,17 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from data_pipeline.chunks import open_array
-from data_pipeline.engine import fingerprint, read_json, sha256_of, write_json
+from data_pipeline.engine import (
+    fingerprint,
+    read_json,
+    read_sealed,
+    sha256_of,
+    write_sealed,
+)
 
 _BASE_STAGES = ("documents", "tokenizer", "chunks", "embeddings")
+# What is in the files of versions that were written without checksums.
+_UNSEALED = ("base", "deltas", "deleted_sha256", "replaced")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,6 +45,8 @@ class Version:
         deltas: folders of what was added, in order.
         deleted_D: rows of documents that are no longer there, ascending.
         replaced: paths in the database's folder -> paths of what stands in for them.
+        contents: of each of its own shards the fingerprint of what `shard.json` holds;
+            empty for a version that was written without them.
     """
 
     number: int
@@ -46,13 +56,20 @@ class Version:
         default_factory=lambda: np.zeros(0, np.int64)
     )
     replaced: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    contents: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
         """Changes with everything in it; what names a delta is never used again."""
         deleted = self.deleted_D.tolist()
-        replaced = dict(self.replaced)
-        return fingerprint([self.number, self.base, self.deltas, deleted, replaced])
+        parts = [self.number, self.base, self.deltas, deleted, dict(self.replaced)]
+        return fingerprint([*parts, dict(self.contents)] if self.contents else parts)
+
+    @property
+    def own_shards(self) -> list[str]:
+        """Paths of the shards that it has and the build has not."""
+        stand_ins = {"/".join(Path(p).parts[:3]) for p in self.replaced.values()}
+        return sorted(stand_ins) + [f"deltas/{name}" for name in self.deltas]
 
     def is_deleted(self, rows: Int[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
         """Which of these documents are no longer there, by row."""
@@ -74,27 +91,58 @@ def name_of(number: int) -> str:
 
 def numbers(folder: Path) -> list[int]:
     """Versions that can be opened; 0, the build, unless it was compacted since."""
-    found = sorted(int(path.stem) for path in (folder / "versions").glob("[0-9]*.json"))
-    oldest = read_json(folder / "versions" / "oldest.json") or {"version": 0}
-    return [n for n in [0, *found] if n >= oldest["version"]]
+    found, oldest = _written(folder), folder / "versions" / "oldest.json"
+    first = _number(oldest) if oldest.exists() else 0
+    if first is None:
+        raise ValueError(
+            f"{oldest} is damaged: name the oldest version that was left by compacting "
+            f'in it (of {found}), as {{"version": 3}}'
+        )
+    return [n for n in [0, *found] if n >= first]
+
+
+def _written(folder: Path) -> list[int]:
+    """Numbers that version files have."""
+    paths = (folder / "versions").glob("[0-9]*.json")
+    return sorted(int(path.stem) for path in paths)
+
+
+def _number(path: Path) -> int | None:
+    """The version that a file names; None if it is damaged."""
+    named = read_sealed(path, ["version"]) or {}
+    number = named.get("version")
+    return number if type(number) is int else None
 
 
 def in_force(folder: Path) -> int:
     """Number of the version in force.
 
     Raises:
-        ValueError: if what names it is damaged: the build may hold what was deleted.
+        ValueError: if what names it is damaged or lost: the build may hold what was
+            deleted.
     """
+    written = _written(folder)  # first: `current.json` is there before they are
     path = folder / "versions" / "current.json"
-    try:
-        return json.loads(path.read_text())["version"]
-    except FileNotFoundError:
+    if not path.exists() and not written:
         return 0
-    except (ValueError, KeyError, TypeError) as error:
+    number = _number(path)
+    if number is None:
+        problem = "damaged" if path.exists() else "missing"
         raise ValueError(
-            f"{path} is damaged: name a version that is there ({numbers(folder)}) in it, "
-            'as {"version": 3}'
-        ) from error
+            f"{path} is {problem}: restore it, or name a version that is there "
+            f'({numbers(folder)}) in it, as {{"version": 3}}'
+        )
+    return number
+
+
+def _check_there(folder: Path, number: int) -> None:
+    there = numbers(folder)
+    if number not in there:
+        path = folder / "versions" / f"{name_of(number)}.json"
+        raise ValueError(
+            f"{folder} has no version {number} ({path} is missing, or compacting gave it "
+            f"up); there are {there}"
+        )
 
 
 def read(folder: Path, manifest: Mapping, number: int | None = None) -> Version:
@@ -105,18 +153,14 @@ def read(folder: Path, manifest: Mapping, number: int | None = None) -> Version:
     """
     if number is None:
         number = in_force(folder)
-    if number not in numbers(folder):
-        raise ValueError(
-            f"{folder} has no version {number}; there are {numbers(folder)}"
-        )
+    _check_there(folder, number)
     base = base_of(manifest)
     if number == 0:
         return Version(number=0, base=base)
-    path = folder / "versions" / f"{name_of(number)}.json"
-    facts = read_json(path)
-    deleted = path.with_suffix(".npy")
-    if facts is None or sha256_of(deleted) != facts["deleted_sha256"]:
-        raise ValueError(f"{path} or {deleted} is damaged; open another version")
+    facts = _facts(folder, number)
+    deleted = folder / "versions" / f"{name_of(number)}.npy"
+    if sha256_of(deleted) != facts["deleted_sha256"]:
+        raise ValueError(f"{deleted} is damaged: restore it, or open another version")
     if facts["base"] != base:
         raise ValueError(
             f"{folder} was built again with other text since it was updated: move its "
@@ -128,7 +172,20 @@ def read(folder: Path, manifest: Mapping, number: int | None = None) -> Version:
         deltas=tuple(facts["deltas"]),
         deleted_D=np.asarray(open_array(deleted)),
         replaced=facts["replaced"],
+        contents=facts.get("contents", {}),
     )
+
+
+def _facts(folder: Path, number: int) -> dict:
+    """What a version's file holds; nothing, of the build."""
+    path = folder / "versions" / f"{name_of(number)}.json"
+    facts = read_sealed(path, _UNSEALED) if number else {}
+    if facts is None:
+        raise ValueError(
+            f"{path} is damaged: restore it, open another version, or remove it to give "
+            "this one up"
+        )
+    return facts
 
 
 def check_not_compacted(folder: Path) -> None:
@@ -144,6 +201,8 @@ def publish(folder: Path, version: Version) -> None:
     """Puts a version in force. Its deltas are there already."""
     path = folder / "versions" / f"{name_of(version.number)}.json"
     path.parent.mkdir(exist_ok=True)
+    if not (path.parent / "current.json").exists():  # the first version
+        write_sealed(path.parent / "current.json", {"version": 0})
     deleted = path.with_suffix(".npy")
     np.save(deleted, version.deleted_D, allow_pickle=False)
     facts = {
@@ -151,14 +210,24 @@ def publish(folder: Path, version: Version) -> None:
         "deltas": list(version.deltas),
         "deleted_sha256": sha256_of(deleted),
         "replaced": dict(version.replaced),
+        "contents": _contents(folder, version),
     }
-    write_json(path, facts)
+    write_sealed(path, facts)
     put_in_force(folder, version.number)
+
+
+def _contents(folder: Path, version: Version) -> dict[str, str]:
+    """As in `Version`; of shards that a version before knew what it knew."""
+    return {
+        path: version.contents.get(path)
+        or fingerprint(read_json(folder / path / "shard.json"))
+        for path in version.own_shards
+    }
 
 
 def put_in_force(folder: Path, number: int) -> None:
     """Switches to a version that is there: one rename."""
-    write_json(folder / "versions" / "current.json", {"version": number})
+    write_sealed(folder / "versions" / "current.json", {"version": number})
 
 
 @contextlib.contextmanager
@@ -166,7 +235,8 @@ def sole_writer(folder: Path) -> Iterator[None]:
     """Keeps others from changing the database meanwhile; clears what a kill has left.
 
     Raises:
-        ValueError: if another process is changing it.
+        ValueError: if another process is changing it, or what says what is to be kept is
+            damaged.
     """
     with (folder / ".writer").open("w") as file:
         try:
@@ -175,6 +245,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
             raise ValueError(
                 f"another process is changing {folder}: wait until it is done"
             ) from error
+        _check_there(folder, in_force(folder))
         clear_unknown(folder)
         yield
 
@@ -184,7 +255,7 @@ def clear_unknown(folder: Path) -> None:
     deltas: set[str] = set()
     compacted: set[str] = set()
     for number in numbers(folder):
-        facts = read_json(folder / "versions" / f"{name_of(number)}.json") or {}
+        facts = _facts(folder, number)
         deltas |= set(facts.get("deltas", ()))
         stand_ins = facts.get("replaced", {}).values()
         compacted |= {Path(path).parts[1] for path in stand_ins}
@@ -195,12 +266,9 @@ def clear_unknown(folder: Path) -> None:
     for path in (folder / "versions").glob("[0-9]*"):
         if int(path.name[:6]) not in numbers(folder):
             _remove(path)
-    oldest = read_json(folder / "versions" / "oldest.json")
-    if oldest:  # what is replaced in it is replaced in all that came after
-        name = name_of(oldest["version"])
-        facts = read_json(folder / "versions" / f"{name}.json") or {}
-        for path in facts.get("replaced", {}):
-            _remove(folder / path)
+    # What is replaced in the oldest is replaced in all that came after.
+    for path in _facts(folder, min(numbers(folder))).get("replaced", {}):
+        _remove(folder / path)
 
 
 def _remove(path: Path) -> None:
@@ -212,5 +280,6 @@ def _remove(path: Path) -> None:
 
 def forget_before(folder: Path, number: int) -> None:
     """Gives up all versions before one, so that what only they know can be cleared."""
-    write_json(folder / "versions" / "oldest.json", {"version": number})
+    (folder / "versions").mkdir(exist_ok=True)  # nothing was ever changed
+    write_sealed(folder / "versions" / "oldest.json", {"version": number})
     clear_unknown(folder)
