@@ -24,19 +24,31 @@ hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
 
 # Files that take long, the longest first: a worker that began one last would be waited for.
-_LONG = (
-    *("processes", "preemption", "end_to_end", "ray_engine", "train", "sharding"),
-    *(
-        "killed_updates",
-        "bert",
-        "benchmark",
-        "configs",
-        "retrofit",
-        "variants",
-        "damage",
-    ),
-    *("build", "service_faults", "index", "batches", "attention", "hybrid", "updates"),
-)
+_LONG = [
+    "processes",
+    "configs",
+    "preemption",
+    "ray_engine",
+    "end_to_end",
+    "sharding",
+    "train",
+    "bert",
+    "killed_updates",
+    "benchmark_faults",
+    "benchmark",
+    "damage",
+    "build",
+    "retrofit",
+    "variants",
+    "service_following",
+    "service_breaker",
+    "index",
+    "service_faults",
+    "batches",
+    "attention",
+    "hybrid",
+    "updates",
+]
 
 
 def pytest_collection_modifyitems(items):

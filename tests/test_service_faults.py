@@ -92,7 +92,7 @@ def test_a_stalled_shard_costs_no_more_than_the_deadline(running, sharded_databa
     stalled = running.shard(sharded_database, 0, 2, nearest=gate)
     other = running.shard(sharded_database, 1, 2)
     made = running.router(sharded_database, f"{stalled.address},{other.address}")
-    with client_of(made, timeout_s=0.5, allow_partial=True) as client:
+    with client_of(made, timeout_s=1.5, allow_partial=True) as client:
         found = client.search(_QUERY, 3)  # else a ConnectionError: DEADLINE_EXCEEDED
         assert len(found[0]) == 3
         gate.open.set()

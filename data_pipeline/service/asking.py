@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipeline.service import messages, replicas
 from data_pipeline.service import retrieval_pb2 as pb
-from data_pipeline.service.endpoints import Refused
+from data_pipeline.service.admission import Refused
 from data_pipeline.service.observing import Log, Metrics
 
 # What a shard found: ids and distances, (Q, k) each.

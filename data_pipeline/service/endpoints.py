@@ -9,53 +9,18 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from data_pipeline.service.admission import Admission, Refused
 from data_pipeline.service.observing import Metrics
 
 _SHOWN_CHARS = 500  # of an error: messages travel in headers, which are small
 
 Method = Callable[[Any, float], Awaitable[Message]]
-
-
-class Refused(Exception):
-    """An answer that is an error, with its gRPC status."""
-
-    def __init__(self, code: grpc.StatusCode, message: str):
-        """`message` is for the caller to read."""
-        super().__init__(message)
-        self.code = code
-
-
-class Admission:
-    """How many requests are under way, and the most there may be."""
-
-    def __init__(self, running: int, waiting: int, metrics: Metrics):
-        """Takes how many can run at once and how many may wait for that."""
-        self._running, self._most, self._metrics = running, running + waiting, metrics
-        self._count = 0
-
-    def enter(self) -> None:
-        """Counts a request; RESOURCE_EXHAUSTED if there are too many."""
-        if self._count >= self._most:
-            raise Refused(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"overloaded: {self._count} requests are under way; try again later",
-            )
-        self._add(1)
-
-    def leave(self) -> None:
-        """Counts a request as done."""
-        self._add(-1)
-
-    def _add(self, change: int) -> None:
-        self._count += change
-        self._metrics.in_flight.set(self._count)
-        self._metrics.queue_length.set(max(0, self._count - self._running))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +76,7 @@ class Endpoint:
         timeout_s = self.longest_s if left_s is None else min(left_s, self.longest_s)
         try:
             request = self._parse(name, data)
-            with self._admitted(name):
+            with self._admitted(name, timeout_s):
                 async with asyncio.timeout(timeout_s):
                     response = await self.methods[name][1](request, timeout_s)
         except Refused as refused:
@@ -123,16 +88,10 @@ class Endpoint:
             return grpc.StatusCode.INVALID_ARGUMENT, str(error)
         return grpc.StatusCode.OK, response.SerializeToString()
 
-    @contextlib.contextmanager
-    def _admitted(self, name: str) -> Iterator[None]:
+    def _admitted(self, name: str, timeout_s: float):
         if name in self.never_refused:
-            yield
-            return
-        self.admission.enter()
-        try:
-            yield
-        finally:
-            self.admission.leave()
+            return contextlib.nullcontext()
+        return self.admission.place(timeout_s)
 
     def _parse(self, name: str, data: bytes) -> Message:
         request_class = self.methods[name][0]

@@ -43,6 +43,7 @@ class Metrics:
             registry=self.registry,
         )
         self.in_flight = self._gauge("in_flight", "Requests taken and not answered")
+        self.limit = self._gauge("in_flight_limit", "Requests that would be taken")
         self.queue_length = self._gauge("queue_length", "Requests that wait")
         self.hedges = self._counter("hedges", "Second requests to a slow shard")
         self.retries = self._counter("retries", "Requests sent to another replica")

@@ -33,9 +33,10 @@ from data_pipeline.database import Database
 from data_pipeline.index import sharded
 from data_pipeline.service import messages, replicas, security, serving
 from data_pipeline.service import retrieval_pb2 as pb
+from data_pipeline.service.admission import Admission, Refused
 from data_pipeline.service.asking import Shards
 from data_pipeline.service.batching import MicroBatches
-from data_pipeline.service.endpoints import Admission, Endpoint, Method, Refused
+from data_pipeline.service.endpoints import Endpoint, Method
 from data_pipeline.service.observing import Log, Metrics
 from data_pipeline.service.switching import Switch
 

@@ -22,7 +22,8 @@ import grpc
 from data_pipeline.database import Database
 from data_pipeline.service import messages, serving
 from data_pipeline.service import retrieval_pb2 as pb
-from data_pipeline.service.endpoints import Admission, Endpoint, Refused
+from data_pipeline.service.admission import Admission, Refused
+from data_pipeline.service.endpoints import Endpoint
 from data_pipeline.service.following import Follower
 from data_pipeline.service.observing import Log, Metrics
 from data_pipeline.service.shard_versions import HeldVersions, ShardVersion
