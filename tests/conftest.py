@@ -37,6 +37,7 @@ _LONG = [
     "benchmark_faults",
     "benchmark",
     "damage",
+    "database_damage",
     "build",
     "retrofit",
     "variants",

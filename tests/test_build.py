@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import build, corpora, engine
+from data_pipeline import build, corpora, costs, engine
 from data_pipeline.batches import Sequences
 from data_pipeline.build import STAGES, Build
 from data_pipeline.database import Database
@@ -32,7 +32,11 @@ def built(folder, corpus, last_stage=STAGES[-1], **changes):
 
 def test_a_build_is_whole(tiny_database):
     names = {path.name for path in tiny_database.folder.iterdir()}
-    assert names == {*STAGES, "manifest.json"}
+    assert names == {*STAGES, "manifest.json", costs.FILE}
+    assert {cost.stage for cost in costs.read(tiny_database.folder)} == {
+        *STAGES,
+        "searches",
+    }
     assert len(tiny_database.shards("chunks", "train")) > 2
     for split in ("validation", "test"):
         assert tiny_database.documents(split).num_rows > 2

@@ -270,8 +270,9 @@ def test_the_first_of_two_attempts_stays(tmp_path):
 
     late = engine.make_shard(write("late"), tmp_path, "a")
     assert next(late) == 1
-    assert list(engine.make_shard(write("first"), tmp_path, "a")) == [1]
-    assert list(late) == []
+    rows, cost = engine.make_shard(write("first"), tmp_path, "a")
+    assert (rows, cost.shard, cost.rows) == (1, "a", 1)
+    assert list(late) == []  # and no cost: its shard is not there
     assert (tmp_path / "a" / "one.txt").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert list(engine.make_shard(write("again"), tmp_path, "a")) == []
