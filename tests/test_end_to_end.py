@@ -103,6 +103,34 @@ def test_generation_continues_and_cites(
     assert sources[0].split()[1] in known
 
 
+def test_generation_through_a_service_is_the_databases(
+    trained, tiny_database, tiny_corpus_folder, capsys
+):
+    job = _again(trained, tiny_database, tiny_corpus_folder)
+    job._cfg.evaluation.prompt = tiny_corpus.PLANTED
+    job.generate()
+    expected = capsys.readouterr().out
+    assert "[1] " in expected
+    cfg = _experiment(tiny_corpus_folder)
+    cfg.evaluation.prompt = tiny_corpus.PLANTED
+    with served.servers() as running:
+        shard = running.shard(tiny_database, 0, 1)
+        address = f"grpc://{running.router(tiny_database, shard.address).address}"
+        with contextlib.closing(remote.RemoteDatabase.open(address)) as database:
+            jobs.generate_from_service(cfg, trained[1], database)
+            assert capsys.readouterr().out == expected
+            cfg.model.chunk_len = 4
+            with pytest.raises(ValueError, match=f"{address} has chunks of 8 tokens"):
+                jobs.generate_from_service(cfg, trained[1], database)
+            cfg.model.chunk_len, cfg.model.ffw_width = 8, 48
+            with pytest.raises(ValueError, match="was made with model ="):
+                jobs.generate_from_service(cfg, trained[1], database)
+            database.tokenizer.fingerprint = "another"
+            message = "serves a database with tokenizer another, the model in "
+            with pytest.raises(ValueError, match=message):
+                jobs.generate_from_service(cfg, trained[1], database)
+
+
 def test_other_settings_are_refused_or_put_the_old_run_aside(
     trained, tiny_database, tiny_corpus_folder
 ):
@@ -141,34 +169,6 @@ def test_training_refuses_it_before_anything_is_compiled(
     monkeypatch.setattr(jax, "jit", lambda *_, **__: pytest.fail("compiles"))
     with pytest.raises(ValueError, match="another database"):
         job.train(restart=False)
-
-
-def test_generation_through_a_service_is_the_databases(
-    trained, tiny_database, tiny_corpus_folder, capsys
-):
-    job = _again(trained, tiny_database, tiny_corpus_folder)
-    job._cfg.evaluation.prompt = tiny_corpus.PLANTED
-    job.generate()
-    expected = capsys.readouterr().out
-    assert "[1] " in expected
-    cfg = _experiment(tiny_corpus_folder)
-    cfg.evaluation.prompt = tiny_corpus.PLANTED
-    with served.servers() as running:
-        shard = running.shard(tiny_database, 0, 1)
-        address = f"grpc://{running.router(tiny_database, shard.address).address}"
-        with contextlib.closing(remote.RemoteDatabase.open(address)) as database:
-            jobs.generate_from_service(cfg, trained[1], database)
-            assert capsys.readouterr().out == expected
-            cfg.model.chunk_len = 4
-            with pytest.raises(ValueError, match=f"{address} has chunks of 8 tokens"):
-                jobs.generate_from_service(cfg, trained[1], database)
-            cfg.model.chunk_len, cfg.model.ffw_width = 8, 48
-            with pytest.raises(ValueError, match="was made with model ="):
-                jobs.generate_from_service(cfg, trained[1], database)
-            database.tokenizer.fingerprint = "another"
-            message = "serves a database with tokenizer another, the model in "
-            with pytest.raises(ValueError, match=message):
-                jobs.generate_from_service(cfg, trained[1], database)
 
 
 @pytest.fixture(scope="module")
