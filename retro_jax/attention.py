@@ -70,7 +70,6 @@ class Attention(nnx.Module):
         mask_BLNS: Bool[Array, "#B #L #N S"],
         *,
         distance_offset: int = 0,
-        causal: bool = False,
     ) -> Float[Array, "B L D"]:
         """Updates each query with what it attends to; zeros where it may see nothing.
 
@@ -80,11 +79,19 @@ class Attention(nnx.Module):
                 is looked at by as many consecutive rows of queries.
             mask_BLNS: True where query l may see key s of group n.
             distance_offset: query l and key s are l - s + distance_offset apart.
-            causal: promises that the mask hides every key at a negative distance.
         """
-        query_BLHK, key_BNSHK, value_BNSHK = self._heads(query_BLD, source_BNSE)
+        query_BLHK, key_BNSHK, value_BNSHK = self._heads(
+            query_BLD, source_BNSE, distance_offset
+        )
+        distances_P = positions.relative_distances(
+            query_BLD.shape[1], source_BNSE.shape[2], distance_offset
+        )
         attended_BLHK = self._attended(
-            query_BLHK, key_BNSHK, value_BNSHK, mask_BLNS, distance_offset, causal
+            query_BLHK,
+            key_BNSHK,
+            value_BNSHK,
+            mask_BLNS,
+            self._of_distances(distances_P, query_BLHK.dtype),
         )
         return project("BLHK,HKD->BLD", attended_BLHK, self.w_o_HKD)
 
@@ -103,12 +110,30 @@ class Attention(nnx.Module):
             attended_BLHK = self._in_blocks(
                 query_BLHK, key_BNSHK, value_BNSHK, kernels.causal_mask(segments_BL)
             )
-            return project("BLHK,HKD->BLD", attended_BLHK, self.w_o_HKD)
-        query_BLHX, key_BLHX = self._with_positions(query_BLHK, key_BNSHK[:, 0])
-        attended_BLHK = kernels.causal_attention(
-            query_BLHX * size**-0.5, key_BLHX, value_BNSHK[:, 0], segments_BL, form
-        )
+        else:
+            query_BLHX, key_BLHX = self._with_features(query_BLHK, key_BNSHK[:, 0])
+            attended_BLHK = kernels.causal_attention(
+                query_BLHX * size**-0.5, key_BLHX, value_BNSHK[:, 0], segments_BL, form
+            )
         return project("BLHK,HKD->BLD", attended_BLHK, self.w_o_HKD)
+
+    def _heads(self, query_BLD, source_BNSE, offset: int = 0):
+        """Queries, and keys and values for each of their heads and rows.
+
+        Queries and keys are turned by their places, where positions are rotations.
+        """
+        query_BLHK = project("BLD,DHK->BLHK", query_BLD, self.w_q_DHK)
+        key_BNSHK, value_BNSHK = project(
+            "BNSE,EHK->BNSHK", source_BNSE, self.w_k_EHK, self.w_v_EHK
+        )
+        if self.positions == "rotary":
+            query_BLHK = positions.rotate(query_BLHK, offset)
+            key_BNSHK = positions.rotate(key_BNSHK)
+        num_rows, _, num_heads, _ = query_BLHK.shape
+        return query_BLHK, *(
+            _repeated(_repeated(x, num_rows, 0), num_heads, 3)
+            for x in (key_BNSHK, value_BNSHK)
+        )
 
     def _in_blocks(self, query_BLHK, key_BNSHK, value_BNSHK, mask_BLNS):
         """Causal attention without most of what the mask hides.
@@ -118,89 +143,79 @@ class Attention(nnx.Module):
         """
         length = query_BLHK.shape[1]
         size = length // _BLOCKS if length % (_BLOCKS * _MIN_BLOCK) == 0 else length
-        blocks = [
-            self._attended(
-                query_BLHK[:, start:end],
-                key_BNSHK[:, :, :end],
-                value_BNSHK[:, :, :end],
-                mask_BLNS[:, start:end, :, :end],
-                start,
-                causal=True,
+        distances_P = positions.relative_distances(length, 1)  # none below 0
+        relative_PHK = self._of_distances(distances_P, query_BLHK.dtype)
+        blocks = []
+        for end in range(size, length + 1, size):
+            block, seen = slice(end - size, end), slice(0, end)
+            blocks.append(
+                self._attended(
+                    query_BLHK[:, block],
+                    key_BNSHK[:, :, seen],
+                    value_BNSHK[:, :, seen],
+                    mask_BLNS[:, block, :, seen],
+                    None if relative_PHK is None else relative_PHK[length - end :],
+                )
             )
-            for start, end in (
-                (end - size, end) for end in range(size, length + 1, size)
-            )
-        ]
         return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=1)
 
-    def _attended(
-        self, query_BLHK, key_BNSHK, value_BNSHK, mask_BLNS, offset: int, causal: bool
-    ):
-        """What queries read, before the last projection; arguments as `__call__`'s."""
-        num_keys, dtype = key_BNSHK.shape[2], query_BLHK.dtype
-        asking_BLHK = query_BLHK
-        if self.positions == "rotary":
-            asking_BLHK = positions.rotate(query_BLHK, offset)
-            key_BNSHK = positions.rotate(key_BNSHK)
-        elif self.positions == "relative":
-            asking_BLHK = self._with_bias(query_BLHK)
-        logits_BHLNS = attention_products.logits(asking_BLHK, key_BNSHK)
-        if self.positions == "relative":
-            position_BHLS = self._position_logits(query_BLHK, num_keys, offset, causal)
-            logits_BHLNS += position_BHLS[:, :, :, None, :]
+    def _attended(self, query_BLHK, key_BNSHK, value_BNSHK, mask_BLNS, relative_PHK):
+        """What queries read, before the last projection.
+
+        Args:
+            relative_PHK: of the distances, the largest first; those that are left out at
+                the end the mask must hide. None without relative positions.
+        """
+        logits_BHLNS = self._logits(query_BLHK, key_BNSHK, relative_PHK)
         logits_BHLNS *= query_BLHK.shape[-1] ** -0.5
         weights_BHLNS = masked_softmax(
             constrain(logits_BHLNS, "BHLNS"), mask_BLNS[:, None]
         )
-        return attention_products.read(weights_BHLNS.astype(dtype), value_BNSHK)
-
-    def _heads(self, query_BLD, source_BNSE):
-        """Queries, and keys and values for each of their heads and rows."""
-        query_BLHK = project("BLD,DHK->BLHK", query_BLD, self.w_q_DHK)
-        key_BNSHK, value_BNSHK = project(
-            "BNSE,EHK->BNSHK", source_BNSE, self.w_k_EHK, self.w_v_EHK
-        )
-        num_rows, _, num_heads, _ = query_BLHK.shape
-        return query_BLHK, *(
-            _repeated(_repeated(x, num_rows, 0), num_heads, 3)
-            for x in (key_BNSHK, value_BNSHK)
+        return attention_products.read(
+            weights_BHLNS.astype(query_BLHK.dtype), value_BNSHK
         )
 
-    def _with_bias(self, query_BLHK):
-        return query_BLHK + self.bias_content_HK[...].astype(query_BLHK.dtype)
+    def _logits(self, query_BLHK, key_BNSHK, relative_PHK):
+        if relative_PHK is None:
+            return attention_products.logits(query_BLHK, key_BNSHK)
+        content_BHLNS = attention_products.logits(
+            _plus(query_BLHK, self.bias_content_HK), key_BNSHK
+        )
+        position_BHLNP = attention_products.logits(
+            _plus(query_BLHK, self.bias_position_HK), relative_PHK[None, None]
+        )
+        position_BHLS = positions.align_distances(
+            position_BHLNP[:, :, :, 0], key_BNSHK.shape[2]
+        )
+        return content_BHLNS + position_BHLS[:, :, :, None, :]
 
-    def _with_positions(self, query_BLHK, key_BLHK):
+    def _of_distances(self, distances_P, dtype):
+        """(P, H, K): products with a query are the logits of distances, if there are any."""
+        if self.positions != "relative":
+            return None
+        sinusoid_PD = positions.sinusoids(distances_P, self.w_r_DHK.shape[0])
+        return project("PD,DHK->PHK", sinusoid_PD.astype(dtype), self.w_r_DHK)
+
+    def _with_features(self, query_BLHK, key_BLHK):
         """Queries and keys whose plain products are the logits, positions included."""
-        if self.positions == "none":
+        if self.positions != "relative":
             return query_BLHK, key_BLHK
-        if self.positions == "rotary":
-            return positions.rotate(query_BLHK), positions.rotate(key_BLHK)
-        dtype = query_BLHK.dtype
         along_BLHD = jnp.einsum(
             "BLHK,DHK->BLHD",
-            query_BLHK + self.bias_position_HK[...].astype(dtype),
-            self.w_r_DHK[...].astype(dtype),
+            _plus(query_BLHK, self.bias_position_HK),
+            self.w_r_DHK[...].astype(query_BLHK.dtype),
         )
         query_BLHD, key_SD = positions.as_features(along_BLHD, key_BLHK.shape[1])
         key_BLHD = jnp.broadcast_to(key_SD[:, None], along_BLHD.shape)
+        content_BLHK = _plus(query_BLHK, self.bias_content_HK)
         return (
-            constrain(
-                jnp.concatenate([self._with_bias(query_BLHK), query_BLHD], axis=-1),
-                "BLHK",
-            ),
+            constrain(jnp.concatenate([content_BLHK, query_BLHD], axis=-1), "BLHK"),
             constrain(jnp.concatenate([key_BLHK, key_BLHD], axis=-1), "BLHK"),
         )
 
-    def _position_logits(self, query_BLHK, num_keys, offset, causal):
-        distances_P = positions.relative_distances(
-            query_BLHK.shape[1], num_keys, offset, causal
-        )
-        sinusoid_PD = positions.sinusoids(distances_P, self.w_r_DHK.shape[0])
-        dtype = query_BLHK.dtype
-        relative_PHK = project("PD,DHK->PHK", sinusoid_PD.astype(dtype), self.w_r_DHK)
-        asking_BLHK = query_BLHK + self.bias_position_HK[...].astype(dtype)
-        logits_BHLNP = attention_products.logits(asking_BLHK, relative_PHK[None, None])
-        return positions.align_distances(logits_BHLNP[:, :, :, 0], num_keys)
+
+def _plus(query_BLHK, bias_HK):
+    return query_BLHK + bias_HK[...].astype(query_BLHK.dtype)
 
 
 def _repeated(x, num_wanted: int, axis: int):

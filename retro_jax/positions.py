@@ -19,16 +19,13 @@ def sinusoids(distances_P: Float[Array, " P"], width: int) -> Float[Array, "P D"
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def relative_distances(num_queries: int, num_keys: int, offset: int, causal: bool):
+def relative_distances(num_queries: int, num_keys: int, offset: int = 0):
     """Every distance i - s + offset of a query i and a key s, the largest first.
 
-    With `causal` the negative distances are left out: a mask hides those pairs.
-
     Returns:
-        P float32 distances, P = num_queries + num_keys - 1, or num_queries + offset if
-        causal.
+        P = num_queries + num_keys - 1 distances, float32.
     """
-    num_distances = num_queries + (offset if causal else num_keys - 1)
+    num_distances = num_queries + num_keys - 1
     return (offset + num_queries - 1) - jnp.arange(num_distances, dtype=jnp.float32)
 
 
@@ -42,23 +39,19 @@ def align_distances(
     the same with a dozen times the memory traffic.)
 
     Args:
-        logits_BHLP: in the order of `relative_distances`.
-        num_keys: S. Of keys without a distance (the future, if causal) the result is
-            finite and means nothing.
+        logits_BHLP: in the order of `relative_distances`, or the first S of these: with a
+            query for the last of the keys, those of the keys up to each query.
+        num_keys: S. Of keys whose distance is left out the result is finite and means
+            nothing.
     """
     batch, heads, num_queries, num_given = logits_BHLP.shape
-    if num_given == num_keys:  # causal: one column more is enough
+    if num_given == num_keys:  # one column more is enough
         padded = jnp.pad(logits_BHLP, ((0, 0), (0, 0), (0, 0), (1, 0)))
         rows = padded.reshape(batch, heads, num_keys + 1, num_queries)
         return rows[:, :, 1:].reshape(batch, heads, num_queries, num_keys)
-    num_distances = num_queries + num_keys - 1
-    padding = ((0, 0), (0, 0), (0, 0), (0, num_distances - num_given))
-    padded = jnp.pad(logits_BHLP, padding)
-    if num_queries == 1:  # nothing to shift, and a row can't be shorter by one
-        return padded
-    flat = padded.reshape(batch, heads, -1)
-    flat = flat[:, :, num_queries - 1 : num_queries * num_distances - 1]
-    rows = flat.reshape(batch, heads, num_queries, num_distances - 1)
+    flat = logits_BHLP.reshape(batch, heads, -1)
+    flat = flat[:, :, num_queries - 1 : num_queries * num_given - 1]
+    rows = flat.reshape(batch, heads, num_queries, num_given - 1)
     return rows[..., :num_keys]
 
 

@@ -37,13 +37,15 @@ def inputs(num_sequences: int = 2) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(x_BLD), jnp.asarray(segments_BL)
 
 
+@pytest.mark.parametrize("num_blocks", [1, 4])
 @pytest.mark.parametrize(
     "options",
     [{"positions": "relative", "num_key_heads": 1}, {"positions": "rotary"}],
     ids=["relative", "rotary"],
 )
-def test_blocks_of_queries_give_what_all_at_once_do(options, monkeypatch):
-    monkeypatch.setattr(attention_lib, "_MIN_BLOCK", LENGTH // 4)
+def test_blocks_of_queries_give_what_all_at_once_do(options, num_blocks, monkeypatch):
+    monkeypatch.setattr(attention_lib, "_BLOCKS", num_blocks)
+    monkeypatch.setattr(attention_lib, "_MIN_BLOCK", LENGTH // num_blocks)
     x_BLD, segments_BL = inputs()
     attention = make(**options)
 
@@ -59,8 +61,8 @@ def test_blocks_of_queries_give_what_all_at_once_do(options, monkeypatch):
         return jax.jit(loss)(attention, x_BLD)
 
     text = str(jax.make_jaxpr(in_blocks)(attention, x_BLD))
-    assert f"f32[2,{HEADS},{LENGTH // 4},1,{LENGTH // 2}]" in text  # of a block
-    assert f"f32[2,{HEADS},{LENGTH},1,{LENGTH}]" not in text
+    assert f"f32[2,{HEADS},{LENGTH // num_blocks},1,{LENGTH}]" in text  # the last block
+    assert (f"f32[2,{HEADS},{LENGTH},1,{LENGTH}]" in text) == (num_blocks == 1)
     np.testing.assert_allclose(
         in_blocks(attention, x_BLD), at_once(attention, x_BLD), atol=2e-6
     )

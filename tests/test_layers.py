@@ -103,31 +103,14 @@ def test_permuting_the_groups_changes_nothing(attention):
     )
 
 
-def test_the_causal_shortcut_gives_the_same(attention):
-    layer, _ = attention
-    rng = np.random.default_rng(5)
-    query, source = _random(rng, 2, S, D), _random(rng, 2, 1, S, E)
-    mask = jnp.tril(jnp.ones((S, S), bool))[None, :, None]
-    shortcut, plain = (
-        jax.jit(functools.partial(Attention.__call__, causal=causal))
-        for causal in (True, False)
-    )
-    np.testing.assert_allclose(
-        shortcut(layer, query, source, mask),
-        plain(layer, query, source, mask),
-        atol=1e-6,
-    )
-
-
 def test_one_query_of_one_key_gets_its_value(attention):
     layer, weights = attention
     rng = np.random.default_rng(6)
     query, source = _random(rng, 1, 1, D), _random(rng, 1, 1, 1, E)
     value_HK = np.einsum("E,EHK->HK", source[0, 0, 0], weights["w_v_EHK"])
     expected_D = np.einsum("HK,HKD->D", value_HK, weights["w_o_HKD"])
-    for causal in (True, False):
-        got = layer(query, source, jnp.ones((1, 1, 1, 1), bool), causal=causal)
-        np.testing.assert_allclose(got[0, 0], expected_D, atol=1e-5)
+    got = layer(query, source, jnp.ones((1, 1, 1, 1), bool))
+    np.testing.assert_allclose(got[0, 0], expected_D, atol=1e-5)
 
 
 def test_masked_softmax_sums_to_one_or_is_exactly_zero():

@@ -21,17 +21,15 @@ def test_distance_zero_is_zeros_and_ones():
 
 
 def test_relative_distances_fall_from_the_largest():
-    got = positions.relative_distances(3, 4, 10, causal=False)
+    got = positions.relative_distances(3, 4, 10)
     np.testing.assert_array_equal(got, [12, 11, 10, 9, 8, 7])
-    got = positions.relative_distances(3, 5, 2, causal=True)
-    np.testing.assert_array_equal(got, [4, 3, 2, 1, 0])
 
 
 def test_the_ranges_of_the_paper():
     """Fact: CCA -64..126, encoder cross-attention -63..127, at m = 64."""
-    cca = positions.relative_distances(64, 128, 63, causal=False)
+    cca = positions.relative_distances(64, 128, 63)
     assert (cca.min(), cca.max(), len(cca)) == (-64, 126, 191)
-    encoder = positions.relative_distances(128, 64, 0, causal=False)
+    encoder = positions.relative_distances(128, 64, 0)
     assert (encoder.min(), encoder.max(), len(encoder)) == (-63, 127, 191)
 
 
@@ -60,7 +58,7 @@ def test_align_distances_equals_a_gather(num_queries, num_keys, causal, seed):
 
 @pytest.mark.parametrize("num_queries, num_keys", [(1, 1), (1, 5), (4, 8), (8, 4)])
 def test_aligned_distances_are_query_minus_key(num_queries, num_keys):
-    distances_P = positions.relative_distances(num_queries, num_keys, 3, causal=False)
+    distances_P = positions.relative_distances(num_queries, num_keys, 3)
     logits = jnp.broadcast_to(distances_P, (1, 1, num_queries, len(distances_P)))
     got = positions.align_distances(logits, num_keys)[0, 0]
     expected = np.arange(num_queries)[:, None] - np.arange(num_keys) + 3
