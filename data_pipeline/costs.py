@@ -58,15 +58,18 @@ class Meter:
 
 
 def append(database: Path, cost: Cost) -> None:
-    """Adds a line; one process at a time builds a database."""
+    """Adds a line; one process at a time builds a database.
+
+    It begins with a line break, so that one that a kill has torn does not take it along.
+    """
     with (database / FILE).open("a") as file:
-        file.write(json.dumps(dataclasses.asdict(cost)) + "\n")
+        file.write("\n" + json.dumps(dataclasses.asdict(cost)))
 
 
 def read(database: Path) -> list[Cost]:
     """The last cost of every shard; none for a database that has no such file.
 
-    A line that a killed build left half-written is passed over.
+    A line that a kill has torn is passed over.
     """
     try:
         lines = (database / FILE).read_text().splitlines()

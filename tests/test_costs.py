@@ -49,7 +49,7 @@ def test_each_shard_is_recorded_once(tmp_path):
 def test_what_is_made_again_counts_once(tmp_path):
     run(tmp_path, "ab")
     run(tmp_path, "ab", version=2)
-    lines = (tmp_path / costs.FILE).read_text().splitlines()
+    lines = (tmp_path / costs.FILE).read_text().strip().splitlines()
     assert len(lines) == 4
     assert len(costs.read(tmp_path)) == 2
     assert costs.read(tmp_path)[1] == costs.Cost(**json.loads(lines[-1]))
@@ -59,8 +59,10 @@ def test_a_torn_line_is_passed_over(tmp_path):
     run(tmp_path, "a")
     whole = costs.read(tmp_path)
     with (tmp_path / costs.FILE).open("a") as file:
-        file.write('{"stage": "stage", "sha')
+        file.write('\n{"stage": "stage", "sha')
     assert costs.read(tmp_path) == whole
+    run(tmp_path, "ab")  # what comes after it is not lost with it
+    assert [cost.shard for cost in costs.read(tmp_path)] == ["a", "b"]
     assert costs.read(tmp_path / "elsewhere") == []
 
 
