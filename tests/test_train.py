@@ -312,7 +312,9 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     files = (again / "checkpoints" / "6").rglob("*")
     data = max(files, key=lambda path: path.stat().st_size if path.is_file() else 0)
     content = bytearray(data.read_bytes())
-    content[len(content) // 2] ^= 1
+    # Half of the file: a single bit may be one that nothing needs (tests/test_damage.py).
+    for place in range(len(content) // 4, 3 * len(content) // 4):
+        content[place] ^= 1
     data.write_bytes(content)
     got = _train(again)
     said = capsys.readouterr().out
