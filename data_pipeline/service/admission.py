@@ -17,9 +17,8 @@ import grpc
 from data_pipeline.service.observing import Metrics
 
 _LATE_SHARE = 0.5  # of a request's time
-_SHORTEST_S = (
-    0.1  # with less time than that it is late through no fault of the server's
-)
+# With less time than that a request is late through no fault of the server's.
+_SHORTEST_S = 0.1
 _CUT = 0.5
 _LEAST = 4
 
