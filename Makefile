@@ -99,11 +99,11 @@ lock:  ## Resolves requirements.lock anew (needs uv).
 # grpcio-tools has an environment of its own: nothing else needs it.
 PROTO_VENV := work/proto-venv
 
-proto:  ## Generates the gRPC code from retrieval.proto.
+proto:  ## Generates the messages' code from retrieval.proto.
 	@[ -x $(PROTO_VENV)/bin/python ] || $(PYTHON) -m venv $(PROTO_VENV)
 	@$(PROTO_VENV)/bin/python -m pip install -q grpcio-tools==1.76.0
 	@$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
-		--grpc_python_out=. data_pipeline/service/retrieval.proto
+		data_pipeline/service/retrieval.proto
 
 clean:  ## Removes the environment and all runs.
 	rm -rf $(VENV) work

@@ -12,8 +12,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from data_pipeline.database import Database
 from data_pipeline.service import messages
 from data_pipeline.service import retrieval_pb2 as pb
-from data_pipeline.service import retrieval_pb2_grpc as pb_grpc
 from data_pipeline.service.client import RetrievalClient
+from data_pipeline.service.stubs import stub_of
 from experiments.benchmark import service as benchmark
 from retro_jax import generate
 from tests import tiny_corpus
@@ -49,7 +49,7 @@ def client(service):
 
 @pytest.fixture(scope="module")
 def stub(service):
-    return pb_grpc.RetrievalStub(service[3])
+    return stub_of(service[3], "Retrieval")
 
 
 def test_servers_hold_all_shards_once(service, sharded_database):

@@ -21,9 +21,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from data_pipeline.database import Database
 from data_pipeline.service import batching, replicas, router, security, shard_server
 from data_pipeline.service import retrieval_pb2 as pb
-from data_pipeline.service import retrieval_pb2_grpc as pb_grpc
 from data_pipeline.service.client import RetrievalClient
 from data_pipeline.service.observing import Metrics
+from data_pipeline.service.stubs import stub_of
 from tests.served import free_port, servers
 from tests.toy_embedder import ToyEmbedder
 
@@ -349,7 +349,7 @@ def test_sigterm_ends_a_server_with_0_and_ctrl_c_with_one_line(sharded_database)
         ) as (interrupted, _),
     ):
         with grpc.insecure_channel(f"127.0.0.1:{said[-1]['port']}") as channel:
-            stub = pb_grpc.ShardStub(channel)
+            stub = stub_of(channel, "Shard")
             with pytest.raises(grpc.RpcError, match="this server has database"):
                 stub.Search(pb.ShardSearchRequest(), timeout=5)
         with socket.create_connection(("127.0.0.1", metrics_port), 5) as scrape:

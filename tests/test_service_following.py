@@ -20,8 +20,8 @@ from data_pipeline import verify, versions
 from data_pipeline.database import Database
 from data_pipeline.service import messages, shard_versions, switching
 from data_pipeline.service import retrieval_pb2 as pb
-from data_pipeline.service import retrieval_pb2_grpc as pb_grpc
 from data_pipeline.service.client import RetrievalClient
+from data_pipeline.service.stubs import stub_of
 from tests import tiny_corpus
 from tests.served import servers
 
@@ -102,7 +102,7 @@ class Load:
         texts = pb.Texts(texts=_QUERIES)
         request = pb.SearchRequest(texts=texts, k=6)
         with grpc.insecure_channel(self._address) as channel:
-            stub = pb_grpc.RetrievalStub(channel)
+            stub = stub_of(channel, "Retrieval")
             while not self._until.wait(0.003):
                 response = stub.Search(request, timeout=10)
                 assert not response.partial, response.missing_shards

@@ -11,7 +11,7 @@ _FILES = sorted(
     path
     for name in _PACKAGES
     for path in (_ROOT / name).rglob("*.py")
-    if not path.stem.endswith(("_pb2", "_pb2_grpc"))  # generated
+    if not path.stem.endswith("_pb2")  # generated
 )
 _MAX_FILE_LINES, _MAX_FUNCTION_LINES = 350, 60
 _FORBIDDEN = {

@@ -20,7 +20,7 @@ from jaxtyping import Float, Integer
 from data_pipeline.database import Found, Retrieved
 from data_pipeline.service import messages, security
 from data_pipeline.service import retrieval_pb2 as pb
-from data_pipeline.service import retrieval_pb2_grpc as pb_grpc
+from data_pipeline.service.stubs import stub_of
 
 SCHEMES = ("grpc://", "grpcs://")
 _CALLERS_FAULT = (
@@ -77,7 +77,7 @@ class RetrievalClient:
             self._channel = grpc.secure_channel(target, credentials, options)
         else:
             self._channel = grpc.insecure_channel(target, options)
-        self._stub = pb_grpc.RetrievalStub(self._channel)
+        self._stub = stub_of(self._channel, "Retrieval")
         self._address, self._timeout_s = address, timeout_s
         self._metadata, self._allow_partial = security.metadata(token), allow_partial
 

@@ -7,10 +7,10 @@ import grpc
 import grpc.aio
 
 from data_pipeline.service import retrieval_pb2 as pb
-from data_pipeline.service import retrieval_pb2_grpc as pb_grpc
 from data_pipeline.service import security
 from data_pipeline.service.breaker import Breaker
 from data_pipeline.service.observing import Log, Metrics
+from data_pipeline.service.stubs import stub_of
 
 # Whoever says this works: the fault is the caller's, or there are too many.
 _WORKING = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -47,7 +47,7 @@ class Replica:
             if credentials is None
             else grpc.aio.secure_channel(address, credentials, options)
         )
-        self._stub = pb_grpc.ShardStub(self._channel)
+        self._stub = stub_of(self._channel, "Shard")
         self._metadata, self._log = security.metadata(token), log
         self._left_alone = metrics.left_alone.labels(address)
         self._left_alone.set(0)

@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
 
 from data_pipeline.service import messages
 from data_pipeline.service import retrieval_pb2 as pb
-from data_pipeline.service import retrieval_pb2_grpc as pb_grpc
+from data_pipeline.service.stubs import stub_of
 
 _K = 10
 
@@ -54,11 +55,11 @@ class Answers(list[Answer]):
 
 
 @contextmanager
-def stub_of(port: int) -> Iterator[pb_grpc.RetrievalStub]:
+def connected(port: int) -> Iterator[SimpleNamespace]:
     """A connection of its own to a router."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
-        yield pb_grpc.RetrievalStub(channel)
+        yield stub_of(channel, "Retrieval")
 
 
 def request_of(vectors_QW: np.ndarray) -> pb.SearchRequest:
@@ -97,7 +98,7 @@ def under_load(
     until, answers = threading.Event(), Answers()
 
     def load() -> None:
-        with stub_of(port) as stub:
+        with connected(port) as stub:
             while not until.is_set():
                 answers.append(ask(stub, request, timeout_s))
 
@@ -124,7 +125,7 @@ def open_loop(
 ) -> Answers:
     """Asks `rate` times a second, whether earlier requests were answered or not."""
     answers, calls = Answers(), []
-    with stub_of(port) as stub:
+    with connected(port) as stub:
         began_s = time.monotonic()
         for number in range(max(1, round(rate * seconds))):
             time.sleep(max(0.0, began_s + number / rate - time.monotonic()))

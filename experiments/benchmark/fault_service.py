@@ -191,7 +191,7 @@ class _Faults:
 
     def _recovered_s(self, since_s: float, normal_s: float) -> float:
         """Asks alone until a whole answer comes in normal time; the seconds until then."""
-        with fault_load.stub_of(self._service.port) as stub:
+        with fault_load.connected(self._service.port) as stub:
             while True:
                 answer = fault_load.ask(stub, self._request, self._args.timeout_s)
                 if answer.outcome == "whole" and answer.took_s <= normal_s:
@@ -203,7 +203,7 @@ class _Faults:
     def overload(self) -> Row:
         """Five times the requests that a closed loop of clients gets answered."""
         args, service = self._args, self._service
-        with fault_load.stub_of(service.port) as stub:
+        with fault_load.connected(service.port) as stub:
             alone = [fault_load.ask(stub, self._request, 10) for _ in range(20)]
         normal_s = statistics.median(answer.took_s for answer in alone)
         closed = fault_load.under_load(
