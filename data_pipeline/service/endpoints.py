@@ -75,8 +75,8 @@ class Endpoint:
         """A status, with the answer's bytes or, where it is not OK, what to say."""
         timeout_s = self.longest_s if left_s is None else min(left_s, self.longest_s)
         try:
-            request = self._parse(name, data)
             with self._admitted(name, timeout_s):
+                request = self._parse(name, data)
                 async with asyncio.timeout(timeout_s):
                     response = await self.methods[name][1](request, timeout_s)
         except Refused as refused:
