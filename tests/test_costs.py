@@ -101,11 +101,11 @@ def test_growth_is_compared_with_the_smallest(tmp_path):
     measured = [plan.measure(built(tmp_path / str(n), n, s)) for n, s in sizes]
     rows = plan.growth_rows(measured)
     assert {row["CPU s, smallest = 1"] for row in rows} == {1.0}
-    embeddings = [row for row in rows if row["stage"] == "embeddings"]
+    embeddings = [row for row in rows if row["part"] == "embeddings"]
     assert [row["chunks"] for row in embeddings] == [1000, 3000, 8000]
     assert {row["CPU s a million"] for row in embeddings} == {10}
     assert {row["bytes a chunk"] for row in embeddings} == {5}
-    searches = [row for row in rows if row["stage"] == "searches"]
+    searches = [row for row in rows if row["part"] == "searches"]
     assert {row["CPU s a million"] for row in searches} == {2}  # a shard of the index
     assert {row["peak GB"] for row in searches} == {2}
 

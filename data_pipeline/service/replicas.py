@@ -22,8 +22,9 @@ from data_pipeline.service import retrieval_pb2 as pb
 from data_pipeline.service.observing import Log, Metrics
 from data_pipeline.service.replica import Replica, Unanswered
 
-_RECENT, _ENOUGH = 200, 20  # answers that the hedging delay is drawn from
-_SHORTEST_HEDGE_S = 0.005
+# The hedging delay is drawn from so many answers, anew after every 20 of them.
+_RECENT, _ENOUGH = 200, 20
+_FIRST_HEDGE_S, _SHORTEST_HEDGE_S = 0.1, 0.005
 # Times the hedging delay, but not less than that: what is a fair time to answer in.
 _FAIR, _SHORTEST_FAIR_S = 4, 0.1
 # The caller's own fault, or no time left: no replica would say anything else.
@@ -37,8 +38,11 @@ class ReplicaSet:
         self, replicas: Sequence[Replica], *, hedge_s: float | None, metrics: Metrics
     ):
         """`hedge_s` fixes the delay of hedges; None draws it from recent answers."""
-        self._replicas, self._hedge_s, self._metrics = replicas, hedge_s, metrics
+        self._replicas, self._metrics = replicas, metrics
+        self._is_fixed = hedge_s is not None
+        self._hedge_s = _FIRST_HEDGE_S if hedge_s is None else hedge_s
         self._recent_s: collections.deque[float] = collections.deque(maxlen=_RECENT)
+        self._num_new = 0  # answers since the delay was drawn
 
     async def call(self, method: str, request, timeout_s: float) -> Any:
         """The first answer of a replica.
@@ -65,7 +69,7 @@ class ReplicaSet:
         ask_next()
         try:
             while True:
-                hedge_s = self._hedge_delay_s() if waiting else None
+                hedge_s = self._hedge_s if waiting else None
                 done, _ = await asyncio.wait(
                     running, timeout=hedge_s, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -99,18 +103,17 @@ class ReplicaSet:
         return sorted(asked, key=rank)
 
     def _fair_s(self) -> float:
-        return max(_SHORTEST_FAIR_S, _FAIR * self._hedge_delay_s())
-
-    def _hedge_delay_s(self) -> float:
-        if self._hedge_s is not None:
-            return self._hedge_s
-        if len(self._recent_s) < _ENOUGH:
-            return 0.1
-        return max(_SHORTEST_HEDGE_S, statistics.quantiles(self._recent_s, n=20)[-1])
+        return max(_SHORTEST_FAIR_S, _FAIR * self._hedge_s)
 
     def _note(self, elapsed_s: float, method: str, outrun) -> None:
         if method == "Search":  # reading passages takes another time
             self._recent_s.append(elapsed_s)
+            self._num_new += 1
+        if self._num_new == _ENOUGH:
+            self._num_new = 0
+            if not self._is_fixed:
+                late_s = statistics.quantiles(self._recent_s, n=20)[-1]
+                self._hedge_s = max(_SHORTEST_HEDGE_S, late_s)
         for replica in outrun.values():
             replica.was_outrun()
 

@@ -88,7 +88,7 @@ def measure(database: Path) -> Measured:
 
 
 def growth_rows(measured: Sequence[Measured]) -> list[Row]:
-    """A row for each stage and size; the last column compares with the smallest size."""
+    """A row for each size, a part for each stage; last, how it compares with the smallest."""
     rows: list[Row] = []
     for name in (*_WHOLE[:1], *_SHARDED, *_WHOLE[1:]):
         first = measured[0].stages.get(name)
@@ -99,7 +99,7 @@ def growth_rows(measured: Sequence[Measured]) -> list[Row]:
             grown = UNKNOWN if first is None else round(stage.cpu_s / first.cpu_s, 2)
             rows.append(
                 {
-                    "stage": name,
+                    "part": name,
                     "chunks": size.chunks,
                     "index shards": size.index_shards,
                     "CPU s a million": significant(stage.cpu_s, 3),
