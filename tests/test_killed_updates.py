@@ -1,5 +1,6 @@
 """kill -9 between the steps of an update: the old version or the new, never a broken one."""
 
+import multiprocessing
 import os
 import pathlib
 import shutil
@@ -15,6 +16,9 @@ from tests import tiny_corpus
 
 pytestmark = pytest.mark.usefixtures("toy_embedder")
 
+# Children of a process that has this module and none of JAX's threads.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([__name__])
 NEWS = "Nine violet tortoises rehearsed an opera inside the marble lighthouse."
 QUERIES = [NEWS, tiny_corpus.PLANTED, "the same again"]
 # All that an update writes or removes goes through one of these.
@@ -72,14 +76,19 @@ def kill_before(step: int) -> None:
 
 def run_killed(update, folder, step: int) -> bool:
     """Runs an update in a child; whether it was killed."""
-    child = os.fork()
-    if not child:
+    child = FORKS.Process(target=update_until_killed, args=(update, folder, step))
+    child.start()
+    child.join()
+    assert child.exitcode in (0, -signal.SIGKILL)
+    return child.exitcode != 0
+
+
+def update_until_killed(update, folder, step: int) -> None:
+    """What the child does; it ends without the interpreter's own last steps."""
+    with tiny_corpus.toy_embedder():
         kill_before(step)
         update(Database.open(folder))
         os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
 
 
 @pytest.mark.parametrize(

@@ -489,10 +489,10 @@ def test_texts_of_requests_are_embedded_together_and_errors_are_shared(running):
 
 def test_hedging_follows_recent_answers():
     made = replicas.ReplicaSet([], hedge_s=None, metrics=Metrics())
-    assert made._hedge_delay_s() == 0.1
+    assert made._hedge_s == 0.1
     for number in range(1, 101):
         made._note(number / 1000, "Search", {})
-    assert 0.09 < made._hedge_delay_s() < 0.1
+    assert 0.09 < made._hedge_s < 0.1
     for _ in range(200):
         made._note(0.0001, "Search", {})
-    assert made._hedge_delay_s() == 0.005
+    assert made._hedge_s == 0.005
