@@ -87,6 +87,12 @@ class Job:
                 f"{self._workdir} is not the folder of process 0: all processes need a "
                 "--workdir on storage that they share, and the same settings"
             )
+        split = self._cfg.evaluation.split
+        if not self.database.manifest["chunks"][split]:
+            say(
+                f"the {split} split has no text: there will be a model and no report; for "
+                f"one give more text, or a larger data.{split}_share"
+            )
         if self._last_step() == self._cfg.train.steps:
             say(f"training: up to date, {self._cfg.train.steps} steps are done")
             return

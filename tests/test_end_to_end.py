@@ -89,6 +89,18 @@ def test_a_second_run_uses_everything_again(
     assert "evaluation: up to date" in said
 
 
+def test_that_there_will_be_no_report_is_said_before_training(
+    trained, tiny_database, tiny_corpus_folder, capsys, monkeypatch
+):
+    job = _again(trained, tiny_database, tiny_corpus_folder)
+    chunks = {**tiny_database.manifest["chunks"], "test": 0}
+    monkeypatch.setitem(tiny_database.manifest, "chunks", chunks)
+    job.train(restart=False)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("the test split has no text")
+    assert second.startswith("training: up to date")
+
+
 def test_generation_continues_and_cites(
     trained, tiny_corpus_folder, tiny_database, capsys
 ):
