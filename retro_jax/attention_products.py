@@ -30,12 +30,29 @@ def _logits_backward(kept, gradient_BHLNS):
     query_BLHK, key_BNSHK = kept
     gradient_BHLNS = gradient_BHLNS.astype(query_BLHK.dtype)
     of_query_BLHK = _float32("BHLNS,BNSHK->BLHK", gradient_BHLNS, key_BNSHK)
-    query_BHKL = turned_for_cpu(query_BLHK.transpose(0, 2, 3, 1))
-    of_key_BHKNS = _float32("BHKL,BHLNS->BHKNS", query_BHKL, gradient_BHLNS)
     if key_BNSHK.shape[0] < query_BLHK.shape[0]:
-        of_key_BHKNS = of_key_BHKNS.sum(axis=0, keepdims=True)
-    of_key_BNSHK = of_key_BHKNS.transpose(0, 3, 4, 1, 2)
+        of_key_BNSHK = _summed_over_rows(gradient_BHLNS, query_BLHK)
+    else:
+        query_BHKL = turned_for_cpu(query_BLHK.transpose(0, 2, 3, 1))
+        of_key_BHKNS = _float32("BHKL,BHLNS->BHKNS", query_BHKL, gradient_BHLNS)
+        of_key_BNSHK = of_key_BHKNS.transpose(0, 3, 4, 1, 2)
     return of_query_BLHK.astype(query_BLHK.dtype), of_key_BNSHK.astype(key_BNSHK.dtype)
+
+
+def _summed_over_rows(gradient_BHLNS, query_BLHK):
+    """The gradient of keys that serve all rows, as one long sum for each head.
+
+    A product for each row, added afterwards, takes half as long again on CPUs.
+    """
+    batch, length, heads, size = query_BLHK.shape
+    query_HKT = query_BLHK.transpose(2, 3, 0, 1).reshape(heads, size, batch * length)
+    gradient_HTNS = gradient_BHLNS.transpose(1, 0, 2, 3, 4).reshape(
+        heads, batch * length, *gradient_BHLNS.shape[3:]
+    )
+    of_key_HKNS = _float32(
+        "HKT,HTNS->HKNS", turned_for_cpu(query_HKT), gradient_HTNS
+    )
+    return of_key_HKNS.transpose(2, 3, 0, 1)[None]
 
 
 logits.defvjp(_logits_forward, _logits_backward)

@@ -108,11 +108,15 @@ def train_step(
     tokens = jnp.maximum(sums["tokens"], 1.0)
     gradients = jax.tree.map(lambda g: g / tokens, gradients)
     sums["gradient_norm"] = optax.tree.norm(gradients)
-    updates, slots = optimizer.update(gradients, train_state["optimizer"], params)
-    before = {"params": params, "optimizer": train_state["optimizer"]}
-    after = {"params": optax.apply_updates(params, updates), "optimizer": slots}
     finite = jnp.isfinite(sums["loss_nats"]) & jnp.isfinite(sums["gradient_norm"])
-    after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+    before = {"params": params, "optimizer": train_state["optimizer"]}
+
+    def updated():
+        updates, slots = optimizer.update(gradients, before["optimizer"], params)
+        return {"params": optax.apply_updates(params, updates), "optimizer": slots}
+
+    # A branch, where a choice for each number would copy all slots (on CPUs).
+    after = jax.lax.cond(finite, updated, lambda: before)
     after["params"] |= frozen
     return after, sums | {"updates": updates_made(after)}
 
