@@ -28,6 +28,30 @@ class RMSNorm(nnx.Module):
         )
 
 
+@jax.custom_vjp
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """GELU (its tanh form) in float32, of which the gradient keeps nothing but x.
+
+    JAX's own gradient keeps several arrays as large as the feed-forward's inside, and in
+    bfloat16 rounds each of them.
+    """
+    return jax.nn.gelu(x.astype(jnp.float32)).astype(x.dtype)
+
+
+def _gelu_forward(x):
+    return gelu(x), x
+
+
+def _gelu_backward(x, gradient):
+    # Else the compiler keeps the forward pass's tanh, for it is the same as this one.
+    x, gradient = jax.lax.optimization_barrier((x, gradient))
+    _, pull_back = jax.vjp(jax.nn.gelu, x.astype(jnp.float32))
+    return (pull_back(gradient.astype(jnp.float32))[0].astype(x.dtype),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
 class FeedForward(nnx.Module):
     """Two matrices with a GELU between them, which a third may gate.
 
@@ -49,10 +73,10 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         if self.w_gate_DF is None:
-            inner_BLF = jax.nn.gelu(project("BLD,DF->BLF", x_BLD, self.w_in_DF))
+            inner_BLF = gelu(project("BLD,DF->BLF", x_BLD, self.w_in_DF))
         else:
             inner_BLF, gate_BLF = project(
                 "BLD,DF->BLF", x_BLD, self.w_in_DF, self.w_gate_DF
             )
-            inner_BLF = jax.nn.gelu(inner_BLF) * gate_BLF
+            inner_BLF = gelu(inner_BLF) * gate_BLF
         return project("BLF,FD->BLD", inner_BLF, self.w_out_FD)
