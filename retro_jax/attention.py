@@ -4,6 +4,8 @@ How a logit knows where query and key stand to each other is one setting: the pa
 Transformer-XL positions, rotations, or not at all.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -169,11 +171,9 @@ class Attention(nnx.Module):
         logits_BHLNS = self._logits(query_BLHK, key_BNSHK, relative_PHK)
         logits_BHLNS *= query_BLHK.shape[-1] ** -0.5
         weights_BHLNS = masked_softmax(
-            constrain(logits_BHLNS, "BHLNS"), mask_BLNS[:, None]
+            constrain(logits_BHLNS, "BHLNS"), mask_BLNS[:, None], query_BLHK.dtype
         )
-        return attention_products.read(
-            weights_BHLNS.astype(query_BLHK.dtype), value_BNSHK
-        )
+        return attention_products.read(weights_BHLNS, value_BNSHK)
 
     def _logits(self, query_BLHK, key_BNSHK, relative_PHK):
         if relative_PHK is None:
@@ -224,15 +224,34 @@ def _repeated(x, num_wanted: int, axis: int):
     return x if times == 1 else jnp.repeat(x, times, axis=axis)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def masked_softmax(
-    logits_BHLNS: Float[Array, "B H L N S"], mask_B1LNS: Bool[Array, "#B 1 #L #N S"]
+    logits_BHLNS: Float[Array, "B H L N S"],
+    mask_B1LNS: Bool[Array, "#B 1 #L #N S"],
+    dtype=jnp.float32,
 ) -> Float[Array, "B H L N S"]:
     """Softmax over all of (N, S) that the mask leaves; all zeros where it leaves none.
 
-    A masked entry gets a weight of exactly 0, so what stands there can't matter.
+    A masked entry gets a weight of exactly 0, so what stands there can't matter. Computed
+    in float32; the gradient keeps the weights alone, in the precision that is returned.
     """
     logits_BHLNS = jnp.where(mask_B1LNS, logits_BHLNS, -1e30)
     shape = logits_BHLNS.shape
     weights = jax.nn.softmax(logits_BHLNS.reshape(*shape[:-2], -1), axis=-1)
     # Where the mask leaves nothing the softmax is uniform: hence the second look at it.
-    return jnp.where(mask_B1LNS, weights.reshape(shape), 0.0)
+    return jnp.where(mask_B1LNS, weights.reshape(shape), 0.0).astype(dtype)
+
+
+def _softmax_forward(logits_BHLNS, mask_B1LNS, dtype):
+    weights_BHLNS = masked_softmax(logits_BHLNS, mask_B1LNS, dtype)
+    return weights_BHLNS, weights_BHLNS
+
+
+def _softmax_backward(dtype, weights_BHLNS, gradient_BHLNS):
+    weights_BHLNS = weights_BHLNS.astype(jnp.float32)
+    each_BHLNS = weights_BHLNS * gradient_BHLNS.astype(jnp.float32)
+    sum_BHL11 = each_BHLNS.sum(axis=(-2, -1), keepdims=True)
+    return each_BHLNS - weights_BHLNS * sum_BHL11, None
+
+
+masked_softmax.defvjp(_softmax_forward, _softmax_backward)

@@ -49,9 +49,7 @@ def _summed_over_rows(gradient_BHLNS, query_BLHK):
     gradient_HTNS = gradient_BHLNS.transpose(1, 0, 2, 3, 4).reshape(
         heads, batch * length, *gradient_BHLNS.shape[3:]
     )
-    of_key_HKNS = _float32(
-        "HKT,HTNS->HKNS", turned_for_cpu(query_HKT), gradient_HTNS
-    )
+    of_key_HKNS = _float32("HKT,HTNS->HKNS", turned_for_cpu(query_HKT), gradient_HTNS)
     return of_key_HKNS.transpose(2, 3, 0, 1)[None]
 
 

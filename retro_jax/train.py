@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Float
 
 from retro_jax import checkpoints, metrics, preemption, retrofit, sharding, state
+from retro_jax.compiling import compiled
 from retro_jax.config import ModelConfig, OptimizerConfig, TrainConfig
 from retro_jax.optimizer import make_optimizer
 from retro_jax.step_log import StepLog
@@ -174,16 +175,15 @@ def train(
             model_cfg, new, shardings, keeper, run, backbone
         )
         metrics.say(_opening_line(train_state, step, cfg.steps))
-        step_fn = functools.partial(
-            train_step, model_cfg, optimizer, cfg.accumulation, trained=trained
-        )
-        update = jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+        step_fn = functools.partial(train_step, model_cfg, optimizer, cfg.accumulation)
+        jitted, update = _jitted(step_fn, trained, shardings), None
         log = StepLog(workdir / "metrics", optimizer_cfg, cfg, step)
         with contextlib.closing(log), preemption.watch() as reached:
             batches = batches_from(step)
             while step < cfg.steps:
                 batch = log.waiting_for(lambda: next(batches))
                 on_devices = sharding.to_devices(batch, mesh)
+                update = update or compiled(jitted, train_state, on_devices)
                 train_state, sums = update(train_state, on_devices)
                 step += 1
                 log.after_step(step, sums)
@@ -204,6 +204,11 @@ def _begin_or_go_on(model_cfg, make_state, shardings, keeper, run, backbone):
         return 0, retrofit.first_state(model_cfg, make_state, shardings, backbone)
     shapes = jax.eval_shape(make_state)
     return keeper.restore(checkpoints.abstract(shapes, shardings), run)
+
+
+def _jitted(step_fn, trained, shardings):
+    step_fn = functools.partial(step_fn, trained=trained)
+    return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def _opening_line(train_state: TrainState, step: int, steps: int) -> str:

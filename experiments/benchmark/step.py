@@ -12,6 +12,7 @@ from experiments.benchmark import device
 from experiments.benchmark.sizes import Batch
 from retro_jax import checkpoints, sharding, state
 from retro_jax import train as training
+from retro_jax.compiling import compiled
 from retro_jax.config import ModelConfig, OptimizerConfig
 from retro_jax.optimizer import make_optimizer
 
@@ -53,9 +54,11 @@ class Step:
         )
         start_s = time.perf_counter()
         with jax.set_mesh(mesh):
-            self._update = update.lower(
-                checkpoints.abstract(shapes, shardings), _abstract_batch(batch, mesh)
-            ).compile()
+            self._update = compiled(
+                update,
+                checkpoints.abstract(shapes, shardings),
+                _abstract_batch(batch, mesh),
+            )
         self.compile_s = time.perf_counter() - start_s
         self.needs_bytes = _needs_bytes(self._update)
         _check_fits(self.needs_bytes)
