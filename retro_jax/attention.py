@@ -232,8 +232,11 @@ def masked_softmax(
 ) -> Float[Array, "B H L N S"]:
     """Softmax over all of (N, S) that the mask leaves; all zeros where it leaves none.
 
-    A masked entry gets a weight of exactly 0, so what stands there can't matter. Computed
-    in float32; the gradient keeps the weights alone, in the precision that is returned.
+    A masked entry gets a weight of exactly 0, so what stands there can't matter.
+
+    Args:
+        dtype: of the weights, which are computed in float32. The gradient keeps them alone,
+            so it sees them as rounded (ours, to hold no second copy of all weights).
     """
     logits_BHLNS = jnp.where(mask_B1LNS, logits_BHLNS, -1e30)
     shape = logits_BHLNS.shape

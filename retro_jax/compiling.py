@@ -7,8 +7,9 @@ import jax
 
 
 def compiled(function: jax.stages.Wrapped, *arguments) -> jax.stages.Compiled:
-    """A jitted function, compiled for arrays like these (or their shapes).
+    """A jitted function, compiled for arrays like these (or `jax.ShapeDtypeStruct`s).
 
+    Arguments of other shapes, dtypes or shardings raise a TypeError or ValueError then.
     The compiler leaves freed memory with the process, half a gigabyte for a model of 80M
     parameters; glibc is asked to give it back, so that the first step does not add to it.
     """

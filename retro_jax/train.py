@@ -175,8 +175,8 @@ def train(
             model_cfg, new, shardings, keeper, run, backbone
         )
         metrics.say(_opening_line(train_state, step, cfg.steps))
-        step_fn = functools.partial(train_step, model_cfg, optimizer, cfg.accumulation)
-        jitted, update = _jitted(step_fn, trained, shardings), None
+        jitted = _jitted(model_cfg, optimizer, cfg, trained, shardings)
+        update = None  # compiled for the first batch
         log = StepLog(workdir / "metrics", optimizer_cfg, cfg, step)
         with contextlib.closing(log), preemption.watch() as reached:
             batches = batches_from(step)
@@ -206,8 +206,10 @@ def _begin_or_go_on(model_cfg, make_state, shardings, keeper, run, backbone):
     return keeper.restore(checkpoints.abstract(shapes, shardings), run)
 
 
-def _jitted(step_fn, trained, shardings):
-    step_fn = functools.partial(step_fn, trained=trained)
+def _jitted(model_cfg, optimizer, cfg: TrainConfig, trained, shardings):
+    step_fn = functools.partial(
+        train_step, model_cfg, optimizer, cfg.accumulation, trained=trained
+    )
     return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
 
 

@@ -48,6 +48,7 @@ class Shards:
         vectors, k = messages.pack_vectors(vectors_QW), request.k
 
         async def ask(shard: int):
+            """What one shard found, or in words why it is missing."""
             asked = pb.ShardSearchRequest(
                 database=state,
                 shard=shard,

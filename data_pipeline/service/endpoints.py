@@ -54,6 +54,7 @@ class Endpoint:
 
     def _serve(self, name: str):
         async def serve(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            """Answers one call; aborts it, with a status and the reason, if it can't."""
             start_s = time.perf_counter()
             code = grpc.StatusCode.UNKNOWN
             try:
