@@ -9,7 +9,6 @@ from data_pipeline import (
     corpora,
     database,
     dataset,
-    deduplicate,
     layout,
     lexical,
     refresh,
@@ -17,7 +16,6 @@ from data_pipeline import (
     versions,
 )
 from data_pipeline.config import DataConfig
-from data_pipeline.documents import Skipped, write_split
 from data_pipeline.engine import (
     Engine,
     LocalEngine,
@@ -35,7 +33,7 @@ from data_pipeline.tokenizer import Tokenizer
 _FIRST = ("documents", "tokenizer", "chunks", "embeddings", "index")
 STAGES = (*_FIRST, "neighbours", "dataset")
 # Made in one piece, in this process: near copies of held-out documents are known only from a
-# table of all of these; the tokenizer is trained on all texts; sequences cross shards.
+# table of all of these; the tokenizer is trained on all texts; a dataset is one folder.
 _WHOLE = {"all": 1}
 
 
@@ -87,38 +85,7 @@ class Build:
             "test_share": cfg.test_share,
             "shard_size_bytes": cfg.shard_size_bytes,
         }
-        self._whole("documents", settings, (), self._write_documents)
-
-    def _write_documents(self, _, folder: Path) -> Iterator[str]:
-        skipped = Skipped()
-        limit = None if self._cfg.corpus else self._cfg.embedded_size_bytes
-        yield (f"reading {self._cfg.corpus or 'the text of this Python installation'}")
-        read = corpora.read_documents(self._cfg.corpus, skipped, max_size_bytes=limit)
-        kept = deduplicate.deduplicate(
-            read, self._cfg.validation_share, self._cfg.test_share
-        )
-        for line in skipped.summary_lines():
-            yield f"left out: {line}"
-        if not kept.documents["train"]:
-            raise ValueError(
-                f"no training document is left of {self._cfg.corpus!r}: give more text, "
-                "or smaller data.validation_share and data.test_share"
-            )
-        facts = {
-            "exact_duplicates": kept.exact_duplicates,
-            "near_duplicates": kept.near_duplicates,
-            "skipped": skipped.as_dict(),
-        }
-        for split, documents in kept.documents.items():
-            size_bytes = sum(len(document.text.encode()) for document in documents)
-            facts[split] = {"documents": len(documents), "size_bytes": size_bytes}
-            yield f"{split}: {len(documents):,} documents, {size_bytes / 1e6:.2f} MB"
-            write_split(folder, split, documents, self._cfg.shard_size_bytes)
-        yield (
-            f"dropped {kept.exact_duplicates} exact duplicates and "
-            f"{kept.near_duplicates} near copies of held-out documents"
-        )
-        write_json(folder / "facts.json", facts)
+        self._whole("documents", settings, (), stages.Read(cfg))
 
     def make_tokenizer(self) -> None:
         """Trains the tokenizer on the training split, or takes the one that is given."""
@@ -234,13 +201,12 @@ class Build:
                 uses="cores",
                 unit="chunks" if len(indexes) == 1 else "chunks in shards of the index",
             )
-            del self._contents["searches"]
         merge = stages.Merge(self._folder, indexes, candidates)
         self._stage("neighbours", settings, inputs, shards, merge)
         shutil.rmtree(self._folder / "searches", ignore_errors=True)
 
     def make_dataset(self) -> None:
-        """Packs chunks and neighbours into sequences."""
+        """Packs chunks and neighbours into sequences, and joins these into a dataset."""
         fields = ("sequence_chunks", "num_neighbours", "neighbour_len", "seed")
         settings: dict[str, object] = {
             name: getattr(self._cfg, name) for name in fields
@@ -250,12 +216,24 @@ class Build:
             settings["version"] = opened.fingerprint
             refresh.refresh_neighbours(opened)
 
-        def write(_, folder: Path) -> Iterator[str]:
-            yield "writing sequences"
-            dataset.write(opened, self._cfg, folder)
+        def join(_, folder: Path) -> Iterator[str]:
+            yield from ()
+            dataset.join(opened, self._cfg, self._folder / "sequences", folder)
 
         inputs = ("chunks", "neighbours", "tokenizer")
-        self._whole("dataset", settings, inputs, write)
+        if not self._is_finished("dataset", settings, inputs, _WHOLE):
+            self._stage(
+                "sequences",
+                settings,
+                inputs,
+                dataset.plan(opened, self._cfg),
+                stages.Pack(
+                    self._folder, opened.fingerprint, opened.version, self._cfg
+                ),
+                unit="sequences",
+            )
+        self._whole("dataset", settings, inputs, join)
+        shutil.rmtree(self._folder / "sequences", ignore_errors=True)
 
     def _whole(
         self, name: str, settings: Mapping, inputs: tuple[str, ...], work: Work

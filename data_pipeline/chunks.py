@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int, Integer
 
+from data_pipeline.columns import Column
 from data_pipeline.tokenizer import Tokenizer
 
 ARRAYS = ("tokens", "lengths", "documents", "offsets")
@@ -73,13 +74,11 @@ class ChunkTable:
     def __init__(self, shards: Sequence[Path]):
         """Opens the shards; raises ValueError if one is damaged."""
         self._columns = {
-            name: [open_array(shard / f"{name}.npy") for shard in shards]
-            for name in ARRAYS
+            name: Column([shard / f"{name}.npy" for shard in shards]) for name in ARRAYS
         }
-        sizes = [len(lengths) for lengths in self._columns["lengths"]]
-        self._first_rows = np.cumsum([0, *sizes])
-        for name, arrays in self._columns.items():
-            if [len(array) for array in arrays] != sizes:
+        self._first_rows = self._columns["lengths"].first_rows
+        for name, column in self._columns.items():
+            if not np.array_equal(column.first_rows, self._first_rows):
                 raise ValueError(f"{name}.npy and lengths.npy differ in {shards}")
 
     def __len__(self) -> int:
@@ -95,24 +94,11 @@ class ChunkTable:
         Raises:
             IndexError: for an id outside 0 .. len - 1; absent neighbours (-1) too.
         """
-        arrays = self._columns[column]
-        flat = np.asarray(ids_T, np.int64).reshape(-1)
-        if flat.size and (flat.min() < 0 or flat.max() >= len(self)):
-            raise IndexError(f"chunk ids must lie in 0..{len(self) - 1}")
-        shape = arrays[0].shape[1:] if arrays else ()
-        dtype = arrays[0].dtype if arrays else np.int32
-        taken = np.empty((len(flat), *shape), dtype)
-        shards = np.searchsorted(self._first_rows, flat, side="right") - 1
-        for shard in np.unique(shards):
-            here = shards == shard
-            taken[here] = arrays[shard][flat[here] - self._first_rows[shard]]
-        return taken.reshape(*np.shape(ids_T), *shape)
+        return self._columns[column].take(ids_T)
 
     def column(self, name: str) -> np.ndarray:
         """A whole column but `tokens`, in memory: 8 bytes a chunk."""
-        if not self._columns[name]:
-            return np.zeros(0, np.int64)
-        return np.concatenate(self._columns[name])
+        return self._columns[name].whole()
 
     def has_text(self, ids: range) -> Bool[np.ndarray, " T"]:
         """Which chunks hold more than the EOD that closes their document."""
@@ -136,7 +122,7 @@ class ChunkTable:
         first = np.where(there, ids, 0)
         documents = self.take("documents", first)
         parts, lengths = [], np.zeros(ids.shape, np.int32)
-        chunk_len = self._columns["tokens"][0].shape[1]
+        (chunk_len,) = self._columns["tokens"].row_shape
         going_on = there
         for step in range(passage_len // chunk_len):
             follower = np.minimum(first + step, len(self) - 1)
@@ -155,12 +141,3 @@ class ChunkTable:
         ends = self.take("documents", following) != self.take("documents", ids)
         ends |= ids + 1 >= len(self)
         return self.take("lengths", ids) - ends
-
-
-def open_array(path: Path) -> np.ndarray:
-    """A .npy file as a memory map; ValueError naming it if it is damaged."""
-    try:
-        # As a plain array: numpy's own class of maps is slow to index.
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} can't be read ({error}); build it again") from error

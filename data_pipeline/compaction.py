@@ -17,7 +17,8 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from data_pipeline import layout, lexical, updates, versions
-from data_pipeline.chunks import ARRAYS, ChunkTable, open_array
+from data_pipeline.chunks import ARRAYS, ChunkTable
+from data_pipeline.columns import open_array
 
 if TYPE_CHECKING:
     from data_pipeline.database import Database

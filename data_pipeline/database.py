@@ -27,7 +27,8 @@ from jaxtyping import Float, Float16, Int, Integer
 
 from data_pipeline import compaction, hybrid, layout, refresh, updates, verify, versions
 from data_pipeline import embedder as embedders
-from data_pipeline.chunks import ChunkTable, open_array
+from data_pipeline.chunks import ChunkTable
+from data_pipeline.columns import Column
 from data_pipeline.documents import read_sources, row_of_id
 from data_pipeline.index.sharded import Shard, ShardedIndex, load_shard
 from data_pipeline.layout import Layout, read_manifest
@@ -131,8 +132,7 @@ class Database:
     @property
     def searchable(self) -> Int[np.ndarray, " T"]:
         """Ids of the chunks that can be found: those with text. Loads no index."""
-        folders = self._layout.index_shards()
-        ids_T = np.concatenate([open_array(f / "ids.npy") for f in folders])
+        ids_T = Column([f / "ids.npy" for f in self._layout.index_shards()]).whole()
         return ids_T[~self.state.is_deleted(self.document_of_chunk[ids_T])]
 
     @property

@@ -6,6 +6,7 @@ nearly a held-out one, never the other way round.
 """
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt64
 
 from data_pipeline.documents import Document
+from data_pipeline.spool import Spool, Spooled
 
 if TYPE_CHECKING:
     from datasketch import MinHash, MinHashLSH
@@ -39,13 +41,14 @@ class Deduplicated:
       near_duplicates: training documents dropped as near copies of held-out ones.
     """
 
-    documents: dict[str, list[Document]]
+    documents: dict[str, Spooled]
     exact_duplicates: int
     near_duplicates: int
 
 
 def deduplicate(
     documents: Iterable[Document],
+    spool: Spool,
     validation_share: float,
     test_share: float,
     *,
@@ -55,11 +58,10 @@ def deduplicate(
 ) -> Deduplicated:
     """Splits documents and drops copies; the order they come in does not matter.
 
-    Holds the documents; a corpus beyond memory calls `split_of`, `exact_duplicates` and
-    `near_duplicates` over streams instead.
-
     Args:
-      documents: with unique ids.
+      documents: with unique ids. Read once; of each the id and a checksum is held, and
+        of a held-out one the hashes of its n-grams.
+      spool: empty; keeps the texts, also for what is returned.
       validation_share: share of documents held out for validation, 0 to 1.
       test_share: share of documents held out for test, 0 to 1.
       threshold: see `near_duplicates`; also `ngram` and `seed`.
@@ -67,19 +69,29 @@ def deduplicate(
       ValueError: if a share, the threshold or the n-gram length is out of range.
     Source: section 2.6 of the paper.
     """
-    ordered = sorted(documents, key=lambda document: document.id)
-    exact = exact_duplicates(ordered)
-    splits: dict[str, list[Document]] = {name: [] for name in SPLITS}
-    for document in ordered:
-        if document.id not in exact:
-            split = split_of(document.text, validation_share, test_share)
-            splits[split].append(document)
-    held_out = splits["validation"] + splits["test"]
+    ids: list[str] = []
+    splits: list[str] = []
+
+    def spooled() -> Iterator[Document]:
+        for document in documents:
+            spool.append(document)
+            ids.append(document.id)
+            splits.append(split_of(document.text, validation_share, test_share))
+            yield document
+
+    exact = exact_duplicates(spooled())
+    numbers: dict[str, list[int]] = {name: [] for name in SPLITS}
+    for number in sorted(range(len(ids)), key=ids.__getitem__):
+        if ids[number] not in exact:
+            numbers[splits[number]].append(number)
+    kept = {name: Spooled(spool, of_split) for name, of_split in numbers.items()}
+    held_out = itertools.chain(kept["validation"], kept["test"])
     near = near_duplicates(
-        splits["train"], held_out, threshold=threshold, ngram=ngram, seed=seed
+        kept["train"], held_out, threshold=threshold, ngram=ngram, seed=seed
     )
-    splits["train"] = [d for d in splits["train"] if d.id not in near]
-    return Deduplicated(splits, len(exact), len(near))
+    remaining = [number for number in numbers["train"] if ids[number] not in near]
+    kept["train"] = Spooled(spool, remaining)
+    return Deduplicated(kept, len(exact), len(near))
 
 
 def split_of(text: str, validation_share: float, test_share: float) -> str:

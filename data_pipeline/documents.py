@@ -1,7 +1,7 @@
 """A document, and the account of what a corpus held that could not become one."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,15 +68,21 @@ class Skipped:
 
 def write_documents(
     path: Path, documents: Sequence[Document], *, first_row: int
-) -> None:
-    """Writes documents as a Parquet table, with their row in the split."""
+) -> int:
+    """Writes documents as a Parquet table, with their row in the split.
+
+    Returns:
+        UTF-8 bytes of their texts.
+    """
     columns = {
         field.name: [getattr(document, field.name) for document in documents]
         for field in dataclasses.fields(Document)
     }
-    columns["size_bytes"] = [len(text.encode()) for text in columns["text"]]
+    sizes_bytes = [len(text.encode()) for text in columns["text"]]
+    columns["size_bytes"] = sizes_bytes
     columns["row"] = list(range(first_row, first_row + len(documents)))
     pyarrow.parquet.write_table(pa.table(columns), path, compression="zstd")
+    return sum(sizes_bytes)
 
 
 def read_sources(paths: Sequence[Path]) -> pa.Table:
@@ -95,15 +101,31 @@ def row_of_id(table: pa.Table, deleted_D: np.ndarray) -> dict[str, int]:
 
 
 def write_split(
-    folder: Path, split: str, documents: Sequence[Document], shard_size_bytes: int
-) -> None:
-    """Writes a split: a Parquet file for about every `shard_size_bytes` of text."""
+    folder: Path, split: str, documents: Iterable[Document], shard_size_bytes: int
+) -> int:
+    """Writes a split: a Parquet file for about every `shard_size_bytes` of text.
+
+    Returns:
+        UTF-8 bytes of all texts.
+    """
+    row = size_bytes = 0
+    for number, shard in enumerate(_shards(documents, shard_size_bytes)):
+        path = folder / f"{split}-{number:05d}.parquet"
+        size_bytes += write_documents(path, shard, first_row=row)
+        row += len(shard)
+    return size_bytes
+
+
+def _shards(
+    documents: Iterable[Document], shard_size_bytes: int
+) -> Iterator[list[Document]]:
     shard: list[Document] = []
-    number = row = size_bytes = 0
-    for position, document in enumerate(documents, start=1):
+    size_bytes = 0
+    for document in documents:
         shard.append(document)
         size_bytes += len(document.text.encode())
-        if size_bytes >= shard_size_bytes or position == len(documents):
-            path = folder / f"{split}-{number:05d}.parquet"
-            write_documents(path, shard, first_row=row)
-            number, row, size_bytes, shard = number + 1, position, 0, []
+        if size_bytes >= shard_size_bytes:
+            yield shard
+            shard, size_bytes = [], 0
+    if shard:
+        yield shard

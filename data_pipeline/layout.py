@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float16, Float32, Int
 
 from data_pipeline import embedder as embedders
-from data_pipeline.chunks import ChunkTable, open_array
+from data_pipeline.chunks import ChunkTable
+from data_pipeline.columns import open_array
 from data_pipeline.engine import read_json, read_stage
 from data_pipeline.versions import Version
 

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Int64
 
-from data_pipeline.chunks import ChunkTable, open_array
+from data_pipeline.chunks import ChunkTable
+from data_pipeline.columns import open_array
 from data_pipeline.engine import read_json, write_json
 from data_pipeline.tokenizer import Tokenizer
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from data_pipeline.chunks import open_array
+from data_pipeline.columns import Column
 from data_pipeline.index.protocol import Searchable
 
 _QUERIES_AT_ONCE = 2048
@@ -83,30 +83,50 @@ def write_shard(folder: Path, ids_TN, distances_TN) -> None:
 
 
 class NeighbourTable:
-    """The neighbours of all chunks of a split; 12 bytes for each are held in memory."""
+    """The neighbours of all chunks of a split, on disk."""
 
     def __init__(self, shards: list[Path]):
-        """Reads the shards, in the order of the chunk table's."""
-        self.ids_TN = np.concatenate([open_array(s / "ids.npy") for s in shards])
-        self.distances_TN = np.concatenate(
-            [open_array(s / "distances.npy") for s in shards]
-        )
+        """Opens the shards, in the order of the chunk table's."""
+        self._ids = Column([shard / "ids.npy" for shard in shards])
+        self._distances = Column([shard / "distances.npy" for shard in shards])
+        self.num_candidates = self._ids.row_shape[0] if shards else 0
+        self._size = len(self._ids)
+        # Rows that differ from the shards', ascending, and what is in their place.
+        self._changed_D = np.zeros(0, np.int64)
+        self._new_ids_DN = np.zeros((0, self.num_candidates), np.int64)
+        self._new_distances_DN = np.zeros((0, self.num_candidates), np.float32)
 
-    def rows(self, ids_T: Int[np.ndarray, " T"]):
+    def __len__(self) -> int:
+        return self._size
+
+    def rows(
+        self, ids_T: Int[np.ndarray, " T"]
+    ) -> tuple[Int[np.ndarray, "T N"], Float[np.ndarray, "T N"]]:
         """Ids and distances of chunks; -1 at inf of those beyond the table."""
-        known = ids_T < len(self.ids_TN)
-        width = self.ids_TN.shape[1]
-        ids_TN = np.full((len(ids_T), width), -1, np.int64)
+        ids_TN = np.full((len(ids_T), self.num_candidates), -1, np.int64)
         distances_TN = np.full(ids_TN.shape, np.inf, np.float32)
-        ids_TN[known] = self.ids_TN[ids_T[known]]
-        distances_TN[known] = self.distances_TN[ids_T[known]]
+        built = ids_T < len(self._ids)
+        ids_TN[built] = self._ids.take(ids_T[built])
+        distances_TN[built] = self._distances.take(ids_T[built])
+        if len(self._changed_D):
+            places = np.searchsorted(self._changed_D, ids_T)
+            places = np.minimum(places, len(self._changed_D) - 1)
+            changed = self._changed_D[places] == ids_T
+            ids_TN[changed] = self._new_ids_DN[places[changed]]
+            distances_TN[changed] = self._new_distances_DN[places[changed]]
         return ids_TN, distances_TN
 
-    def patched(self, size: int, rows_D, ids_DN, distances_DN) -> "NeighbourTable":
-        """A table of `size` chunks that differs from this one in some rows."""
+    def patched(
+        self,
+        size: int,
+        rows_D: Int[np.ndarray, " D"],
+        ids_DN: Int[np.ndarray, "D N"],
+        distances_DN: Float[np.ndarray, "D N"],
+    ) -> "NeighbourTable":
+        """A table of `size` chunks that differs from this one in some rows, ascending."""
         table = copy.copy(self)
-        table.ids_TN, table.distances_TN = self.rows(np.arange(size))
-        table.ids_TN[rows_D], table.distances_TN[rows_D] = ids_DN, distances_DN
+        table._size, table._changed_D = size, rows_D
+        table._new_ids_DN, table._new_distances_DN = ids_DN, distances_DN
         return table
 
     def outside(
@@ -125,8 +145,7 @@ class NeighbourTable:
             document_of: document of each chunk of the database.
             num_neighbours: N; absent ones get id -1 and distance inf.
         """
-        candidates_TK = self.ids_TN[np.maximum(ids_T, 0)]
-        distances_TK = self.distances_TN[np.maximum(ids_T, 0)]
+        candidates_TK, distances_TK = self.rows(np.maximum(ids_T, 0))
         keep_TK = (candidates_TK >= 0) & (ids_T >= 0)[:, None]
         found_in_TK = document_of[np.maximum(candidates_TK, 0)]
         for documents_T in documents_TD.T:

@@ -5,6 +5,7 @@ the database's folder and fingerprints, never what they stand for. Embedder, tok
 index are loaded where they are used, once a process and one of a kind at a time.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
@@ -12,14 +13,65 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from data_pipeline import chunks, database, layout, lexical, updates
+from data_pipeline import (
+    chunks,
+    corpora,
+    database,
+    dataset,
+    layout,
+    lexical,
+    packing,
+    updates,
+)
 from data_pipeline import neighbours as neighbour_tables
+from data_pipeline.columns import open_array
+from data_pipeline.config import DataConfig
+from data_pipeline.deduplicate import deduplicate
+from data_pipeline.documents import Skipped, write_split
 from data_pipeline.embedder import Embedder, load_embedder
 from data_pipeline.engine import write_json
 from data_pipeline.index import sharded
+from data_pipeline.spool import Spool
 from data_pipeline.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """Reads the corpus, splits it and drops copies; all in one piece."""
+
+    cfg: DataConfig
+
+    def __call__(self, shard: str, made: Path) -> Iterator[str]:
+        """Raises ValueError if no training document is left."""
+        cfg, skipped = self.cfg, Skipped()
+        limit = None if cfg.corpus else cfg.embedded_size_bytes
+        yield f"reading {cfg.corpus or 'the text of this Python installation'}"
+        read = corpora.read_documents(cfg.corpus, skipped, max_size_bytes=limit)
+        with contextlib.closing(Spool(made / "spool")) as spool:
+            kept = deduplicate(read, spool, cfg.validation_share, cfg.test_share)
+            for line in skipped.summary_lines():
+                yield f"left out: {line}"
+            if not len(kept.documents["train"]):
+                raise ValueError(
+                    f"no training document is left of {cfg.corpus!r}: give more text, "
+                    "or smaller data.validation_share and data.test_share"
+                )
+            facts = {
+                "exact_duplicates": kept.exact_duplicates,
+                "near_duplicates": kept.near_duplicates,
+                "skipped": skipped.as_dict(),
+            }
+            for split, texts in kept.documents.items():
+                size = write_split(made, split, texts, cfg.shard_size_bytes)
+                facts[split] = {"documents": len(texts), "size_bytes": size}
+                yield f"{split}: {len(texts):,} documents, {size / 1e6:.2f} MB"
+        yield (
+            f"dropped {kept.exact_duplicates} exact duplicates and "
+            f"{kept.near_duplicates} near copies of held-out documents"
+        )
+        write_json(made / "facts.json", facts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,12 +224,29 @@ class Merge:
         found = []
         for index in self.indexes:
             pair = self.folder / "searches" / Search.pair(index, shard)
-            arrays = [
-                chunks.open_array(pair / f"{n}.npy") for n in ("ids", "distances")
-            ]
+            arrays = [open_array(pair / f"{n}.npy") for n in ("ids", "distances")]
             found.append((arrays[0], arrays[1]))
         neighbour_tables.write_shard(made, *sharded.merge(found, self.candidates))
         yield from ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Pack:
+    """Packs some of a split's chunks and their neighbours into sequences.
+
+    What is written lies in `sequences/` until it is joined into the dataset.
+    """
+
+    folder: Path
+    database: str  # its fingerprint
+    version: int  # of the database
+    cfg: DataConfig
+
+    def __call__(self, shard: str, made: Path) -> Iterator[int]:
+        opened = _database(self.folder, self.database, self.version)
+        split = shard.split("-")[0]
+        packed_SC = _packed(self.folder, self.database, self.version, split, self.cfg)
+        yield from dataset.write_shard(opened, self.cfg, shard, packed_SC, made)
 
 
 def _searchable(folder: Path, parts: Sequence[Sequence[str]], number: int):
@@ -227,8 +296,15 @@ def _tokenizer(folder: Path, contents: str) -> Tokenizer:
 
 
 @functools.lru_cache(maxsize=1)
-def _database(folder: Path, fingerprint: str) -> database.Database:
-    return database.Database.open(folder, version=0)
+def _database(folder: Path, fingerprint: str, version: int = 0) -> database.Database:
+    return database.Database.open(folder, version)
+
+
+@functools.lru_cache(maxsize=1)
+def _packed(
+    folder: Path, fingerprint: str, version: int, split: str, cfg: DataConfig
+) -> Int[np.ndarray, "S C"]:
+    return packing.pack(_database(folder, fingerprint, version), split, cfg)
 
 
 @functools.lru_cache(maxsize=1)

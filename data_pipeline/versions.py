@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int
 
-from data_pipeline.chunks import open_array
+from data_pipeline.columns import open_array
 from data_pipeline.engine import (
     fingerprint,
     read_json,

@@ -87,7 +87,8 @@ def _nearest_distances(opened: Database) -> np.ndarray:
     """Of every chunk to its nearest neighbour in another document, if precomputed."""
     if not opened.shards("neighbours", "train")[0].exists() or opened.version:
         return np.zeros(0, np.float32)
-    distances_T = opened.neighbours("train").distances_TN[:, 0]
+    table = opened.neighbours("train")
+    distances_T = table.rows(np.arange(len(table)))[1][:, 0]
     return distances_T[np.isfinite(distances_T)]
 
 

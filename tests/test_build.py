@@ -27,7 +27,7 @@ def built(folder, corpus, last_stage=STAGES[-1], **changes):
     """Names of the stages of which a shard was made."""
     with tiny_corpus.recorded() as made:
         Build(tiny_corpus.config(corpus, **changes), folder).run(last_stage)
-    return {stage for stage, _ in made} - {"searches"}  # which are of "neighbours"
+    return {stage for stage, _ in made} - {"searches", "sequences"}  # parts of others
 
 
 def test_a_build_is_whole(tiny_database):
@@ -36,6 +36,7 @@ def test_a_build_is_whole(tiny_database):
     assert {cost.stage for cost in costs.read(tiny_database.folder)} == {
         *STAGES,
         "searches",
+        "sequences",
     }
     assert len(tiny_database.shards("chunks", "train")) > 2
     for split in ("validation", "test"):
@@ -106,14 +107,14 @@ def test_a_corpus_that_changed_is_read_again(tmp_path):
 
 def test_shards_of_the_index_find_what_one_index_finds(copy, tiny_corpus_folder):
     one = Database.open(copy)
-    expected = [one.neighbours(split).ids_TN for split in ("train", "test")]
+    expected = [tiny_corpus.neighbour_ids(one, split) for split in ("train", "test")]
     made = built(copy, tiny_corpus_folder, index_shard_rows=300)
     assert made == {"index", "neighbours"}  # which are the same: no new dataset
     several = Database.open(copy)
     assert len(several.index.shards) > 2
     assert several.manifest["index"]["shards"] == len(several.index.shards)
     for split, ids_TN in zip(("train", "test"), expected, strict=True):
-        found = several.neighbours(split).ids_TN
+        found = tiny_corpus.neighbour_ids(several, split)
         assert (found == ids_TN).all()
 
 

@@ -206,7 +206,7 @@ def test_a_chunk_finds_itself(tiny_database):
 
 def test_stored_neighbours_are_of_other_documents(tiny_database):
     document_of = tiny_database.document_of_chunk
-    ids_TN = tiny_database.neighbours("train").ids_TN
+    ids_TN = tiny_corpus.neighbour_ids(tiny_database, "train")
     assert len(ids_TN) == len(document_of)
     assert (ids_TN >= 0).all()
     assert (document_of[ids_TN] != document_of[:, None]).all()

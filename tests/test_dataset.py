@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline import dataset
+from data_pipeline import dataset, packing
 from tests import tiny_corpus
 
 CHUNK_LEN, CHUNKS = 8, 4
@@ -205,7 +205,7 @@ def test_neighbours_are_the_nearest_that_are_allowed(tiny_database, stored):
     """Some sequences pass over candidates: those of their other documents."""
     examples = stored["train"]
     ids_SC = chunk_ids(tiny_database, "train", examples)
-    candidates = tiny_database.neighbours("train").ids_TN
+    candidates = tiny_corpus.neighbour_ids(tiny_database, "train")
     document_of, passed_over = tiny_database.document_of_chunk, 0
     for ids_C, documents_C, found_CN in zip(
         ids_SC, examples["documents_C"], examples["neighbour_ids_CN"], strict=True
@@ -226,20 +226,57 @@ def test_two_writes_are_byte_identical(tiny_database, cfg, tmp_path):
     assert any(name.endswith("dataset_info.json") for name in first)
 
 
+def test_shards_are_parts_of_the_whole(tiny_database, cfg, tmp_path, monkeypatch):
+    """Each written by itself: the same records, in the same order, in more files."""
+    import tensorflow_datasets as tfds
+
+    def records(folder):
+        builder = tfds.builder_from_directory(folder / "retro" / dataset.VERSION)
+        info = builder.info.splits
+        found = {
+            split: list(tfds.as_numpy(builder.as_dataset(split=split)))
+            for split in dataset.SPLITS
+        }
+        return {split: info[split].num_shards for split in info}, found
+
+    one, wanted = records(tiny_database.folder / "dataset" / "all")
+    monkeypatch.setattr(dataset, "_SHARD_CHUNKS", 5 * CHUNKS)
+    dataset.write(tiny_database, cfg, tmp_path)
+    several, found = records(tmp_path)
+    assert set(one.values()) == {1} and min(several.values()) > 1
+    for split in dataset.SPLITS:
+        assert len(found[split]) == len(wanted[split])
+        for example, other in zip(found[split], wanted[split], strict=True):
+            assert example.keys() == other.keys()
+            for name in example:
+                np.testing.assert_array_equal(example[name], other[name])
+
+
+def test_a_file_system_without_links_gets_copies(
+    tiny_database, cfg, tmp_path, monkeypatch
+):
+    def refused(*_):
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(dataset.os, "link", refused)
+    dataset.write(tiny_database, cfg, tmp_path)
+    wanted = tiny_corpus.contents(tiny_database.folder / "dataset" / "all")
+    wanted.pop("shard.json")
+    assert tiny_corpus.contents(tmp_path) == wanted
+
+
 def test_another_seed_is_another_order(tiny_database, tiny_corpus_folder):
     def order(seed):
         cfg = tiny_corpus.config(tiny_corpus_folder, seed=seed)
-        return [
-            example["documents_C"].tolist()
-            for example in dataset.sequences(tiny_database, "train", cfg)
-        ]
+        return packing.pack(tiny_database, "train", cfg).tolist()
 
     assert order(0) == order(0)
     assert order(0) != order(1)
 
 
 def test_sequences_are_streamed(tiny_database, cfg):
-    assert inspect.isgenerator(dataset.sequences(tiny_database, "train", cfg))
+    packed_SC = packing.pack(tiny_database, "train", cfg)
+    assert inspect.isgenerator(packing.blocks(tiny_database, "train", cfg, packed_SC))
 
 
 @given(data=st.data())
@@ -251,7 +288,7 @@ def test_windows_cover_the_stream(data):
     stride = data.draw(st.integers(1, length))
     stream = [c for d in order for c in range(first[d], first[d] + sizes[d])]
     for keep in (False, True):
-        found = dataset.windows(
+        found = packing.windows(
             order, first, sizes, length, stride, keep_incomplete=keep
         )
         assert found.shape[1] == length

@@ -1,6 +1,10 @@
 """Copies are found, near copies above the threshold too, and nothing else."""
 
 import random
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +20,7 @@ from data_pipeline.deduplicate import (
     split_of,
 )
 from data_pipeline.documents import Document
+from data_pipeline.spool import Spool, Spooled
 
 
 def words(count: int, seed: int) -> list[str]:
@@ -135,7 +140,42 @@ def test_refuses_impossible_thresholds() -> None:
         near_duplicates([], [], ngram=0)
 
 
-def test_whole_corpus() -> None:
+def deduplicated(documents: list[Document], path: Path, **settings):
+    """Documents by split, and how many were dropped for either reason."""
+    with closing(Spool(path)) as spool:
+        kept = deduplicate(iter(documents), spool, 0.2, 0.2, **settings)
+        by_split = {split: list(texts) for split, texts in kept.documents.items()}
+    assert not path.exists()
+    return by_split, kept.exact_duplicates, kept.near_duplicates
+
+
+def test_documents_come_back_from_disk_as_they_were(tmp_path) -> None:
+    odd = 'line\r\n\u2028 \x00 \U0001f600 \\ " \u0301'
+    documents = [Document("a", odd, "title", "uri", "licence"), Document("b", "x")]
+    with closing(Spool(tmp_path / "spool")) as spool:
+        for number, document in enumerate(documents):
+            assert spool.append(document) == number
+            assert spool.read(0) == documents[0]
+        assert list(Spooled(spool, [1, 0, 1])) == [documents[n] for n in (1, 0, 1)]
+
+
+def test_no_text_stays_in_memory(tmp_path) -> None:
+    num_documents, text_bytes = 100, 200_000
+
+    def made() -> Iterator[Document]:
+        for number in range(num_documents):
+            yield Document(str(number), f"{number:09} " * (text_bytes // 10))
+
+    tracemalloc.start()
+    with closing(Spool(tmp_path / "spool")) as spool:
+        kept = deduplicate(made(), spool, 0.05, 0)
+        assert len(kept.documents["train"]) > num_documents / 2
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < num_documents * text_bytes / 2
+
+
+def test_whole_corpus(tmp_path) -> None:
     documents = []
     for i in range(120):
         text = words(300, seed=i)
@@ -143,16 +183,17 @@ def test_whole_corpus() -> None:
         documents.append(Document(f"{i:03}/copy", " ".join(text)))
         near = with_similarity(text, 0.9, seed=10_000 + i)
         documents.append(Document(f"{i:03}/near", " ".join(near)))
-    result = deduplicate(documents, 0.2, 0.2)
+    result = deduplicated(documents, tmp_path / "spool")
     shuffled = random.Random(0).sample(documents, len(documents))
-    assert deduplicate(shuffled, 0.2, 0.2) == result
-    assert result.exact_duplicates == 120
-    kept = {name: {d.id for d in split} for name, split in result.documents.items()}
+    assert deduplicated(shuffled, tmp_path / "spool") == result
+    by_split, exact_duplicates, num_near = result
+    assert exact_duplicates == 120
+    kept = {name: {d.id for d in split} for name, split in by_split.items()}
     assert list(kept) == ["train", "validation", "test"]
     assert all(kept.values())
     held_out = kept["validation"] | kept["test"]
     # A pair is torn where one is held out and the other was for training.
     stems = [{i[:3] for i in ids} for ids in (kept["train"], held_out)]
     assert not stems[0] & stems[1]
-    assert result.near_duplicates > 20
-    assert sum(map(len, kept.values())) == 240 - result.near_duplicates
+    assert num_near > 20
+    assert sum(map(len, kept.values())) == 240 - num_near

@@ -12,6 +12,7 @@ import pytest
 
 from data_pipeline import build, costs
 from data_pipeline.config import DataConfig
+from data_pipeline.database import Database
 from data_pipeline.deduplicate import split_of
 from tests.toy_embedder import in_place_of_all as toy_embedder
 
@@ -111,6 +112,12 @@ def recorded() -> Iterator[list[tuple[str, str]]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "run_stage", recording)
         yield made
+
+
+def neighbour_ids(database: Database, split: str) -> np.ndarray:
+    """Neighbours of all chunks of a split."""
+    table = database.neighbours(split)
+    return table.rows(np.arange(len(table)))[0]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

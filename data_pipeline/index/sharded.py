@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from data_pipeline import index as indexes
-from data_pipeline.chunks import open_array
+from data_pipeline.columns import open_array
 from data_pipeline.engine import read_json
 from data_pipeline.index import exact
 from data_pipeline.index.protocol import Index

@@ -21,10 +21,11 @@ from experiments.benchmark.result import UNKNOWN, Row, significant
 _MILLION = 1e6
 _HOUR_S = 3600
 # Made shard by shard, so by as many machines as there are; the others in one process each.
-_SHARDED = ("chunks", "embeddings", "index", "searches", "neighbours")
+_SHARDED = ("chunks", "embeddings", "index", "searches", "neighbours", "sequences")
 _WHOLE = ("documents", "dataset")
 _BY_CHUNK_SHARD = ("chunks", "embeddings", "neighbours")
 _PER_SEARCH = ("searches",)  # cost grows with the shards of the index
+_GIVEN_UP = ("searches", "sequences")  # once they are merged, or joined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +145,7 @@ def planned(largest: Measured, chunks: int, *, cores: int, memory_gb: int) -> Pl
         for name, stage in largest.stages.items()
         if name != "tokenizer"  # trained on a sample, whatever the size
     }
-    kept = [stage for name, stage in largest.stages.items() if name not in _PER_SEARCH]
+    kept = [stage for name, stage in largest.stages.items() if name not in _GIVEN_UP]
     index_size_bytes = largest.stages["index"].size_bytes * chunks
     machines = math.ceil(index_size_bytes / (memory_gb * 1e9 / 2))
     parallel_hours = sum(core_hours.get(name, 0) for name in _SHARDED)
