@@ -25,7 +25,7 @@ from data_pipeline.engine import (
     fingerprint,
     read_json,
     run_stage,
-    write_json,
+    write_sealed,
 )
 from data_pipeline.index import sharded
 from data_pipeline.tokenizer import Tokenizer
@@ -321,4 +321,4 @@ class Build:
             "index": sharded.read_facts(self._folder / "index"),
             "settings": dataclasses.asdict(self._cfg),
         }
-        write_json(self._folder / "manifest.json", manifest)
+        write_sealed(self._folder / "manifest.json", manifest)

@@ -12,7 +12,7 @@ from jaxtyping import Float16, Float32, Int
 from data_pipeline import embedder as embedders
 from data_pipeline.chunks import ChunkTable
 from data_pipeline.columns import open_array
-from data_pipeline.engine import read_json, read_stage
+from data_pipeline.engine import read_json, read_sealed, read_stage
 from data_pipeline.versions import Version
 
 FORMAT_VERSION = 1
@@ -67,11 +67,16 @@ class Layout:
 
 def read_manifest(folder: Path) -> dict:
     """What a finished database says of itself; ValueError as `Database.open`."""
-    manifest = read_json(folder / "manifest.json")
-    if manifest is None:
+    path = folder / "manifest.json"
+    if not path.exists():
         raise ValueError(
             f"{folder} holds no finished database (no manifest.json): build it with "
             "python -m experiments.build_database"
+        )
+    manifest = read_sealed(path, ())
+    if manifest is None:
+        raise ValueError(
+            f"{path} is damaged: run the build again, it makes what is missing"
         )
     if manifest.get("format_version") != FORMAT_VERSION:
         raise ValueError(
@@ -82,7 +87,7 @@ def read_manifest(folder: Path) -> dict:
         made = read_stage(folder / stage) or {}
         if made.get("contents") != contents:
             raise ValueError(
-                f"{folder / stage} is not what {folder / 'manifest.json'} speaks of: "
+                f"{folder / stage} is not what {path} speaks of: "
                 "a build was broken off, start it again"
             )
     return manifest

@@ -8,7 +8,7 @@ import pytest
 
 from data_pipeline import build, layout
 from data_pipeline.database import Database
-from data_pipeline.engine import read_json, write_json
+from data_pipeline.engine import read_sealed, write_sealed
 from tests import tiny_corpus
 from tests.toy_embedder import ToyEmbedder
 
@@ -24,16 +24,24 @@ def copy(tiny_database, tmp_path):
 
 
 def change_manifest(folder, **changes):
-    manifest = read_json(folder / "manifest.json")
-    write_json(folder / "manifest.json", manifest | changes)
+    manifest = read_sealed(folder / "manifest.json", ())
+    write_sealed(folder / "manifest.json", manifest | changes)
 
 
 def test_no_database(tmp_path, copy):
     with pytest.raises(ValueError, match="holds no finished database.*build_database"):
         Database.open(tmp_path / "nowhere")
-    (copy / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match="holds no finished database"):
-        Database.open(copy)
+
+
+def test_a_damaged_manifest(copy):
+    """Every value in it counts: a recall that is read wrong is a false promise."""
+    path = copy / "manifest.json"
+    whole = path.read_text()
+    assert '"recall@2": 1.0' in whole
+    for damaged in ("{", "", whole.replace('"recall@2": 1.0', '"recall@2": 1.1')):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match="manifest.json is damaged: run the build"):
+            Database.open(copy)
 
 
 @pytest.mark.parametrize("version", [0, layout.FORMAT_VERSION + 1, None])

@@ -71,7 +71,7 @@ def _sentence(rng: np.random.Generator) -> str:
     return " ".join(words).capitalize() + "."
 
 
-def config(corpus: Path) -> DataConfig:
+def config(corpus: Path, index: str = "exact") -> DataConfig:
     """Settings that give every stage several shards, of 8-token chunks."""
     return DataConfig(
         corpus=str(corpus),
@@ -80,7 +80,7 @@ def config(corpus: Path) -> DataConfig:
         vocab_size=400,
         chunk_len=8,
         embedder="toy",
-        index="exact",
+        index=index,
         index_shard_rows=500,
         candidates=6,
         shard_size_bytes=6000,
@@ -89,10 +89,10 @@ def config(corpus: Path) -> DataConfig:
     )
 
 
-def make(corpus: Path, folder: Path) -> None:
+def make(corpus: Path, folder: Path, index: str = "exact") -> None:
     """Builds the database, or goes on with it; says nothing of its progress."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        build.Build(config(corpus), folder).run()
+        build.Build(config(corpus, index), folder).run()
 
 
 def queries() -> list[str]:

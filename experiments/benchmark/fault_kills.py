@@ -7,6 +7,7 @@ take long to start, and a process that has run TensorFlow or JAX can't be forked
 """
 
 import collections
+import functools
 import importlib
 import json
 import os
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from data_pipeline import costs
@@ -30,6 +31,8 @@ from experiments.benchmark.result import Row, progress
 
 _POLL_S = 0.001
 _MOST_ATTEMPTS = 20  # for one kill: the others came too late
+# With the first halves of two of them.
+_STAGES = (*STAGES[:-2], "searches", STAGES[-2], "sequences", STAGES[-1])
 
 
 def rows(kills: int, seed: int) -> list[Row]:
@@ -70,16 +73,16 @@ def _under_way(folder: Path) -> str | None:
     """The stage that is being made, or was when the build was killed."""
     begun = [
         stage
-        for stage in STAGES
+        for stage in _STAGES
         if (folder / stage / "building.json").exists()
         and not (folder / stage / "stage.json").exists()
     ]
     return begun[-1] if begun else None
 
 
-def _whole_build(corpus: Path, folder: Path) -> dict[str, float]:
+def _whole_build(make: Callable[[Path], None], folder: Path) -> dict[str, float]:
     """Builds undisturbed; gives the seconds of each stage."""
-    child = _start(lambda: fault_database.make(corpus, folder))
+    child = _start(lambda: make(folder))
     began_s: dict[str, float] = {}
     took_s: dict[str, float] = {}
     while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
@@ -95,19 +98,25 @@ def _whole_build(corpus: Path, folder: Path) -> dict[str, float]:
 class _BuildKills:
     """Kills of builds of one corpus, stage after stage, each build finished at the end."""
 
-    def __init__(self, corpus: Path, scratch: Path, rng: random.Random):
+    def __init__(self, corpus: Path, index: str, scratch: Path, rng: random.Random):
         """Builds once without a kill, to compare with."""
-        self._corpus, self._rng = corpus, rng
-        self._whole, self._folder = scratch / "whole", scratch / "killed"
-        self._took_s = _whole_build(corpus, self._whole)
+        self._index, self._rng = index, rng
+        self._whole, self._folder = scratch / f"whole-{index}", scratch / "killed"
+        self._make = functools.partial(fault_database.make, corpus, index=index)
+        self._took_s = _whole_build(self._make, self._whole)
         self._wanted = fault_database.facts_of(self._whole)
         self.left: collections.Counter[str] = collections.Counter()
         self.stages: collections.Counter[str] = collections.Counter()
         self.finished: list[bool] = []
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a build was begun and not finished."""
+        return self._folder.exists()
+
     def kill_in(self, stage: str) -> None:
         """Starts or goes on with the build and kills it in a stage, if it gets there."""
-        child = _start(lambda: fault_database.make(self._corpus, self._folder))
+        child = _start(lambda: self._make(self._folder))
         ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
         while (
             _under_way(self._folder) != stage
@@ -132,9 +141,7 @@ class _BuildKills:
 
     def finish(self) -> None:
         """Builds to the end, and compares every file with the undisturbed build's."""
-        assert not _was_killed(
-            _start(lambda: fault_database.make(self._corpus, self._folder))
-        )
+        assert not _was_killed(_start(lambda: self._make(self._folder)))
         same = _contents(self._folder) == _contents(self._whole)
         facts = fault_database.facts_of(self._folder)
         self.finished.append(same and facts == self._wanted)
@@ -145,7 +152,7 @@ class _BuildKills:
         """What was counted."""
         return {
             "part": "kills",
-            "kill -9 of": "build",
+            "kill -9 of": f"build, {self._index} index",
             "kills": self.left.total(),
             "left old": self.left["old"],
             "left new": self.left["new"],
@@ -171,15 +178,15 @@ def _contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _build_row(corpus: Path, scratch: Path, kills: int, rng: random.Random) -> Row:
-    made = _BuildKills(corpus, scratch, rng)
+def _build_row(made: _BuildKills, stages: Sequence[str], kills: int) -> Row:
+    """Kills builds in one stage after the other, as often as they are under way."""
     attempts = 0
     while made.left.total() < kills and attempts < _MOST_ATTEMPTS * kills:
-        made.kill_in(STAGES[attempts % len(STAGES)])
+        made.kill_in(stages[attempts % len(stages)])
         attempts += 1
-        if attempts % len(STAGES) == 0:
+        if attempts % len(stages) == 0:
             made.finish()
-    if (scratch / "killed").exists():
+    if made.unfinished:
         made.finish()
     return made.row()
 
@@ -260,9 +267,13 @@ def _rows(kills: int, seed: int) -> Iterator[Row]:
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as scratch, toy_embedder.in_place_of_all():
         corpus = fault_database.write_corpus(Path(scratch) / "corpus", seed)
-        progress(f"killing {kills} builds")
-        yield _build_row(corpus, Path(scratch), kills, rng)
-        before = fault_database.copy(Path(scratch) / "whole", Path(scratch) / "before")
+        # An exact index is made in a moment that no kill meets, ScaNN's is trained.
+        for index, stages in (("exact", _STAGES), ("scann", ("index", "searches"))):
+            progress(f"killing {kills} builds, {index} index")
+            made = _BuildKills(corpus, index, Path(scratch), rng)
+            yield _build_row(made, stages, kills)
+        whole = Path(scratch) / "whole-exact"
+        before = fault_database.copy(whole, Path(scratch) / "before")
         for name in fault_database.UPDATES:
             progress(f"killing {kills} times: {name}")
             yield _update_row(name, before, kills, rng)

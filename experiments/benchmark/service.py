@@ -20,7 +20,7 @@ import pyarrow.parquet
 
 from data_pipeline import embedder
 from data_pipeline.database import Database
-from data_pipeline.engine import LocalEngine, fingerprint, run_stage, write_json
+from data_pipeline.engine import LocalEngine, fingerprint, run_stage, write_sealed
 from data_pipeline.index import sharded
 from data_pipeline.layout import FORMAT_VERSION
 from data_pipeline.service import serve_local
@@ -254,7 +254,7 @@ def write_database(folder: pathlib.Path, args: argparse.Namespace) -> pathlib.Pa
         "embedder_fingerprint": embedder.load_embedder("minilm").fingerprint,
         "index": sharded.combined_facts(facts),
     }
-    write_json(folder / "manifest.json", manifest)
+    write_sealed(folder / "manifest.json", manifest)
     return folder
 
 
