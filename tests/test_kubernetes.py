@@ -1,6 +1,8 @@
 """The Kubernetes manifests are what Kubernetes, the servers and one another expect."""
 
+import configparser
 import copy
+import shlex
 from pathlib import Path
 
 import kubernetes_validate
@@ -9,7 +11,8 @@ import yaml
 
 from data_pipeline.service import router, shard_server
 
-_FOLDER = Path(__file__).parents[1] / "experiments" / "kubernetes"
+_ROOT = Path(__file__).parents[1]
+_FOLDER = _ROOT / "experiments" / "kubernetes"
 _OBJECTS = [
     found
     for path in sorted(_FOLDER.glob("*.yaml"))
@@ -39,6 +42,29 @@ def test_kubernetes_accepts_it(found):
     wrong["metadata"]["nmae"] = "a"
     with pytest.raises(kubernetes_validate.ValidationError, match="nmae"):
         kubernetes_validate.validate(wrong, "1.27", strict=True)
+
+
+def test_the_image_is_that_of_the_dockerfile():
+    setup = configparser.ConfigParser()
+    setup.read(_ROOT / "setup.cfg")
+    tag = f"retro-jax:{setup['metadata']['version']}"
+    containers = [c for w in _WORKLOADS for c in _pod(w)["spec"]["containers"]]
+    assert {container["image"] for container in containers} == {tag}
+    text = (_ROOT / "Dockerfile").read_text()
+    assert f"docker build -t {tag} ." in text
+    lines = text.splitlines()
+    copied = {
+        name
+        for line in lines
+        if line.startswith("COPY ")
+        for name in shlex.split(line)[1:-1]
+    }
+    for name in copied:
+        assert (_ROOT / name).exists(), name
+    modules = {container["command"][2].split(".")[0] for container in containers}
+    assert modules <= copied
+    users = {_pod(w)["spec"]["securityContext"]["runAsUser"] for w in _WORKLOADS}
+    assert {f"USER {user}" for user in users} <= set(lines)
 
 
 def test_names_are_there_once():
