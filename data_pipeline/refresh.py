@@ -34,7 +34,7 @@ def neighbours_of(database: "Database", split: str) -> NeighbourTable:
         ValueError: if they are not there.
     """
     built = NeighbourTable(database.shards("neighbours", split))
-    if database.version == 0:
+    if database.version == 0 or not len(built):
         return built
     folder = _folder(database) / split
     if read_json(folder / "shard.json") is None:
@@ -51,7 +51,8 @@ def refresh_neighbours(database: "Database") -> None:
     todo = [
         split
         for split in _SPLITS
-        if read_json(_folder(database) / split / "shard.json") is None
+        if len(database.chunks(split))
+        and read_json(_folder(database) / split / "shard.json") is None
     ]
     if database.version == 0 or not todo:
         return

@@ -168,6 +168,12 @@ def test_no_held_out_documents(tmp_path, tiny_corpus_folder):
     assert len(Sequences(folder / "dataset" / "all", "train"))
     with pytest.raises(ValueError, match="the test split of .* has no sequence"):
         Sequences(folder / "dataset" / "all", "test")
+    # Nor do they have neighbours that an update could change.
+    database.add([{"id": "added", "text": "A text that was added later. " * 40}])
+    again = built(folder, tiny_corpus_folder, validation_share=0.0, test_share=0.0)
+    assert again == {"dataset"}
+    sequences = Sequences(folder / "dataset" / "all", "train")
+    assert sequences.metadata["database"] == database.fingerprint
 
 
 def test_less_text_than_a_sequence(tmp_path):
