@@ -195,6 +195,7 @@ def run_job(job: Job) -> dict:
         "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": str(job.effort),
         "TPU_SKIP_MDS_QUERY": "1",  # asks no metadata server what machine this is
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # takes no lock of the whole machine
+        "MALLOC_ARENA_MAX": "1",  # with more, glibc holds a seventh more at the peak
     }
     row = {"topology": job.topology, "retrieval": job.retrieval}
     with tempfile.TemporaryDirectory() as folder:

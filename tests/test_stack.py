@@ -28,9 +28,17 @@ def test_groups_are_what_repeats(kinds, expected):
 
 @pytest.mark.parametrize("retrieval", [True, False])
 @pytest.mark.parametrize("num_devices", [1, 4])
-def test_the_loop_equals_the_layers_one_by_one(retrieval, num_devices):
-    # Two alone, the first with CCA, then three times (alone, CCA).
-    cfg = tiny_model.config(depth=9, cca_layers=(3, 5, 7, 9), encoder_depth=1)
+@pytest.mark.parametrize(
+    ("depth", "cca_layers"),
+    [
+        (9, (3, 5, 7, 9)),  # two alone, the first with CCA, three times (alone, CCA)
+        (9, (3, 6, 9)),  # at last twice (two alone, CCA): a loop in a loop
+    ],
+)
+def test_the_loop_equals_the_layers_one_by_one(
+    depth, cca_layers, retrieval, num_devices
+):
+    cfg = tiny_model.config(depth=depth, cca_layers=cca_layers, encoder_depth=1)
     scanned = dataclasses.replace(cfg, scan_layers=True)
     params, batch = tiny_model.parameters(cfg), tiny_model.batch(cfg)
     mesh = tiny_model.mesh(2, 2) if num_devices == 4 else tiny_model.mesh(1, 1)
@@ -53,13 +61,35 @@ def test_the_loop_equals_the_layers_one_by_one(retrieval, num_devices):
         )
 
 
-def test_the_loop_is_in_the_program():
-    cfg = tiny_model.config(depth=6, cca_layers=(), scan_layers=True)
+def loops(jaxpr) -> list:
+    """Lengths of the loops, each with those in its body."""
+    return [
+        (equation.params["length"], loops(equation.params["jaxpr"].jaxpr))
+        for equation in jaxpr.eqns
+        if equation.primitive.name == "scan"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("depth", "cca_layers", "expected"),
+    [
+        (6, (), [(6, [])]),
+        # Two, the first with CCA, three times two and one: of twelve four are compiled.
+        (12, (3, 6, 9, 12), [(2, []), (3, [(2, [])])]),
+    ],
+)
+def test_loops_are_in_the_program(depth, cca_layers, expected):
+    cfg = tiny_model.config(
+        depth=depth, cca_layers=cca_layers, encoder_depth=1, scan_layers=True
+    )
     batch = jax.device_put(tiny_model.batch(cfg))
+    arguments = tiny_model.parameters(cfg), batch["inputs_BL"]
 
     def logits(params, inputs_BL):
-        return state.rebuild(cfg, params)(inputs_BL)
+        return state.rebuild(cfg, params)(
+            inputs_BL,
+            neighbours_BCNR=batch["neighbours_BCNR"],
+            neighbour_lengths_BCN=batch["neighbour_lengths_BCN"],
+        )
 
-    jaxpr = jax.make_jaxpr(logits)(tiny_model.parameters(cfg), batch["inputs_BL"])
-    loops = [e for e in jaxpr.jaxpr.eqns if e.primitive.name == "scan"]
-    assert [loop.params["length"] for loop in loops] == [6]
+    assert loops(jax.make_jaxpr(logits)(*arguments).jaxpr) == expected
