@@ -23,7 +23,7 @@ def test_kills_leave_the_old_or_the_new_and_what_is_restarted_is_equal(tmp_path)
     assert __main__.main(["faults", *flags]) == 0
     rows = result.read_result(out).rows
     killed = [row["kill -9 of"] for row in rows]
-    builds = ["build, exact index", "build, scann index"]
+    builds = ["build, ExactIndex", "build, ExactIndex+ScannIndex"]
     assert killed == [*builds, "add", "replace", "delete", "compact"]
     for row in rows:
         assert row["kills"] == row["left old"] + row["left new"] == 1

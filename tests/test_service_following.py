@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 from data_pipeline import verify, versions
+from data_pipeline.build import Build
 from data_pipeline.database import Database
+from data_pipeline.index import scann
 from data_pipeline.service import messages, shard_versions, switching
 from data_pipeline.service import retrieval_pb2 as pb
 from data_pipeline.service.client import RetrievalClient
@@ -67,6 +69,17 @@ def eventually(condition, timeout_s: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < ends_s
         time.sleep(0.01)
+
+
+@pytest.fixture
+def scann_folder(tiny_corpus_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(scann, "MIN_ROWS", 100)
+    changes = {"index": "scann", "index_shard_rows": 600, "shard_size_bytes": 1500}
+    cfg = tiny_corpus.config(tiny_corpus_folder, **changes)
+    Build(cfg, tmp_path / "scann").run("neighbours")
+    opened = Database.open(tmp_path / "scann")
+    assert opened.num_shards > 1 and opened.manifest["index"]["kind"] == "ScannIndex"
+    return tmp_path / "scann"
 
 
 def served(running, folder, num_shards: int = 2):
@@ -125,11 +138,18 @@ class Load:
             run.result()  # raises what went wrong
 
 
-def test_nothing_fails_or_is_mixed_while_the_database_changes(running, folder):
-    shards, router = served(running, folder)
+@pytest.mark.parametrize("database", ["folder", "scann_folder"])
+def test_nothing_fails_or_is_mixed_while_the_database_changes(
+    running, database, request
+):
+    """Two routers, each with its own moment of the switch."""
+    folder = request.getfixturevalue(database)
+    shards, first = served(running, folder)
+    addresses = ",".join(shard.address for shard in shards)
+    second = running.router(Database.open(folder), addresses, follow_s=2 * _FOLLOW_S)
+    routers, loads = (first, second), (Load(first.address), Load(second.address))
     known = Database.open(folder)
     expected = {known.fingerprint: answer(known.search(_QUERIES, 6))}
-    load = Load(router.address)
     writer = subprocess.Popen(
         [sys.executable, "-c", _CHANGE, str(folder)],
         cwd=_ROOT,
@@ -142,26 +162,29 @@ def test_nothing_fails_or_is_mixed_while_the_database_changes(running, folder):
             writer.stdin.write(f"{change}\n")
             writer.stdin.flush()
             number = int(writer.stdout.readline())
-            eventually(lambda number=number: version_of(router) == number)
             known.refresh()
             expected[known.fingerprint] = answer(known.search(_QUERIES, 6))
-            until = len(load.seen) + 10
-            eventually(lambda until=until: len(load.seen) > until)
-        found_last = load.seen[-1]
+            for router, load in zip(routers, loads, strict=True):
+                eventually(lambda r=router, n=number: version_of(r) == n)
+                until = len(load.seen) + 10
+                eventually(lambda seen=load.seen, n=until: len(seen) > n)
     finally:
         writer.communicate()
-        load.stop()
+        for load in loads:
+            load.stop()
     assert len(expected) == 4
-    assert {fingerprint for fingerprint, _ in load.seen} == expected.keys()
-    for fingerprint, found in load.seen:
-        assert found == expected[fingerprint]
-    assert found_last[0] == known.fingerprint
+    for load in loads:
+        assert {fingerprint for fingerprint, _ in load.seen} == expected.keys()
+        for fingerprint, found in load.seen:
+            assert found == expected[fingerprint]
+        found_last = load.seen[-1]
+        assert found_last[0] == known.fingerprint
+        assert "news" in str(found_last)
+        assert tiny_corpus.PLANTED_IN not in str(found_last)
     assert not (folder / "deltas" / "000001").exists()  # compacted while it was served
-    assert "news" in str(found_last)
-    assert tiny_corpus.PLANTED_IN not in str(found_last)
     events = [json.loads(line)["event"] for line in running.said]
     assert "missing_shards" not in events
-    assert events.count("version_served") == 3
+    assert events.count("version_served") == 2 * 3
     for shard in shards:
         assert version_of(shard) == 3
         assert shard.metrics.value("retro_version_failures_total") == 0

@@ -31,7 +31,7 @@ _SYLLABLES = (
     "tu",
     "van",
 )
-_DOCUMENTS, _SENTENCES = 60, 6
+_DOCUMENTS, _SENTENCES = 60, 6  # unless said otherwise
 _K = 10
 _ADDED: Sequence[dict[str, str]] = (
     {"id": "news", "text": "Nine violet tortoises rehearsed an opera in a lighthouse."},
@@ -52,12 +52,12 @@ class Facts:
     recall_at_2: float
 
 
-def write_corpus(folder: Path, seed: int) -> Path:
+def write_corpus(folder: Path, seed: int, documents: int = _DOCUMENTS) -> Path:
     """Writes a corpus of generated sentences as JSON lines; gives its folder."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     texts = [
-        " ".join(_sentence(rng) for _ in range(_SENTENCES)) for _ in range(_DOCUMENTS)
+        " ".join(_sentence(rng) for _ in range(_SENTENCES)) for _ in range(documents)
     ]
     lines = [
         json.dumps({"id": f"document-{n}", "text": t}) for n, t in enumerate(texts)
@@ -81,7 +81,7 @@ def config(corpus: Path, index: str = "exact") -> DataConfig:
         chunk_len=8,
         embedder="toy",
         index=index,
-        index_shard_rows=500,
+        index_shard_rows=500 if index == "exact" else 2000,  # ScaNN trains on 1,000
         candidates=6,
         shard_size_bytes=6000,
         sequence_chunks=4,

@@ -100,7 +100,7 @@ class _BuildKills:
 
     def __init__(self, corpus: Path, index: str, scratch: Path, rng: random.Random):
         """Builds once without a kill, to compare with."""
-        self._index, self._rng = index, rng
+        self._rng = rng
         self._whole, self._folder = scratch / f"whole-{index}", scratch / "killed"
         self._make = functools.partial(fault_database.make, corpus, index=index)
         self._took_s = _whole_build(self._make, self._whole)
@@ -152,7 +152,7 @@ class _BuildKills:
         """What was counted."""
         return {
             "part": "kills",
-            "kill -9 of": f"build, {self._index} index",
+            "kill -9 of": f"build, {_manifest(self._whole)['index']['kind']}",
             "kills": self.left.total(),
             "left old": self.left["old"],
             "left new": self.left["new"],
@@ -164,8 +164,12 @@ class _BuildKills:
         }
 
 
+def _manifest(folder: Path) -> dict:
+    return read_json(folder / "manifest.json") or {}
+
+
 def _recorded_recall(folder: Path) -> float:
-    return (read_json(folder / "manifest.json") or {})["index"]["recall@2"]
+    return _manifest(folder)["index"]["recall@2"]
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -266,10 +270,14 @@ def _state_of(folder: Path, version: int, old, new) -> str:
 def _rows(kills: int, seed: int) -> Iterator[Row]:
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as scratch, toy_embedder.in_place_of_all():
-        corpus = fault_database.write_corpus(Path(scratch) / "corpus", seed)
         # An exact index is made in a moment that no kill meets, ScaNN's is trained.
-        for index, stages in (("exact", _STAGES), ("scann", ("index", "searches"))):
+        for index, documents, stages in (
+            ("exact", 60, _STAGES),
+            ("scann", 240, ("index", "searches")),
+        ):
             progress(f"killing {kills} builds, {index} index")
+            folder = Path(scratch) / f"corpus-{index}"
+            corpus = fault_database.write_corpus(folder, seed, documents)
             made = _BuildKills(corpus, index, Path(scratch), rng)
             yield _build_row(made, stages, kills)
         whole = Path(scratch) / "whole-exact"
