@@ -1,5 +1,6 @@
 """One optimizer step, compiled and run as `retro_jax.train.train` does."""
 
+import copy
 import functools
 import time
 
@@ -64,6 +65,12 @@ class Step:
         _check_fits(self.needs_bytes)
         self._state: training.TrainState | None = None
         self.last_loss_nats = float("nan")  # a token
+
+    def with_batch(self, batch: Batch) -> "Step":
+        """The same compiled step on another batch of these shapes, with its own state."""
+        other = copy.copy(self)
+        other._batch, other._state = batch, None
+        return other
 
     def start(self) -> None:
         """Makes the state anew and takes a first step, which no one measures."""

@@ -37,6 +37,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--num_neighbours", type=positive, help="of a chunk; the size's own"
     )
     command.add_argument("--batch", help=".npz with a batch, instead of random tokens")
+    command.add_argument(
+        "--absent", action="store_true", help="also measure a batch without neighbours"
+    )
     command.add_argument("--steps", type=positive, default=5, help="of a round")
     command.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
     command.add_argument("--model", default="", help="other settings: remat=none,...")
@@ -75,6 +78,7 @@ def _in_own_process(args: argparse.Namespace, size: str) -> Result:
                 command.append(f"--{name}={value}")
         for name in ("steps", "rounds", "dtype", "model", "mesh_model", "product_side"):
             command.append(f"--{name}={getattr(args, name)}")
+        command += ["--absent"] * args.absent
         done = subprocess.run(
             command, cwd=_ROOT, stdout=subprocess.DEVNULL, check=False
         )

@@ -54,6 +54,8 @@ class _Variant:
 def measure(args: argparse.Namespace) -> Result:
     """A row without retrieval and one with it, in rounds that alternate.
 
+    If it is asked for, also one of the model with retrieval where all neighbours are absent.
+
     Raises:
         ValueError: for a size, a setting or a batch that can't be used.
     """
@@ -77,6 +79,8 @@ def measure(args: argparse.Namespace) -> Result:
 
     for variant in variants.values():
         variant.attempt(build)
+    if args.absent:
+        variants["absent"] = _without_neighbours(variants["on"], batch)
     for _ in range(args.rounds):
         for product in products.values():
             product.run()
@@ -90,6 +94,14 @@ def measure(args: argparse.Namespace) -> Result:
         rows=rows,
         notes=[] if jax.default_backend() == "gpu" else ["not measured on a GPU"],
     )
+
+
+def _without_neighbours(on: _Variant, batch: sizes.Batch) -> _Variant:
+    """The step of `on`, compiled once, for a batch whose neighbours are all absent."""
+    name = "neighbour_lengths_BCN"
+    absent = batch | {name: np.zeros_like(batch[name])}
+    step = on.step.with_batch(absent) if on.step is not None else None
+    return _Variant(on.cfg, step, problem=on.problem)
 
 
 def _batch(args: argparse.Namespace, cfg: ModelConfig, shards: int) -> sizes.Batch:
@@ -160,11 +172,11 @@ def _row(
         "GFLOP/s": significant(step_flops / step_s / 1e9),
     }
     row |= _utilisation(step_flops / step_s / device.num_chips(), products[dtype])
-    if name == "on" and len(off.step_s) == len(variant.step_s):
+    if name != "off" and len(off.step_s) == len(variant.step_s):
         ratios = np.divide(variant.step_s, off.step_s)
-        row["step on/off"] = significant(float(np.median(ratios)), 3)
+        row["step / off"] = significant(float(np.median(ratios)), 3)
         of_off = _step_flops(variants, "off", load)
-        row["FLOP on/off"] = significant(step_flops / of_off, 3)
+        row["FLOP / off"] = significant(step_flops / of_off, 3)
     row["step needs MB"] = round(variant.step.needs_bytes / 1e6)
     row["peak MB"] = round(variant.peak_bytes / 1e6)
     row["compile s"] = round(variant.step.compile_s, 1)
