@@ -14,8 +14,13 @@ def compiled(function: jax.stages.Wrapped, *arguments) -> jax.stages.Compiled:
     parameters; glibc is asked to give it back, so that the first step does not add to it.
     """
     found = function.lower(*arguments).compile()
+    give_back_memory()
+    return found
+
+
+def give_back_memory() -> None:
+    """Gives freed memory back to the system, where the C library can."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's, not musl's
         if trim is not None:
             trim(0)
-    return found

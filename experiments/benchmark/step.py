@@ -13,7 +13,7 @@ from experiments.benchmark import device
 from experiments.benchmark.sizes import Batch
 from retro_jax import checkpoints, sharding, state
 from retro_jax import train as training
-from retro_jax.compiling import compiled
+from retro_jax.compiling import compiled, give_back_memory
 from retro_jax.config import ModelConfig, OptimizerConfig
 from retro_jax.optimizer import make_optimizer
 
@@ -62,6 +62,7 @@ class Step:
             )
         self.compile_s = time.perf_counter() - start_s
         self.needs_bytes = _needs_bytes(self._update)
+        give_back_memory()  # training does not ask; that took a hundred megabytes
         _check_fits(self.needs_bytes)
         self._state: training.TrainState | None = None
         self.last_loss_nats = float("nan")  # a token
