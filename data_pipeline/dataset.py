@@ -37,10 +37,10 @@ def write(database: Database, cfg: DataConfig, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        shards = Path(temporary)
+        shards, packed = Path(temporary), {s: pack(database, s, cfg) for s in SPLITS}
         for shard in plan(database, cfg):
             (shards / shard).mkdir()
-            packed_SC = pack(database, shard.split("-")[0], cfg)
+            packed_SC = packed[shard.split("-")[0]]
             for _ in write_shard(database, cfg, shard, packed_SC, shards / shard):
                 pass
         join(database, cfg, shards, folder)

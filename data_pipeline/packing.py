@@ -88,7 +88,9 @@ def blocks(
     ids_SC: Int[np.ndarray, "S C"],
     first: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Some of a split's sequences: the arrays of a block of them, then of the next.
+    """Some of a split's sequences, by blocks: arrays by name, their first axis the sequence.
+
+    The features of `dataset.py`, whose names have the other axes; a block has 256 or fewer.
 
     Args:
         ids_SC: their chunks, as `pack` gives them.
