@@ -74,8 +74,9 @@ def chunk_losses(
             documents_BC = batch["documents_BC"]
             rows = sharding.local_rows(len(documents_BC), mesh)
             mine = {name: array[rows] for name, array in model_inputs(batch).items()}
-            on_devices = sharding.to_devices(mine, mesh)
-            sums = _sums_by_chunk(cfg, params, on_devices, retrieval=retrieval)
+            if not (retrieval and batch["neighbour_lengths_BCN"].any()):
+                mine = train.without_neighbours(mine)
+            sums = _sums_by_chunk(cfg, params, sharding.to_devices(mine, mesh))
             for name, values_BC in sharding.on_host(sums).items():
                 parts[name].append(values_BC.reshape(-1).astype(np.float64))
             parts["documents"].append(documents_BC.reshape(-1))
@@ -102,11 +103,11 @@ def model_inputs(batch: train.Batch) -> train.Batch:
     return {name: batch[name] for name in _MODEL_INPUTS}
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "retrieval"))
-def _sums_by_chunk(cfg: ModelConfig, params, batch, *, retrieval: bool):
+@functools.partial(jax.jit, static_argnums=0)
+def _sums_by_chunk(cfg: ModelConfig, params, batch):
     weights_BL = batch["loss_weights_BL"]
     # Zero weight and a loss that is not finite must give zero, hence not a product.
-    losses_BL = train.token_losses(cfg, params, batch, retrieval=retrieval)
+    losses_BL = train.token_losses(cfg, params, batch)
     losses_BL = jnp.where(weights_BL > 0, losses_BL * weights_BL, 0.0)
 
     def by_chunk(values_BL):

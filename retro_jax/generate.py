@@ -141,13 +141,18 @@ class _Window:
         segments_L = np.zeros(self._length, np.int32)
         segments_L[: len(seen)] = 1
         segments_L[: max(self._padding - first_chunk * chunk_len, 0)] = 0
+        neighbours = self._neighbours(first_chunk) if self._retriever else None
+        return inputs_L, neighbours, segments_L, len(seen) - 1
+
+    def _neighbours(self, first_chunk: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and lengths of the neighbours of the window's chunks."""
         shape = (self._num_chunks, self._num_neighbours)
         neighbours_CNR = np.zeros((*shape, self._cfg.neighbour_len), np.int32)
         lengths_CN = np.zeros(shape, np.int32)
         for place, found in enumerate(self._found[first_chunk:]):
             neighbours_CNR[place] = found.tokens_QNR[0]
             lengths_CN[place] = found.lengths_QN[0]
-        return inputs_L, neighbours_CNR, lengths_CN, segments_L, len(seen) - 1
+        return neighbours_CNR, lengths_CN
 
     def _retrieve(self, text: list[int]) -> None:
         """Asks for the neighbours of the chunks that were completed since."""
@@ -176,11 +181,12 @@ class _Window:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _next_logits(
-    cfg: ModelConfig, params, inputs_L, neighbours_CNR, lengths_CN, segments_L, position
-):
+def _next_logits(cfg: ModelConfig, params, inputs_L, neighbours, segments_L, position):
+    neighbours_BCNR, lengths_BCN = (
+        (None, None) if neighbours is None else (array[None] for array in neighbours)
+    )
     logits_BLV = state.rebuild(cfg, params)(
-        inputs_L[None], neighbours_CNR[None], lengths_CN[None], segments_L[None]
+        inputs_L[None], neighbours_BCNR, lengths_BCN, segments_L[None]
     )
     return jnp.take(logits_BLV[0], position, axis=0)
 

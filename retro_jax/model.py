@@ -6,7 +6,6 @@ silent: pre-normalisation, a norm at the encoder's end, no biases in matrices.
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -74,20 +73,7 @@ class DecoderLayer(nnx.Module):
         )
 
     def retrieve(self, hidden_BLD, encoded_BCNRE, mask_BCMNR):
-        """Adds what each position reads in the neighbours of the last complete chunk.
-
-        Where the mask lets no position of the batch read anything it costs nothing.
-        """
-        return jax.lax.cond(
-            jnp.any(mask_BCMNR),
-            self._read,
-            lambda hidden_BLD, *_: hidden_BLD,
-            hidden_BLD,
-            encoded_BCNRE,
-            mask_BCMNR,
-        )
-
-    def _read(self, hidden_BLD, encoded_BCNRE, mask_BCMNR):
+        """Adds what each position reads in the neighbours of the last complete chunk."""
         batch, num_chunks, chunk_len, *_ = mask_BCMNR.shape
         attending_BCMD = chunked_attention.attending_chunks(
             self.norm_cross(hidden_BLD), chunk_len
@@ -224,24 +210,16 @@ class Retro(nnx.Module):
         )
 
     def _encode(self, hidden_BLD, memory, segments_BL):
-        """Encodes all neighbours once, given the decoder's activations so far.
-
-        Where no position of the batch may read any, that is not worth its cost.
-        """
-        neighbours_BCNR, real_BCNR, mask_BCMNR = memory
+        """Encodes all neighbours once, given the decoder's activations so far."""
+        neighbours_BCNR, real_BCNR, _ = memory
         chunk_len = self.cfg.chunk_len
         segments_BCM = chunked_attention.chunks(segments_BL[..., None], chunk_len)
-        inputs = (
+        return self.encoder(
             neighbours_BCNR,
             real_BCNR,
             chunked_attention.chunks(hidden_BLD, chunk_len),
             segments_BCM[..., 0] > 0,
             self.embedding_VD[...],
-        )
-        shape = (*neighbours_BCNR.shape, self.cfg.encoder_width)
-        nothing = functools.partial(jnp.zeros, shape, hidden_BLD.dtype)
-        return jax.lax.cond(
-            jnp.any(mask_BCMNR), self.encoder, lambda *_: nothing(), *inputs
         )
 
     def _read_out(self, hidden_BLD):

@@ -25,17 +25,37 @@ Batch = dict[str, np.ndarray]
 TrainState = dict  # {"params": name -> array, "optimizer": optax's, its slots by name}
 
 
+def without_neighbours(batch: Batch) -> Batch:
+    """The batch as retrieval off reads it: the step of the decoder alone."""
+    gone = ("neighbours_BCNR", "neighbour_lengths_BCN")
+    return {name: array for name, array in batch.items() if name not in gone}
+
+
+def to_devices(cfg: ModelConfig, batch: Batch, mesh) -> dict[str, jax.Array]:
+    """Global arrays of this process's rows; neighbours only if the model can read any.
+
+    So a batch whose neighbours are all absent costs what it does without retrieval, in a
+    step that is compiled when the first such batch comes. Where several processes share
+    the devices none knows the others' rows, and all must run the same step: absent
+    neighbours are computed there, and masked.
+    """
+    absent = jax.process_count() == 1 and not batch["neighbour_lengths_BCN"].any()
+    if absent or not cfg.cca_layers:
+        batch = without_neighbours(batch)
+    return sharding.to_devices(batch, mesh)
+
+
 def token_losses(
-    cfg: ModelConfig, params: state.Parameters, batch, *, retrieval: bool = True
+    cfg: ModelConfig, params: state.Parameters, batch
 ) -> Float[Array, "B L"]:
     """Loss of every target in nats; what has no weight must be masked by the caller.
 
-    Without `retrieval` the neighbours of the batch are not looked at.
+    The batch may be one `without_neighbours`.
     """
     logits_BLV = state.rebuild(cfg, params)(
         batch["inputs_BL"],
-        batch["neighbours_BCNR"] if retrieval else None,
-        batch["neighbour_lengths_BCN"] if retrieval else None,
+        batch.get("neighbours_BCNR"),
+        batch.get("neighbour_lengths_BCN"),
         batch["segments_BL"],
     )
     return optax.softmax_cross_entropy_with_integer_labels(
@@ -176,14 +196,14 @@ def train(
         )
         metrics.say(_opening_line(train_state, step, cfg.steps))
         jitted = _jitted(model_cfg, optimizer, cfg, trained, shardings)
-        update = None  # compiled for the first batch
+        updates: dict = {}  # the compiled step, for batches with neighbours and without
         log = StepLog(workdir / "metrics", optimizer_cfg, cfg, step)
         with contextlib.closing(log), preemption.watch() as reached:
             batches = batches_from(step)
             while step < cfg.steps:
                 batch = log.waiting_for(lambda: next(batches))
-                on_devices = sharding.to_devices(batch, mesh)
-                update = update or compiled(jitted, train_state, on_devices)
+                on_devices = to_devices(model_cfg, batch, mesh)
+                update = _compiled_once(updates, jitted, train_state, on_devices)
                 train_state, sums = update(train_state, on_devices)
                 step += 1
                 log.after_step(step, sums)
@@ -211,6 +231,13 @@ def _jitted(model_cfg, optimizer, cfg: TrainConfig, trained, shardings):
         train_step, model_cfg, optimizer, cfg.accumulation, trained=trained
     )
     return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def _compiled_once(known: dict, jitted, train_state: TrainState, batch):
+    names = frozenset(batch)
+    if names not in known:
+        known[names] = compiled(jitted, train_state, batch)
+    return known[names]
 
 
 def _opening_line(train_state: TrainState, step: int, steps: int) -> str:

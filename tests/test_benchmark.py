@@ -96,6 +96,9 @@ def test_train_needs_no_data_pipeline(tmp_path):
         assert row["FLOP / off"] == pytest.approx(
             row["GFLOP/step"] / off["GFLOP/step"], rel=1e-2
         )
+    # Blocks of causal attention leave out nothing that cross-attention would.
+    assert on["compiled FLOP / off"] > on["FLOP / off"] > 1
+    assert absent["compiled FLOP / off"] == pytest.approx(1, rel=0.1)
     assert on["parameters M"] == absent["parameters M"] > off["parameters M"]
 
 

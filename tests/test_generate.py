@@ -184,7 +184,7 @@ def test_a_second_text_of_the_same_model_is_not_compiled_again(monkeypatch):
     monkeypatch.setattr(
         generation.state, "rebuild", lambda *a: calls.append(1) or rebuild(*a)
     )
-    _generate(PROMPT, None, num_tokens=2, window_chunks=3)
+    _generate(PROMPT[:-1], FakeRetriever(), num_tokens=2, window_chunks=3)
     _generate(PROMPT, FakeRetriever(), num_tokens=2, window_chunks=3)
     assert len(calls) == 1  # traced once
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from retro_jax import metrics, train
+from retro_jax import metrics, state, train
 from retro_jax.checkpoints import Checkpoints
 from retro_jax.config import OptimizerConfig, TrainConfig
 from retro_jax.optimizer import make_optimizer
@@ -32,12 +32,12 @@ def _batch(step: int):
     return tiny_model.batch(CFG, num_sequences=4, seed=step)
 
 
-def _train(workdir, *, cfg=SIX_STEPS, batch=_batch, run=RUN):
+def _train(workdir, *, cfg=SIX_STEPS, batch=_batch, run=RUN, optimizer=OPTIMIZER):
     def batches_from(step):
         return (batch(number) for number in itertools.count(step))
 
     return train.train(
-        CFG, OPTIMIZER, cfg, tiny_model.mesh(1, 1), batches_from, workdir, run
+        CFG, optimizer, cfg, tiny_model.mesh(1, 1), batches_from, workdir, run
     )
 
 
@@ -80,16 +80,54 @@ def test_the_loss_counts_weighted_targets_alone():
     assert loss(PARAMS, other)[0] == loss_nats
 
 
-def test_without_retrieval_the_neighbours_are_not_looked_at():
-    on, off = (
-        jax.jit(functools.partial(train.token_losses, CFG, retrieval=retrieval))
-        for retrieval in (True, False)
-    )
+def test_a_batch_without_neighbours_is_read_by_the_decoder_alone():
+    losses = jax.jit(functools.partial(train.token_losses, CFG))
     batch, other = _batch(0), _batch(0)
     other["neighbours_BCNR"] = (other["neighbours_BCNR"] + 1) % CFG.vocab_size
-    np.testing.assert_array_equal(off(PARAMS, batch), off(PARAMS, other))
-    assert (on(PARAMS, batch) != on(PARAMS, other)).any()
-    assert (on(PARAMS, batch) != off(PARAMS, batch)).any()
+    off, also_off = (
+        losses(PARAMS, train.without_neighbours(b)) for b in (batch, other)
+    )
+    np.testing.assert_array_equal(off, also_off)
+    assert (losses(PARAMS, batch) != losses(PARAMS, other)).any()
+    assert (losses(PARAMS, batch) != off).any()
+
+
+def test_neighbours_go_to_the_devices_only_if_the_model_can_read_any():
+    mesh, batch = tiny_model.mesh(1, 1), _batch(0)
+    lengths = np.zeros_like(batch["neighbour_lengths_BCN"])
+    absent = {**batch, "neighbour_lengths_BCN": lengths}
+    one = {**absent, "neighbour_lengths_BCN": lengths.copy()}
+    one["neighbour_lengths_BCN"][2, 0, 0] = 1
+    baseline = dataclasses.replace(CFG, cca_layers=())
+    few = train.without_neighbours(batch).keys()
+    assert len(few) == len(batch) - 2
+    assert train.to_devices(CFG, batch, mesh).keys() == batch.keys()
+    assert train.to_devices(CFG, one, mesh).keys() == batch.keys()
+    assert train.to_devices(CFG, absent, mesh).keys() == few
+    assert train.to_devices(baseline, batch, mesh).keys() == few
+
+
+def test_batches_with_and_without_neighbours_train_in_turn(tmp_path):
+    """The encoder learns nothing from batches whose neighbours are all absent."""
+
+    without_decay = dataclasses.replace(OPTIMIZER, weight_decay=0.0)
+
+    def trained(every: int):
+        def batch(step):
+            found = _batch(step)
+            found["neighbour_lengths_BCN"][:] *= (step + 1) % every == 0
+            return found
+
+        folder = tmp_path / str(every)
+        return _train(folder, batch=batch, optimizer=without_decay)["params"]
+
+    start = jax.jit(state.initial_parameters, static_argnums=(0, 1))
+    first = start(CFG, SIX_STEPS.seed)
+    in_turn, never = trained(2), trained(100)
+    for name, value in never.items():
+        read = name.startswith("encoder/") or "cross" in name
+        assert np.array_equal(value, first[name]) == read, name
+        assert not np.array_equal(in_turn[name], first[name]), name
 
 
 def test_micro_batches_give_the_gradients_of_the_whole():

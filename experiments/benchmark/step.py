@@ -1,13 +1,11 @@
 """One optimizer step, compiled and run as `retro_jax.train.train` does."""
 
-import copy
 import functools
 import time
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from experiments.benchmark import device
 from experiments.benchmark.sizes import Batch
@@ -39,7 +37,7 @@ class Step:
         Raises:
             MemoryError: if it would not fit into the memory that is free.
         """
-        self._mesh, self._batch = mesh, batch
+        self._cfg, self._mesh, self._batch = cfg, mesh, batch
         optimizer = make_optimizer(optimizer_cfg, _SCHEDULE_STEPS)
         make_state = functools.partial(training.initial_state, cfg, optimizer, 0)
         shapes = jax.eval_shape(make_state)
@@ -58,20 +56,17 @@ class Step:
             self._update = compiled(
                 update,
                 checkpoints.abstract(shapes, shardings),
-                _abstract_batch(batch, mesh),
+                training.to_devices(cfg, batch, mesh),
             )
         self.compile_s = time.perf_counter() - start_s
         self.needs_bytes = _needs_bytes(self._update)
+        # None for a loop over layers, whose body the compiler counts once.
+        counted = self._update.cost_analysis() or {}
+        self.compiled_flops = None if cfg.scan_layers else counted.get("flops")
         give_back_memory()  # training does not ask; that took a hundred megabytes
         _check_fits(self.needs_bytes)
         self._state: training.TrainState | None = None
         self.last_loss_nats = float("nan")  # a token
-
-    def with_batch(self, batch: Batch) -> "Step":
-        """The same compiled step on another batch of these shapes, with its own state."""
-        other = copy.copy(self)
-        other._batch, other._state = batch, None
-        return other
 
     def start(self) -> None:
         """Makes the state anew and takes a first step, which no one measures."""
@@ -91,7 +86,7 @@ class Step:
         pending = None
         with jax.set_mesh(self._mesh):
             for _ in range(steps):
-                on_devices = sharding.to_devices(self._batch, self._mesh)
+                on_devices = training.to_devices(self._cfg, self._batch, self._mesh)
                 self._state, sums = self._update(self._state, on_devices)
                 if pending is not None:
                     jax.device_get(pending)
@@ -107,14 +102,6 @@ class Step:
     def stop(self) -> None:
         """Gives the state up."""
         self._state = None
-
-
-def _abstract_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    rows = NamedSharding(mesh, P("data"))
-    return {
-        name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows)
-        for name, array in batch.items()
-    }
 
 
 def _needs_bytes(compiled) -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -73,14 +74,13 @@ def measure(args: argparse.Namespace) -> Result:
         "off": _Variant(sizes.without_retrieval(cfg)),
         "on": _Variant(cfg),
     }
-
-    def build(variant: _Variant) -> None:
-        variant.step = Step(variant.cfg, OptimizerConfig(), batch, mesh)
-
-    for variant in variants.values():
-        variant.attempt(build)
+    batches = {"off": batch, "on": batch}
     if args.absent:
-        variants["absent"] = _without_neighbours(variants["on"], batch)
+        variants["absent"] = _Variant(cfg)
+        lengths = "neighbour_lengths_BCN"
+        batches["absent"] = batch | {lengths: np.zeros_like(batch[lengths])}
+    for name, variant in variants.items():
+        variant.attempt(functools.partial(_build, batch=batches[name], mesh=mesh))
     for _ in range(args.rounds):
         for product in products.values():
             product.run()
@@ -96,12 +96,8 @@ def measure(args: argparse.Namespace) -> Result:
     )
 
 
-def _without_neighbours(on: _Variant, batch: sizes.Batch) -> _Variant:
-    """The step of `on`, compiled once, for a batch whose neighbours are all absent."""
-    name = "neighbour_lengths_BCN"
-    absent = batch | {name: np.zeros_like(batch[name])}
-    step = on.step.with_batch(absent) if on.step is not None else None
-    return _Variant(on.cfg, step, problem=on.problem)
+def _build(variant: _Variant, batch: sizes.Batch, mesh) -> None:
+    variant.step = Step(variant.cfg, OptimizerConfig(), batch, mesh)
 
 
 def _batch(args: argparse.Namespace, cfg: ModelConfig, shards: int) -> sizes.Batch:
@@ -177,10 +173,18 @@ def _row(
         row["step / off"] = significant(float(np.median(ratios)), 3)
         of_off = _step_flops(variants, "off", load)
         row["FLOP / off"] = significant(step_flops / of_off, 3)
+        row["compiled FLOP / off"] = _compiled_ratio(variant, off)
     row["step needs MB"] = round(variant.step.needs_bytes / 1e6)
     row["peak MB"] = round(variant.peak_bytes / 1e6)
     row["compile s"] = round(variant.step.compile_s, 1)
     return row
+
+
+def _compiled_ratio(variant: _Variant, off: _Variant) -> float | str:
+    """By the compiler's own count: without what causal blocks leave out, with recomputing."""
+    assert variant.step is not None and off.step is not None
+    here, without = variant.step.compiled_flops, off.step.compiled_flops
+    return significant(here / without, 3) if here and without else UNKNOWN
 
 
 def _step_flops(variants: dict[str, _Variant], name: str, load: sizes.Load) -> int:
