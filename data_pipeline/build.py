@@ -1,6 +1,5 @@
 """Makes a database, stage by stage; what is there and still right is used again."""
 
-import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,31 +8,36 @@ from data_pipeline import (
     corpora,
     database,
     dataset,
-    layout,
     lexical,
+    manifest,
+    reading,
     refresh,
     stages,
     versions,
 )
 from data_pipeline.config import DataConfig
+from data_pipeline.documents import Skipped
 from data_pipeline.engine import (
     Engine,
     LocalEngine,
     Uses,
     Work,
     contents_if_finished,
-    fingerprint,
-    read_json,
     run_stage,
-    write_sealed,
 )
-from data_pipeline.index import sharded
 from data_pipeline.tokenizer import Tokenizer
 
 _FIRST = ("documents", "tokenizer", "chunks", "embeddings", "index")
 STAGES = (*_FIRST, "neighbours", "dataset")
-# Made in one piece, in this process: near copies of held-out documents are known only from a
-# table of all of these; the tokenizer is trained on all texts; a dataset is one folder.
+# What some are made of, in order, each a stage itself; given up once the whole is there.
+STEPS = {
+    "documents": ("texts", "kept", "tables"),
+    "neighbours": ("searches",),
+    "dataset": ("sequences",),
+}
+WITH_STEPS = tuple(name for stage in STAGES for name in (*STEPS.get(stage, ()), stage))
+# Made in one piece, in this process: which documents remain is known only from all of them;
+# the tokenizer is trained on all texts; a dataset is one folder.
 _WHOLE = {"all": 1}
 
 
@@ -76,7 +80,11 @@ class Build:
             getattr(self, f"make_{stage}")()
 
     def make_documents(self) -> None:
-        """Reads the corpus, splits it and drops copies."""
+        """Reads the corpus, splits it and drops copies.
+
+        A corpus in one piece is read here, where it was asked for; parts of a folder
+        wherever the engine has room.
+        """
         cfg = self._cfg
         settings: dict[str, object] = {
             "corpus": corpora.identity(cfg.corpus),
@@ -85,7 +93,33 @@ class Build:
             "test_share": cfg.test_share,
             "shard_size_bytes": cfg.shard_size_bytes,
         }
-        self._whole("documents", settings, (), stages.Read(cfg))
+        texts, kept, tables = (self._folder / step for step in STEPS["documents"])
+        if not self._is_finished("documents", settings, (), _WHOLE):
+            skipped = Skipped()
+            parts = tuple(corpora.parts(cfg.corpus, skipped, cfg.shard_size_bytes))
+            read = {f"{number:05d}": len(part) for number, part in enumerate(parts)}
+            self._stage(
+                "texts",
+                settings,
+                (),
+                read,
+                reading.Read(cfg, parts),
+                engine=LocalEngine() if parts == ((),) else None,
+                unit="files",
+            )
+            of_parts = tuple(texts / name for name in read)
+            keep = reading.Keep(cfg, of_parts, skipped.as_dict())
+            self._whole("kept", settings, ("texts",), keep)
+            self._stage(
+                "tables",
+                settings,
+                ("kept",),
+                reading.tables(kept / "all"),
+                reading.Write(of_parts, kept / "all"),
+                unit="documents",
+            )
+        self._whole("documents", settings, (), reading.Join(kept / "all", tables))
+        self._give_up_steps("documents")
 
     def make_tokenizer(self) -> None:
         """Trains the tokenizer on the training split, or takes the one that is given."""
@@ -203,7 +237,7 @@ class Build:
             )
         merge = stages.Merge(self._folder, indexes, candidates)
         self._stage("neighbours", settings, inputs, shards, merge)
-        shutil.rmtree(self._folder / "searches", ignore_errors=True)
+        self._give_up_steps("neighbours")
 
     def make_dataset(self) -> None:
         """Packs chunks and neighbours into sequences, and joins these into a dataset."""
@@ -233,7 +267,7 @@ class Build:
                 unit="sequences",
             )
         self._whole("dataset", settings, inputs, join)
-        shutil.rmtree(self._folder / "sequences", ignore_errors=True)
+        self._give_up_steps("dataset")
 
     def _whole(
         self, name: str, settings: Mapping, inputs: tuple[str, ...], work: Work
@@ -266,7 +300,7 @@ class Build:
         self, settings: Mapping, inputs: tuple[str, ...]
     ) -> tuple[dict[str, object], dict[str, str]]:
         return (
-            {"format": layout.FORMAT_VERSION, **settings},
+            {"format": manifest.FORMAT_VERSION, **settings},
             {stage: self._contents[stage] for stage in inputs},
         )
 
@@ -281,6 +315,10 @@ class Build:
         found = contents_if_finished(self._folder / name, *identity, shards)
         return found is not None
 
+    def _give_up_steps(self, stage: str) -> None:
+        for step in STEPS[stage]:
+            shutil.rmtree(self._folder / step, ignore_errors=True)
+
     def _path(self, stage: str, file: str) -> Path:
         return self._folder / stage / "all" / file
 
@@ -291,34 +329,15 @@ class Build:
         return len(stages.chunk_table(self._folder, [shard]))
 
     def _write_manifest(self) -> None:
-        """Says what the directory holds; the database is open to readers from now on."""
-        tokenizer = Tokenizer.load(self._path("tokenizer", "tokenizer.model"))
-        embedder = stages.embedder(self._cfg.embedder)
-        made_before = {
-            stage: self._contents[stage]
-            for stage in self.stages[:-1]
-            if stage in self._contents
-        }
-        # The words follow from the chunks, and no sequence depends on them.
-        identity = {s: c for s, c in made_before.items() if s != "lexical"}
-        num_chunks = {
-            split: sum(self._size(s) for s in self._shard_names(split))
-            for split in dataset.SPLITS
-        }
-        manifest = {
-            "format_version": layout.FORMAT_VERSION,
-            "fingerprint": fingerprint(identity),
-            "contents": made_before,
-            "chunk_len": self._cfg.chunk_len,
-            "vocab_size": tokenizer.vocab_size,
-            "tokenizer_fingerprint": tokenizer.fingerprint,
-            "embedder": self._cfg.embedder,
-            "embedder_fingerprint": embedder.fingerprint,
-            "embedding_width": embedder.width,
-            "corpus": self._cfg.corpus or "the text of this Python installation",
-            "chunks": num_chunks,
-            "documents": read_json(self._path("documents", "facts.json")),
-            "index": sharded.read_facts(self._folder / "index"),
-            "settings": dataclasses.asdict(self._cfg),
-        }
-        write_sealed(self._folder / "manifest.json", manifest)
+        """The database is open to readers from now on."""
+        made = [s for s in self.stages[:-1] if s in self._contents]
+        manifest.write(
+            self._folder,
+            self._cfg,
+            stages.embedder(self._cfg.embedder),
+            {
+                split: sum(self._size(shard) for shard in self._shard_names(split))
+                for split in dataset.SPLITS
+            },
+            {stage: self._contents[stage] for stage in made},
+        )

@@ -5,6 +5,7 @@ data is counted by name in `Skipped` and never ends a run; a fault in what was a
 (no such folder, an unknown kind of file) raises at once.
 """
 
+import dataclasses
 import os
 import platform
 import re
@@ -20,6 +21,9 @@ from data_pipeline.documents import Document, Skipped
 from data_pipeline.engine import fingerprint
 
 __all__ = ["Document", "Skipped", "read_documents"]
+
+# Files that are read together, in order; none: the corpus can't be taken apart.
+Part = tuple[Path, ...]
 
 ACCEPTED = (
     'accepted are "python" (the embedded corpus), a folder, a .jsonl or text file'
@@ -63,7 +67,44 @@ def read_documents(
         )
     documents = _open_corpus(corpus, skipped, max_size_bytes)
     limited = _limited(_with_unique_ids(documents), max_size_bytes)
-    return _require_some(limited, corpus or "python", skipped)
+    return _require_some(limited, corpus, skipped)
+
+
+def parts(corpus: str, skipped: Skipped, size_bytes: int) -> list[Part]:
+    """What can be read by `read_part`, by itself: all parts together are the corpus.
+
+    A folder has a part for about every `size_bytes` of its files; all else is one. What
+    can't be looked into is added to `skipped`.
+    """
+    if corpus in ("", "python") or not Path(corpus).is_dir():
+        return [()]
+    found: list[list[Path]] = []
+    left_bytes = 0
+    for path in _files(Path(corpus), skipped):
+        if left_bytes <= 0:
+            found.append([])
+            left_bytes = size_bytes
+        found[-1].append(path)
+        left_bytes -= path.stat().st_size if path.is_file() else 0
+    return [tuple(files) for files in found]
+
+
+def read_part(
+    corpus: str, part: Part, skipped: Skipped, max_size_bytes: int | None = None
+) -> Iterator[Document]:
+    """Reads a part as `read_documents` does all, but ids are as they are found.
+
+    Raises:
+      FileNotFoundError: also if a folder is not there, as on another machine.
+    """
+    if not part:
+        return _limited(_open_corpus(corpus, skipped, max_size_bytes), max_size_bytes)
+    if not Path(corpus).is_dir():
+        raise FileNotFoundError(
+            f"corpus {corpus!r} is not there on a machine that reads a part of it: give"
+            " an absolute path that all of them share"
+        )
+    return _read_files(Path(corpus), part, skipped)
 
 
 def _open_corpus(
@@ -86,14 +127,16 @@ def _open_corpus(
             )
         raise FileNotFoundError(f"corpus {corpus!r}: no such path; {ACCEPTED}")
     if path.is_dir():
-        return _read_folder(path, skipped)
+        return _read_files(path, _files(path, skipped), skipped)
     if not document_files.kind(path):
         raise ValueError(f"corpus {corpus!r}: unknown kind of file; {ACCEPTED}")
     return document_files.read_file(path, path.name, skipped)
 
 
-def _read_folder(folder: Path, skipped: Skipped) -> Iterator[Document]:
-    for path in _files(folder, skipped):
+def _read_files(
+    folder: Path, files: Iterable[Path], skipped: Skipped
+) -> Iterator[Document]:
+    for path in files:
         name = _printable(path.relative_to(folder))
         if path.is_file():
             yield from document_files.read_file(path, name, skipped)
@@ -119,17 +162,30 @@ def _printable(path: PurePath) -> str:
     return os.fsencode(path.as_posix()).decode(errors="replace")
 
 
+class _UniqueIds:
+    """Makes ids unique, one after the other."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+
+    def __call__(self, given: str) -> str:
+        unique = given
+        while unique in self._seen:
+            self._seen[given] += 1
+            unique = f"{given}#{self._seen[given]}"
+        self._seen[unique] = 1
+        return unique
+
+
+def unique_ids(ids: Iterable[str]) -> list[str]:
+    """Ids of documents in the order they are read, as `read_documents` gives them."""
+    return list(map(_UniqueIds(), ids))
+
+
 def _with_unique_ids(documents: Iterable[Document]) -> Iterator[Document]:
-    seen: dict[str, int] = {}
+    unique = _UniqueIds()
     for document in documents:
-        unique = document.id
-        while unique in seen:
-            seen[document.id] += 1
-            unique = f"{document.id}#{seen[document.id]}"
-        seen[unique] = 1
-        yield Document(
-            unique, document.text, document.title, document.uri, document.licence
-        )
+        yield dataclasses.replace(document, id=unique(document.id))
 
 
 def _limited(
@@ -151,8 +207,13 @@ def _require_some(
         some = True
         yield document
     if not some:
-        why = "; ".join(skipped.summary_lines()) or "it is empty"
-        raise ValueError(f"corpus {corpus!r} holds no usable text ({why})")
+        raise no_usable_text(corpus, skipped)
+
+
+def no_usable_text(corpus: str, skipped: Skipped) -> ValueError:
+    """What is wrong with a corpus without a document."""
+    why = "; ".join(skipped.summary_lines()) or "it is empty"
+    return ValueError(f"corpus {corpus or 'python'!r} holds no usable text ({why})")
 
 
 def _open_tfds(name: str, skipped: Skipped) -> Iterator[Document]:

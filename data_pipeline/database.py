@@ -26,12 +26,13 @@ import pyarrow as pa
 from jaxtyping import Float, Float16, Int, Integer
 
 from data_pipeline import compaction, hybrid, layout, refresh, updates, verify, versions
-from data_pipeline import embedder as embedders
+from data_pipeline import manifest as manifests
 from data_pipeline.chunks import ChunkTable
 from data_pipeline.columns import Column
 from data_pipeline.documents import read_sources, row_of_id
+from data_pipeline.embedder import Embedder
 from data_pipeline.index.sharded import Shard, ShardedIndex, load_shard
-from data_pipeline.layout import Layout, read_manifest
+from data_pipeline.layout import Layout
 from data_pipeline.lexical import Lexical
 from data_pipeline.neighbours import NeighbourTable, find_neighbours
 from data_pipeline.passages import Found, Retrieved, found_at, passage_at, retrieved_at
@@ -71,12 +72,11 @@ class Database:
         Args:
             version: its number; the one in force, if not given.
         Raises:
-            ValueError: if there is none in the folder, it is of another format, a later
-                build of it was broken off, it has no such version or a file is missing or
-                damaged (`verify.py` has what is checked); says what to do.
+            ValueError: if there is none, or none of that version or this format, a later
+                build was broken off, or a file is missing or damaged (`verify.py`).
         """
         folder = Path(folder)
-        manifest = read_manifest(folder)
+        manifest = manifests.read(folder)
         state = versions.read(folder, manifest, version)
         verify.check_quickly(folder, state)
         return cls(folder, manifest, state)
@@ -101,9 +101,9 @@ class Database:
         return Tokenizer.load(self.folder / "tokenizer" / "all" / "tokenizer.model")
 
     @functools.cached_property
-    def embedder(self) -> embedders.Embedder:
+    def embedder(self) -> Embedder:
         """The embedder of the index; ValueError if its weights are not the same now."""
-        return layout.load_embedder_of(self.folder, self.manifest)
+        return manifests.load_embedder_of(self.folder, self.manifest)
 
     @property
     def index(self) -> ShardedIndex:
@@ -193,7 +193,7 @@ class Database:
         What both have in common is shared and not checked again; this one itself, if it
         shows that version. Raises as `open`.
         """
-        state = versions.read(self.folder, read_manifest(self.folder))
+        state = versions.read(self.folder, manifests.read(self.folder))
         if state.number == self.version:
             return self
         verify.check_quickly(self.folder, state, since=self.state)

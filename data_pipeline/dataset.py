@@ -8,8 +8,6 @@ A shard is a record file of consecutive sequences of a split, SPLIT-00000 and so
 by itself (`write_shard`); `join` makes one dataset of all. Same input, same bytes.
 """
 
-import os
-import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -20,6 +18,7 @@ from jaxtyping import Int
 
 from data_pipeline.config import DataConfig
 from data_pipeline.database import Database
+from data_pipeline.engine import link
 from data_pipeline.packing import blocks, pack
 
 VERSION = "1.0.0"
@@ -137,17 +136,10 @@ def join(database: Database, cfg: DataConfig, shards: Path, folder: Path) -> Non
     ]
     for split in splits:
         for number, path in enumerate(split.filepaths):
-            _link(shards / f"{split.name}-{number:05d}" / _FILE, Path(path))
+            link(shards / f"{split.name}-{number:05d}" / _FILE, Path(path))
     info = _info(database, cfg, place)
     info.set_splits(tfds.core.SplitDict(splits))
     info.write_to_directory(place)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # across devices, or a file system without links
-        shutil.copyfile(source, target)
 
 
 def _info(database: Database, cfg: DataConfig, place: Path):

@@ -3,27 +3,30 @@
 Called by the database build before anything is tokenised. The one thing to know: the
 split is a function of a document's text, and a training document is dropped if it is
 nearly a held-out one, never the other way round.
+
+What is costly of a document, reading it and its signature, needs that document alone; what
+remains is chosen from ids, checksums and signatures, and a few texts are read again.
 """
 
+import functools
 import hashlib
-import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import UInt64
-
-from data_pipeline.documents import Document
-from data_pipeline.spool import Spool, Spooled
+from jaxtyping import UInt32, UInt64
 
 if TYPE_CHECKING:
-    from datasketch import MinHash, MinHashLSH
+    from datasketch import LeanMinHash, MinHash
 
 SPLITS = ("train", "validation", "test")
 
+NGRAM = 13  # words; section 2.6 of the paper, as the threshold
+_THRESHOLD = 0.8
 _NUM_PERMUTATIONS = 128
+_SEED, _SCHEME = 1, "affine32"  # of the permutations
 _MISS_PROBABILITY = 1e-4
 _WORD = re.compile(r"\w+")
 _MAX_CACHED_WORDS = 1_000_000
@@ -32,72 +35,63 @@ _BATCH_GRAMS = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class Deduplicated:
-    """Documents that remain in each split, sorted by id, and what was dropped.
+class Kept:
+    """Numbers of the documents that remain in each split, and how many were dropped.
 
     Attributes:
-      documents: split name -> documents; every name of `SPLITS` is there.
+      numbers: split name -> numbers of documents, sorted by the documents' ids; every
+        name of `SPLITS` is there.
       exact_duplicates: documents dropped because a split had their text already.
       near_duplicates: training documents dropped as near copies of held-out ones.
     """
 
-    documents: dict[str, Spooled]
+    numbers: dict[str, list[int]]
     exact_duplicates: int
     near_duplicates: int
 
 
-def deduplicate(
-    documents: Iterable[Document],
-    spool: Spool,
+def choose(
+    ids: Sequence[str],
+    digests: Sequence[bytes],
+    signature_of: Callable[[int], UInt32[np.ndarray, " P"]],
+    text_of: Callable[[int], str],
     validation_share: float,
     test_share: float,
-    *,
-    threshold: float = 0.8,
-    ngram: int = 13,
-    seed: int = 1,
-) -> Deduplicated:
+) -> Kept:
     """Splits documents and drops copies; the order they come in does not matter.
 
     Args:
-      documents: with unique ids. Read once; of each the id and a checksum is held, and
-        of a held-out one the hashes of its n-grams.
-      spool: empty; keeps the texts, also for what is returned.
+      ids: of all documents, unique; a document's number is its place here.
+      digests: `digest` of each text.
+      signature_of: the `Signer`'s signature of a document by number.
+      text_of: its text; asked for where a near copy is likely.
       validation_share: share of documents held out for validation, 0 to 1.
       test_share: share of documents held out for test, 0 to 1.
-      threshold: see `near_duplicates`; also `ngram` and `seed`.
     Raises:
-      ValueError: if a share, the threshold or the n-gram length is out of range.
+      ValueError: if a share is out of range.
     Source: section 2.6 of the paper.
     """
-    ids: list[str] = []
-    splits: list[str] = []
-
-    def spooled() -> Iterator[Document]:
-        for document in documents:
-            spool.append(document)
-            ids.append(document.id)
-            splits.append(split_of(document.text, validation_share, test_share))
-            yield document
-
-    exact = exact_duplicates(spooled())
+    exact = exact_duplicates(ids, digests)
     numbers: dict[str, list[int]] = {name: [] for name in SPLITS}
     for number in sorted(range(len(ids)), key=ids.__getitem__):
-        if ids[number] not in exact:
-            numbers[splits[number]].append(number)
-    kept = {name: Spooled(spool, of_split) for name, of_split in numbers.items()}
-    held_out = itertools.chain(kept["validation"], kept["test"])
-    near = near_duplicates(
-        kept["train"], held_out, threshold=threshold, ngram=ngram, seed=seed
-    )
-    remaining = [number for number in numbers["train"] if ids[number] not in near]
-    kept["train"] = Spooled(spool, remaining)
-    return Deduplicated(kept, len(exact), len(near))
+        if number not in exact:
+            split = split_of(digests[number], validation_share, test_share)
+            numbers[split].append(number)
+    held_out = numbers["validation"] + numbers["test"]
+    near = near_duplicates(numbers["train"], held_out, signature_of, text_of)
+    numbers["train"] = [number for number in numbers["train"] if number not in near]
+    return Kept(numbers, len(exact), len(near))
 
 
-def split_of(text: str, validation_share: float, test_share: float) -> str:
+def digest(text: str) -> bytes:
+    """What equal texts share, and no others: sha256 of the UTF-8."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def split_of(digest: bytes, validation_share: float, test_share: float) -> str:
     """Says which split a document belongs to: "train", "validation" or "test".
 
-    A function of the sha256 of the text alone: exact copies land together, and neither
+    A function of the text's digest alone: exact copies land together, and neither
     order nor other documents matter. Raising a share moves documents only into it.
 
     Raises:
@@ -109,7 +103,6 @@ def split_of(text: str, validation_share: float, test_share: float) -> str:
             f"validation_share={validation_share}, test_share={test_share}: must not be"
             " negative, and their sum must be below 1"
         )
-    digest = hashlib.sha256(text.encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64
     if position < validation_share:
         return "validation"
@@ -117,32 +110,32 @@ def split_of(text: str, validation_share: float, test_share: float) -> str:
     return "test" if position >= 1 - test_share else "train"
 
 
-def exact_duplicates(documents: Iterable[Document]) -> set[str]:
+def exact_duplicates(ids: Sequence[str], digests: Sequence[bytes]) -> set[int]:
     """Finds documents whose text another one has; of each text the least id is kept.
 
     Returns:
-      The ids to drop. Copies of one text always share a split (`split_of`), so this
+      The numbers to drop. Copies of one text always share a split (`split_of`), so this
       serves each split and all of them at once.
     """
-    least: dict[bytes, str] = {}
+    least: dict[bytes, int] = {}
     drop = set()
-    for document in documents:
-        digest = hashlib.sha256(document.text.encode()).digest()
-        known = least.setdefault(digest, document.id)
-        if known != document.id:
-            least[digest], worse = sorted((known, document.id))
+    for number, of_text in enumerate(digests):
+        known = least.setdefault(of_text, number)
+        if known != number:
+            least[of_text], worse = sorted((known, number), key=ids.__getitem__)
             drop.add(worse)
     return drop
 
 
 def near_duplicates(
-    train: Iterable[Document],
-    held_out: Iterable[Document],
+    train: Iterable[int],
+    held_out: Sequence[int],
+    signature_of: Callable[[int], UInt32[np.ndarray, " P"]],
+    text_of: Callable[[int], str],
     *,
-    threshold: float = 0.8,
-    ngram: int = 13,
-    seed: int = 1,
-) -> set[str]:
+    threshold: float = _THRESHOLD,
+    ngram: int = NGRAM,
+) -> set[int]:
     """Finds training documents that nearly equal a validation or test document.
 
     Similarity is the Jaccard index of the sets of n-grams of lower-cased words (a
@@ -151,13 +144,14 @@ def near_duplicates(
     is missed with probability below 1e-4 (5e-5 at 0.8, 1e-9 at 0.9).
 
     Args:
-      train: read once as a stream; memory grows with `held_out` only.
-      held_out: validation and test documents.
+      train: numbers of training documents.
+      held_out: numbers of validation and test documents.
+      signature_of: a document's signature, by a `Signer` of this n-gram length.
+      text_of: a document's text; only those are asked for that MinHash proposes.
       threshold: least similarity of a duplicate, above 0, at most 1.
       ngram: words of a gram, at least 1.
-      seed: of the MinHash permutations.
     Returns:
-      The ids of the training documents to drop.
+      The numbers of the training documents to drop.
     Raises:
       ValueError: if `threshold` or `ngram` is out of range.
     Source: section 2.6 of the paper (13-grams, 0.8, MinHash); the exact check is ours.
@@ -166,17 +160,54 @@ def near_duplicates(
         raise ValueError(f"threshold={threshold}: must be above 0 and at most 1")
     if ngram < 1:
         raise ValueError(f"ngram={ngram}: must be at least 1")
+    if not held_out:
+        return set()
+    from datasketch import MinHashLSH
+
+    index = MinHashLSH(num_perm=_NUM_PERMUTATIONS, params=_bands(threshold))
+    for number in held_out:
+        index.insert(number, _minhash(signature_of(number)), check_duplication=False)
     word_hashes = _WordHashes()
-    sketcher = _empty_sketch(seed)
-    held_grams = [gram_hashes(d.text, ngram, word_hashes) for d in held_out]
-    index = _index(held_grams, sketcher, threshold)
-    drop = set()
-    for document in train:
-        grams_G = gram_hashes(document.text, ngram, word_hashes)
-        found = index.query(_sketch(grams_G, sketcher))
-        if any(_similar(grams_G, held_grams[i], threshold) for i in found):
-            drop.add(document.id)
-    return drop
+
+    @functools.lru_cache(maxsize=64)
+    def grams_of(number: int) -> np.ndarray:
+        return gram_hashes(text_of(number), ngram, word_hashes)
+
+    return {
+        number
+        for number in train
+        if any(
+            _similar(grams_of(number), grams_of(other), threshold)
+            for other in index.query(_minhash(signature_of(number)))
+        )
+    }
+
+
+class Signer:
+    """Gives texts signatures: of two, as many numbers agree as their n-grams do."""
+
+    def __init__(self, ngram: int = NGRAM, seed: int = _SEED):
+        """Takes the words of a gram and the seed of the MinHash permutations."""
+        from datasketch import MinHash
+
+        self._ngram, self._word_hashes = ngram, _WordHashes()
+        # The grams are hashed already; datasketch mixes them once more by itself.
+        self._empty = MinHash(_NUM_PERMUTATIONS, seed, hashfunc=int, scheme=_SCHEME)
+
+    def __call__(self, text: str) -> UInt32[np.ndarray, " P"]:
+        """The signature of a text: its MinHash's values."""
+        sketch: MinHash = self._empty.copy()
+        grams_G = gram_hashes(text, self._ngram, self._word_hashes)
+        # The high half: in the low half of a product fewer bits have been mixed.
+        for batch in _batches(grams_G >> np.uint64(32)):
+            sketch.update_batch(batch)
+        return sketch.hashvalues
+
+
+def _minhash(signature_P: UInt32[np.ndarray, " P"]) -> "LeanMinHash":
+    from datasketch import LeanMinHash
+
+    return LeanMinHash(seed=_SEED, hashvalues=signature_P, scheme=_SCHEME)
 
 
 def jaccard(
@@ -221,36 +252,10 @@ class _WordHashes(dict[str, int]):
         return value
 
 
-def _empty_sketch(seed: int) -> "MinHash":
-    from datasketch import MinHash
-
-    # The grams are hashed already; datasketch mixes them once more by itself.
-    return MinHash(_NUM_PERMUTATIONS, seed, hashfunc=int)
-
-
-def _sketch(grams_G: UInt64[np.ndarray, " G"], empty: "MinHash") -> "MinHash":
-    sketch = empty.copy()
-    # The high half: in the low half of a product fewer bits have been mixed.
-    for batch in _batches(grams_G >> np.uint64(32)):
-        sketch.update_batch(batch)
-    return sketch
-
-
 def _batches(values_G: np.ndarray) -> Iterator[list[int]]:
     """Small enough that values times permutations stay in the cache."""
     for start in range(0, values_G.size, _BATCH_GRAMS):
         yield values_G[start : start + _BATCH_GRAMS].tolist()
-
-
-def _index(
-    held_grams: list[np.ndarray], empty: "MinHash", threshold: float
-) -> "MinHashLSH":
-    from datasketch import MinHashLSH
-
-    index = MinHashLSH(num_perm=_NUM_PERMUTATIONS, params=_bands(threshold))
-    for key, grams_G in enumerate(held_grams):
-        index.insert(key, _sketch(grams_G, empty), check_duplication=False)
-    return index
 
 
 def _bands(threshold: float) -> tuple[int, int]:

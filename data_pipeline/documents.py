@@ -1,7 +1,7 @@
 """A document, and the account of what a corpus held that could not become one."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,13 @@ class Skipped:
         names = self._names.setdefault(reason, [])
         if len(names) < _NAMES_KEPT:
             names.append(name)
+
+    def include(self, others: Mapping[str, Mapping]) -> None:
+        """Adds what another one counted, as it says `as_dict`."""
+        for reason, found in others.items():
+            self._counts[reason] = self._counts.get(reason, 0) + found["count"]
+            names = self._names.setdefault(reason, [])
+            names += found["names"][: _NAMES_KEPT - len(names)]
 
     @property
     def total(self) -> int:
@@ -98,34 +105,3 @@ def row_of_id(table: pa.Table, deleted_D: np.ndarray) -> dict[str, int]:
     there = np.ones(len(ids), bool)
     there[deleted_D] = False
     return {ids[row]: int(row) for row in np.flatnonzero(there)}
-
-
-def write_split(
-    folder: Path, split: str, documents: Iterable[Document], shard_size_bytes: int
-) -> int:
-    """Writes a split: a Parquet file for about every `shard_size_bytes` of text.
-
-    Returns:
-        UTF-8 bytes of all texts.
-    """
-    row = size_bytes = 0
-    for number, shard in enumerate(_shards(documents, shard_size_bytes)):
-        path = folder / f"{split}-{number:05d}.parquet"
-        size_bytes += write_documents(path, shard, first_row=row)
-        row += len(shard)
-    return size_bytes
-
-
-def _shards(
-    documents: Iterable[Document], shard_size_bytes: int
-) -> Iterator[list[Document]]:
-    shard: list[Document] = []
-    size_bytes = 0
-    for document in documents:
-        shard.append(document)
-        size_bytes += len(document.text.encode())
-        if size_bytes >= shard_size_bytes:
-            yield shard
-            shard, size_bytes = [], 0
-    if shard:
-        yield shard

@@ -293,6 +293,14 @@ def _shard_is_whole(shard: Path) -> bool:
     )
 
 
+def link(source: Path, target: Path) -> None:
+    """Gives a file a second name, or a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:  # across devices, or a file system without links
+        shutil.copyfile(source, target)
+
+
 def describe_files(folder: Path) -> dict[str, dict]:
     """Size and checksum of every file below a folder, by its path in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())

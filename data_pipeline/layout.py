@@ -9,13 +9,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float16, Float32, Int
 
-from data_pipeline import embedder as embedders
 from data_pipeline.chunks import ChunkTable
 from data_pipeline.columns import open_array
-from data_pipeline.engine import read_json, read_sealed, read_stage
+from data_pipeline.engine import read_json
 from data_pipeline.versions import Version
-
-FORMAT_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,46 +60,6 @@ class Layout:
         names = self.built_shards(split)
         built = [self.built(f"documents/all/{name}.parquet") for name in names]
         return built + [delta / "documents.parquet" for delta in self.deltas(split)]
-
-
-def read_manifest(folder: Path) -> dict:
-    """What a finished database says of itself; ValueError as `Database.open`."""
-    path = folder / "manifest.json"
-    if not path.exists():
-        raise ValueError(
-            f"{folder} holds no finished database (no manifest.json): build it with "
-            "python -m experiments.build_database"
-        )
-    manifest = read_sealed(path, ())
-    if manifest is None:
-        raise ValueError(
-            f"{path} is damaged: run the build again, it makes what is missing"
-        )
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{folder} has database format {manifest.get('format_version')}, this "
-            f"code reads {FORMAT_VERSION}: build it again"
-        )
-    for stage, contents in manifest["contents"].items():
-        made = read_stage(folder / stage) or {}
-        if made.get("contents") != contents:
-            raise ValueError(
-                f"{folder / stage} is not what {path} speaks of: "
-                "a build was broken off, start it again"
-            )
-    return manifest
-
-
-def load_embedder_of(folder: Path, manifest: dict) -> embedders.Embedder:
-    """The embedder of a database; ValueError if its weights are not the same now."""
-    embedder = embedders.load_embedder(manifest["embedder"])
-    if embedder.fingerprint != manifest["embedder_fingerprint"]:
-        raise ValueError(
-            f"embedder {manifest['embedder']!r} has fingerprint "
-            f"{embedder.fingerprint}, {folder} was built with "
-            f"{manifest['embedder_fingerprint']}: build it again"
-        )
-    return embedder
 
 
 def vectors(shard: Path) -> np.ndarray:

@@ -37,7 +37,7 @@ class Progress:
 
     def _line(self, now_s: float) -> str:
         rate = self._done / max(now_s - self._began_s, 1e-9)
-        so_far = f"{self._done:,} {self._unit}  {rate:,.0f}/s"
+        so_far = f"{self._done:,} {self._unit}  {_a_second(rate)}"
         if self._total is None:
             return f"{self._name}: {so_far}   "
         left_s = (self._total - self._done) / rate if rate else 0.0
@@ -49,4 +49,8 @@ class Progress:
             elapsed_s = self._clock() - self._began_s
             rate = self._done / max(elapsed_s, 1e-9)
             line = f"{self._name}: {self._done:,} {self._unit} in {elapsed_s:.1f} s "
-            say(f"{line}({rate:,.0f}/s)".ljust(78))
+            say(f"{line}({_a_second(rate)})".ljust(78))
+
+
+def _a_second(rate: float) -> str:
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"

@@ -5,7 +5,6 @@ the database's folder and fingerprints, never what they stand for. Embedder, tok
 index are loaded where they are used, once a process and one of a kind at a time.
 """
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,6 @@ from jaxtyping import Float, Int
 
 from data_pipeline import (
     chunks,
-    corpora,
     database,
     dataset,
     layout,
@@ -28,50 +26,10 @@ from data_pipeline import (
 from data_pipeline import neighbours as neighbour_tables
 from data_pipeline.columns import open_array
 from data_pipeline.config import DataConfig
-from data_pipeline.deduplicate import deduplicate
-from data_pipeline.documents import Skipped, write_split
 from data_pipeline.embedder import Embedder, load_embedder
 from data_pipeline.engine import write_json
 from data_pipeline.index import sharded
-from data_pipeline.spool import Spool
 from data_pipeline.tokenizer import Tokenizer
-
-
-@dataclasses.dataclass(frozen=True)
-class Read:
-    """Reads the corpus, splits it and drops copies; all in one piece."""
-
-    cfg: DataConfig
-
-    def __call__(self, shard: str, made: Path) -> Iterator[str]:
-        """Raises ValueError if no training document is left."""
-        cfg, skipped = self.cfg, Skipped()
-        limit = None if cfg.corpus else cfg.embedded_size_bytes
-        yield f"reading {cfg.corpus or 'the text of this Python installation'}"
-        read = corpora.read_documents(cfg.corpus, skipped, max_size_bytes=limit)
-        with contextlib.closing(Spool(made / "spool")) as spool:
-            kept = deduplicate(read, spool, cfg.validation_share, cfg.test_share)
-            for line in skipped.summary_lines():
-                yield f"left out: {line}"
-            if not len(kept.documents["train"]):
-                raise ValueError(
-                    f"no training document is left of {cfg.corpus!r}: give more text, "
-                    "or smaller data.validation_share and data.test_share"
-                )
-            facts = {
-                "exact_duplicates": kept.exact_duplicates,
-                "near_duplicates": kept.near_duplicates,
-                "skipped": skipped.as_dict(),
-            }
-            for split, texts in kept.documents.items():
-                size = write_split(made, split, texts, cfg.shard_size_bytes)
-                facts[split] = {"documents": len(texts), "size_bytes": size}
-                yield f"{split}: {len(texts):,} documents, {size / 1e6:.2f} MB"
-        yield (
-            f"dropped {kept.exact_duplicates} exact duplicates and "
-            f"{kept.near_duplicates} near copies of held-out documents"
-        )
-        write_json(made / "facts.json", facts)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet
 
 from data_pipeline import chunks, layout, updates
+from data_pipeline import manifest as manifests
 from data_pipeline.engine import fingerprint, read_json, read_stage, sha256_of
 from data_pipeline.versions import Version, name_of
 
@@ -30,7 +31,7 @@ def described(folder: Path, version: Version) -> Iterator[tuple[Path, dict]]:
     Raises:
         ValueError: naming a shard whose description is not there or is another's.
     """
-    manifest = layout.read_manifest(folder)
+    manifest = manifests.read(folder)
     for stage in manifest["contents"]:
         made = read_json(folder / stage / "stage.json") or {"files": {}}
         for shard, files in made["files"].items():

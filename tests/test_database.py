@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipeline import build, layout
+from data_pipeline import build, layout, manifest
 from data_pipeline.database import Database
 from data_pipeline.engine import read_sealed, write_sealed
 from tests import tiny_corpus
@@ -44,7 +44,7 @@ def test_a_damaged_manifest(copy):
             Database.open(copy)
 
 
-@pytest.mark.parametrize("version", [0, layout.FORMAT_VERSION + 1, None])
+@pytest.mark.parametrize("version", [0, manifest.FORMAT_VERSION + 1, None])
 def test_another_format(copy, version):
     change_manifest(copy, format_version=version)
     with pytest.raises(ValueError, match=f"format {version}, this code reads 1"):

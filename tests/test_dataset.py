@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline import dataset, packing
+from data_pipeline import dataset, engine, packing
 from tests import tiny_corpus
 
 CHUNK_LEN, CHUNKS = 8, 4
@@ -258,7 +258,7 @@ def test_a_file_system_without_links_gets_copies(
     def refused(*_):
         raise PermissionError("no links here")
 
-    monkeypatch.setattr(dataset.os, "link", refused)
+    monkeypatch.setattr(engine.os, "link", refused)
     dataset.write(tiny_database, cfg, tmp_path)
     wanted = tiny_corpus.contents(tiny_database.folder / "dataset" / "all")
     wanted.pop("shard.json")

@@ -30,10 +30,10 @@ def test_a_log_gets_a_line_every_ten_seconds_and_one_at_the_end(capsys):
     work(10, [1] * 10, 4.0)
     lines = capsys.readouterr().out.split("\n")
     assert [line.strip() for line in lines] == [
-        "chunks:  30%  3 shards  0/s  28 s left",
-        "chunks:  60%  6 shards  0/s  16 s left",
-        "chunks:  90%  9 shards  0/s  4 s left",
-        "chunks: 10 shards in 40.0 s (0/s)",
+        "chunks:  30%  3 shards  0.25/s  28 s left",
+        "chunks:  60%  6 shards  0.25/s  16 s left",
+        "chunks:  90%  9 shards  0.25/s  4 s left",
+        "chunks: 10 shards in 40.0 s (0.25/s)",
         "",
     ]
 
@@ -48,7 +48,7 @@ def test_short_work_is_one_line(capsys):
 def test_unknown_total_has_no_time_left(capsys):
     work(None, [5], 20.0)
     first, _, _ = capsys.readouterr().out.split("\n")
-    assert first.strip() == "chunks: 5 shards  0/s"
+    assert first.strip() == "chunks: 5 shards  0.25/s"
 
 
 def test_nothing_done_says_nothing(capsys):

@@ -13,7 +13,7 @@ import pytest
 from data_pipeline import build, costs
 from data_pipeline.config import DataConfig
 from data_pipeline.database import Database
-from data_pipeline.deduplicate import split_of
+from data_pipeline.deduplicate import digest, split_of
 from tests.toy_embedder import in_place_of_all as toy_embedder
 
 __all__ = ["toy_embedder"]
@@ -62,16 +62,17 @@ def _in_split(split: str, text: str) -> str:
     return next(
         candidate
         for candidate in candidates
-        if split_of(candidate, VALIDATION_SHARE, TEST_SHARE) == split
+        if split_of(digest(candidate), VALIDATION_SHARE, TEST_SHARE) == split
     )
 
 
 def write(folder: Path, documents: dict[str, str] | None = None) -> str:
-    """Writes the corpus as JSON lines and gives its path."""
+    """Writes the corpus as three files of JSON lines and gives its path."""
     folder.mkdir(parents=True, exist_ok=True)
     records = (documents or texts()).items()
     lines = [json.dumps({"id": name, "text": text}) for name, text in records]
-    (folder / "corpus.jsonl").write_text("\n".join(lines))
+    for number in range(3):
+        (folder / f"corpus-{number}.jsonl").write_text("\n".join(lines[number::3]))
     return str(folder)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import tensorflow as tf
 from google.protobuf import json_format
 
-from data_pipeline import batches, layout
+from data_pipeline import batches, manifest
 from data_pipeline.database import Database
 from experiments.benchmark import fault_database, toy_embedder
 from experiments.benchmark.result import Row, progress
@@ -136,7 +136,7 @@ def _sequences(folder: Path) -> int:
     Raises:
         ValueError: as training does, if they are of another database.
     """
-    total, made_of = 0, layout.read_manifest(folder)["fingerprint"]
+    total, made_of = 0, manifest.read(folder)["fingerprint"]
     for split in ("train", "validation", "test"):
         read = batches.Sequences(folder / "dataset" / "all", split)
         if read.metadata.get("database") != made_of:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from data_pipeline import costs
-from data_pipeline.build import STAGES
+from data_pipeline.build import WITH_STEPS
 from data_pipeline.database import Database
 from data_pipeline.engine import read_json
 from experiments.benchmark import fault_database, toy_embedder
@@ -31,8 +31,6 @@ from experiments.benchmark.result import Row, progress
 
 _POLL_S = 0.001
 _MOST_ATTEMPTS = 20  # for one kill: the others came too late
-# With the first halves of two of them.
-_STAGES = (*STAGES[:-2], "searches", STAGES[-2], "sequences", STAGES[-1])
 
 
 def rows(kills: int, seed: int) -> list[Row]:
@@ -73,7 +71,7 @@ def _under_way(folder: Path) -> str | None:
     """The stage that is being made, or was when the build was killed."""
     begun = [
         stage
-        for stage in _STAGES
+        for stage in WITH_STEPS
         if (folder / stage / "building.json").exists()
         and not (folder / stage / "stage.json").exists()
     ]
@@ -272,7 +270,7 @@ def _rows(kills: int, seed: int) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as scratch, toy_embedder.in_place_of_all():
         # An exact index is made in a moment that no kill meets, ScaNN's is trained.
         for index, documents, stages in (
-            ("exact", 60, _STAGES),
+            ("exact", 60, WITH_STEPS),
             ("scann", 240, ("index", "searches")),
         ):
             progress(f"killing {kills} builds, {index} index")

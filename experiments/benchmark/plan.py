@@ -15,17 +15,19 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline import costs
+from data_pipeline.build import STEPS, WITH_STEPS
 from data_pipeline.engine import read_json
 from experiments.benchmark.result import UNKNOWN, Row, significant
 
 _MILLION = 1e6
 _HOUR_S = 3600
-# Made shard by shard, so by as many machines as there are; the others in one process each.
-_SHARDED = ("chunks", "embeddings", "index", "searches", "neighbours", "sequences")
-_WHOLE = ("documents", "dataset")
+# Made in one process; the others by shard, so by as many machines as there are. The
+# tokenizer is trained on a sample, whatever the size.
+_WHOLE = ("kept", "documents", "dataset")
+_NAMES = tuple(name for name in WITH_STEPS if name != "tokenizer")
 _BY_CHUNK_SHARD = ("chunks", "embeddings", "neighbours")
 _PER_SEARCH = ("searches",)  # cost grows with the shards of the index
-_GIVEN_UP = ("searches", "sequences")  # once they are merged, or joined
+_GIVEN_UP = tuple(step for steps in STEPS.values() for step in steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +93,7 @@ def measure(database: Path) -> Measured:
 def growth_rows(measured: Sequence[Measured]) -> list[Row]:
     """A row for each size, a part for each stage; last, how it compares with the smallest."""
     rows: list[Row] = []
-    for name in (*_WHOLE[:1], *_SHARDED, *_WHOLE[1:]):
+    for name in _NAMES:
         first = measured[0].stages.get(name)
         for size in measured:
             stage = size.stages.get(name)
@@ -143,12 +145,14 @@ def planned(largest: Measured, chunks: int, *, cores: int, memory_gb: int) -> Pl
     core_hours = {
         name: stage.cpu_s * millions * (shards if name in _PER_SEARCH else 1) / _HOUR_S
         for name, stage in largest.stages.items()
-        if name != "tokenizer"  # trained on a sample, whatever the size
+        if name in _NAMES
     }
     kept = [stage for name, stage in largest.stages.items() if name not in _GIVEN_UP]
     index_size_bytes = largest.stages["index"].size_bytes * chunks
     machines = math.ceil(index_size_bytes / (memory_gb * 1e9 / 2))
-    parallel_hours = sum(core_hours.get(name, 0) for name in _SHARDED)
+    parallel_hours = sum(
+        hours for name, hours in core_hours.items() if name not in _WHOLE
+    )
     return Planned(
         chunks=chunks,
         index_shards=shards,
