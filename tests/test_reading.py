@@ -150,7 +150,7 @@ def test_documents_come_back_from_disk_as_they_were(tmp_path):
 
 def test_no_text_stays_in_memory(tmp_path):
     """Though nearly all are near copies, which are read again to be sure."""
-    num_documents, text_bytes = 100, 200_000
+    num_documents, text_bytes = 100, 100_000
     shared = " ".join(f"word{number % 400}" for number in range(text_bytes // 8))
     files = {f"{n:03}.txt": f"{n} {shared}" for n in range(num_documents)}
     corpus = write(tmp_path / "corpus", files)
