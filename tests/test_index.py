@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from data_pipeline import index
-from data_pipeline.index import exact, faiss, scann
+from data_pipeline.index import exact, faiss, scann, tuning
 
 WIDTH = 64
 
@@ -379,3 +379,19 @@ def test_tensorflow_is_hidden_only_while_scann_is_imported():
         "assert 'jax' not in sys.modules, 'jax'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("enough", [2, 3, 37, 40, 41, 100])
+def test_the_least_effort_that_reaches_the_aim_is_left_set(enough):
+    goal = tuning.Goal.of(np.eye(4, dtype=np.float32), None, target=0.9, seed=0)
+    asked = []
+
+    def recall_at(effort):
+        asked.append(effort)
+        return 0.95 if effort >= enough else 0.92  # the aim is 0.93
+
+    assert goal.raise_effort(100, recall_at, "leaves") == 0.95
+    assert asked[-1] == enough
+    most = enough - 1
+    assert goal.raise_effort(most, recall_at, "leaves") == 0.92
+    assert asked[-1] == most
