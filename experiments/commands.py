@@ -4,8 +4,10 @@ Exit statuses: 0 done; 2 a mistake or an error that says what to do; 75 stopped 
 with everything saved: start the same command again; 130 stopped by Ctrl-C.
 """
 
+import difflib
 import logging as standard_logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from experiments import config
 from retro_jax.preemption import Preempted
 
 INTERRUPTED = 130  # as a shell reports Ctrl-C
@@ -103,8 +106,27 @@ def _parse_flags(argv: list[str]) -> list[str]:
         # A config file's error comes as the text of a traceback or of every path that
         # was tried: what happened stands in the last line.
         said = str(error.args[-1]).strip().splitlines()[-1].strip()
+        said = _unknown_setting(said, argv) or said
         print(f"error: {said}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR)
+
+
+def _unknown_setting(said: str, argv: list[str]) -> str | None:
+    """The flag that names no setting, and those that it may have meant.
+
+    ml_collections says its last part and the path of a class.
+    """
+    found = re.match(r"Field (\w+) not found on dataclass", said)
+    given = [
+        flag.removeprefix("--config.")
+        for flag in (argument.partition("=")[0] for argument in argv)
+        if found and flag.startswith("--config.") and found[1] in flag.split(".")
+    ]
+    if not given:
+        return None
+    close = difflib.get_close_matches(given[0], config.setting_names(), cutoff=0.75)
+    meant = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"there is no setting {given[0]}{meant} (all of them: experiments/config.py)"
 
 
 def no_arguments(argv: list[str]) -> None:

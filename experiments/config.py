@@ -80,3 +80,14 @@ class Experiment:
             del settings["train"][name]
         kept = {part: settings[part] for part in ("model", "optimizer", "train")}
         return json.loads(json.dumps(kept))
+
+
+def setting_names() -> list[str]:
+    """All settings of an experiment, as "model.depth"."""
+    names = []
+    for part in dataclasses.fields(Experiment):
+        if dataclasses.is_dataclass(part.type):
+            names += [f"{part.name}.{f.name}" for f in dataclasses.fields(part.type)]
+        else:
+            names.append(part.name)
+    return names

@@ -23,7 +23,7 @@ def run_main(*flags: str) -> subprocess.CompletedProcess[str]:
     [
         ("--config=nope.py", "nope.py"),
         (f"{TINY}:medium", "medium"),
-        ("--config.model.widht=3", "widht"),
+        ("--config.model.widht=3", "setting model.widht; did you mean model.width"),
         ("--config.model.width=wide", "wide"),
         ("--config.model.width=3", "width"),
         ("--config.train.steps=0", "train.steps"),
