@@ -143,9 +143,12 @@ def planned(largest: Measured, chunks: int, *, cores: int, memory_gb: int) -> Pl
     shards = max(1, round(chunks * largest.index_shards / largest.chunks))
     millions = chunks / _MILLION
     core_hours = {
-        name: stage.cpu_s * millions * (shards if name in _PER_SEARCH else 1) / _HOUR_S
-        for name, stage in largest.stages.items()
-        if name in _NAMES
+        name: largest.stages[name].cpu_s
+        * millions
+        * (shards if name in _PER_SEARCH else 1)
+        / _HOUR_S
+        for name in _NAMES
+        if name in largest.stages
     }
     kept = [stage for name, stage in largest.stages.items() if name not in _GIVEN_UP]
     index_size_bytes = largest.stages["index"].size_bytes * chunks
