@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from retro_jax import attention_products, kernels, positions
 from retro_jax.layers import matrix
-from retro_jax.products import project
+from retro_jax.products import plus, project
 from retro_jax.sharding import constrain
 
 # Of causal attention by einsums: 8 would save 1/16 more, for twice the operations.
@@ -89,7 +89,7 @@ class Attention(nnx.Module):
             query_BLD.shape[1], source_BNSE.shape[2], distance_offset
         )
         attended_BLHK = self._attended(
-            query_BLHK,
+            self._queries(query_BLHK),
             key_BNSHK,
             value_BNSHK,
             mask_BLNS,
@@ -147,47 +147,49 @@ class Attention(nnx.Module):
         size = length // _BLOCKS if length % (_BLOCKS * _MIN_BLOCK) == 0 else length
         distances_P = positions.relative_distances(length, 1)  # none below 0
         relative_PHK = self._of_distances(distances_P, query_BLHK.dtype)
+        # Split, not sliced: the gradient of a slice is padded and added.
+        queries = (
+            jnp.split(query, length // size, axis=1)
+            for query in self._queries(query_BLHK)
+        )
+        keys, values = (
+            attention_products.beginnings(x, size) for x in (key_BNSHK, value_BNSHK)
+        )
         blocks = []
-        for end in range(size, length + 1, size):
-            block, seen = slice(end - size, end), slice(0, end)
+        for *block_queries, key, value in zip(*queries, keys, values, strict=True):
+            end = key.shape[2]
             blocks.append(
                 self._attended(
-                    query_BLHK[:, block],
-                    key_BNSHK[:, :, seen],
-                    value_BNSHK[:, :, seen],
-                    mask_BLNS[:, block, :, seen],
+                    block_queries,
+                    key,
+                    value,
+                    mask_BLNS[:, end - size : end, :, :end],
                     None if relative_PHK is None else relative_PHK[length - end :],
                 )
             )
         return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=1)
 
-    def _attended(self, query_BLHK, key_BNSHK, value_BNSHK, mask_BLNS, relative_PHK):
+    def _queries(self, query_BLHK):
+        """What asks for content, and for the position if that is relative."""
+        if self.positions != "relative":
+            return [query_BLHK]
+        biases = self.bias_content_HK, self.bias_position_HK
+        return [plus(query_BLHK, bias_HK) for bias_HK in biases]
+
+    def _attended(self, queries, key_BNSHK, value_BNSHK, mask_BLNS, relative_PHK):
         """What queries read, before the last projection.
 
         Args:
+            queries: of `_queries`.
             relative_PHK: of the distances, the largest first; those that are left out at
                 the end the mask must hide. None without relative positions.
         """
-        logits_BHLNS = self._logits(query_BLHK, key_BNSHK, relative_PHK)
-        logits_BHLNS *= query_BLHK.shape[-1] ** -0.5
+        logits_BHLNS = _logits(queries, key_BNSHK, relative_PHK)
+        logits_BHLNS *= key_BNSHK.shape[-1] ** -0.5
         weights_BHLNS = masked_softmax(
-            constrain(logits_BHLNS, "BHLNS"), mask_BLNS[:, None], query_BLHK.dtype
+            constrain(logits_BHLNS, "BHLNS"), mask_BLNS[:, None], key_BNSHK.dtype
         )
         return attention_products.read(weights_BHLNS, value_BNSHK)
-
-    def _logits(self, query_BLHK, key_BNSHK, relative_PHK):
-        if relative_PHK is None:
-            return attention_products.logits(query_BLHK, key_BNSHK)
-        content_BHLNS = attention_products.logits(
-            _plus(query_BLHK, self.bias_content_HK), key_BNSHK
-        )
-        position_BHLNP = attention_products.logits(
-            _plus(query_BLHK, self.bias_position_HK), relative_PHK[None, None]
-        )
-        position_BHLS = positions.align_distances(
-            position_BHLNP[:, :, :, 0], key_BNSHK.shape[2]
-        )
-        return content_BHLNS + position_BHLS[:, :, :, None, :]
 
     def _of_distances(self, distances_P, dtype):
         """(P, H, K): products with a query are the logits of distances, if there are any."""
@@ -200,22 +202,27 @@ class Attention(nnx.Module):
         """Queries and keys whose plain products are the logits, positions included."""
         if self.positions != "relative":
             return query_BLHK, key_BLHK
+        content_BLHK, position_BLHK = self._queries(query_BLHK)
         along_BLHD = jnp.einsum(
-            "BLHK,DHK->BLHD",
-            _plus(query_BLHK, self.bias_position_HK),
-            self.w_r_DHK[...].astype(query_BLHK.dtype),
+            "BLHK,DHK->BLHD", position_BLHK, self.w_r_DHK[...].astype(query_BLHK.dtype)
         )
         query_BLHD, key_SD = positions.as_features(along_BLHD, key_BLHK.shape[1])
         key_BLHD = jnp.broadcast_to(key_SD[:, None], along_BLHD.shape)
-        content_BLHK = _plus(query_BLHK, self.bias_content_HK)
         return (
             constrain(jnp.concatenate([content_BLHK, query_BLHD], axis=-1), "BLHK"),
             constrain(jnp.concatenate([key_BLHK, key_BLHD], axis=-1), "BLHK"),
         )
 
 
-def _plus(query_BLHK, bias_HK):
-    return query_BLHK + bias_HK[...].astype(query_BLHK.dtype)
+def _logits(queries, key_BNSHK, relative_PHK):
+    content_BHLNS = attention_products.logits(queries[0], key_BNSHK)
+    if relative_PHK is None:
+        return content_BHLNS
+    position_BHLNP = attention_products.logits(queries[1], relative_PHK[None, None])
+    position_BHLS = positions.align_distances(
+        position_BHLNP[:, :, :, 0], key_BNSHK.shape[2]
+    )
+    return content_BHLNS + position_BHLS[:, :, :, None, :]
 
 
 def _repeated(x, num_wanted: int, axis: int):

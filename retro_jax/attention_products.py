@@ -7,6 +7,8 @@ the small factor is turned, not the logits (see `products.py`, for whose CPU thi
 Source: ours; Dao et al. 2022 (FlashAttention, arXiv 2205.14135) rounds likewise.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -83,6 +85,36 @@ def _read_backward(kept, gradient_BLHK):
 
 
 read.defvjp(_read_forward, _read_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def beginnings(
+    x_BNSHK: Float[Array, "B N S H K"], size: int
+) -> list[Float[Array, "B N _ H K"]]:
+    """The first `size` keys or values, the first two times as many, and so on to all.
+
+    Their gradients are added as the products leave them, S last, and turned once.
+    """
+    length = x_BNSHK.shape[2]
+    return [x_BNSHK[:, :, :end] for end in range(size, length + 1, size)]
+
+
+def _beginnings_forward(x_BNSHK, size):
+    return beginnings(x_BNSHK, size), None
+
+
+def _beginnings_backward(size, _, gradients):
+    each = [gradient.transpose(0, 1, 3, 4, 2) for gradient in gradients]
+    parts = []
+    for start in range(0, each[-1].shape[-1], size):
+        seen = [x[..., start : start + size] for x in each if x.shape[-1] > start]
+        part = functools.reduce(jnp.add, [x.astype(jnp.float32) for x in seen])
+        parts.append(part.astype(gradients[0].dtype))
+    whole_BNHKS = turned_for_cpu(jnp.concatenate(parts, axis=-1))
+    return (whole_BNHKS.transpose(0, 1, 4, 2, 3),)
+
+
+beginnings.defvjp(_beginnings_forward, _beginnings_backward)
 
 
 def _float32(einsum: str, left, right):

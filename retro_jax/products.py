@@ -9,7 +9,8 @@ gradients of its own, for the sake of three traits of XLA:CPU that were measured
   rows and falls back to float32, so the left side is turned beforehand;
 - it turns an array within whatever computes it, element by element across memory, which a
   barrier prevents;
-- few columns are slow, so weights that share their input are multiplied together.
+- few columns are slow, so weights that share their input are multiplied together;
+- it sums over rows element by element, so a bias's gradient is a product with ones.
 """
 
 import functools
@@ -44,6 +45,12 @@ def project(einsum: str, x, *weights, dtype=None):
         for product in multiply(einsum, x, weights, dtype or x.dtype)
     ]
     return products[0] if len(products) == 1 else tuple(products)
+
+
+def plus(x, bias):
+    """Activations plus a parameter of their last axes, in the activations' precision."""
+    add = _plus_on_one_cpu if _is_one_cpu() else _plus
+    return add(x, bias[...])
 
 
 def turned_for_cpu(x):
@@ -118,6 +125,28 @@ def _backward(_, turned, kept, gradient_TN):
 
 
 _product.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _plus(x, bias):
+    return x + bias.astype(x.dtype)
+
+
+_plus_on_one_cpu = jax.custom_vjp(_plus)
+
+
+def _plus_forward(x, bias):
+    return _plus(x, bias), jnp.zeros((0, *bias.shape), bias.dtype)
+
+
+def _plus_backward(kept, gradient):
+    _, *shape = kept.shape
+    gradient_TN = gradient.reshape(-1, math.prod(shape))
+    ones_T = jnp.ones(len(gradient_TN), gradient.dtype)
+    of_bias_N = _dot("T,TN->N", ones_T, gradient_TN)
+    return gradient, of_bias_N.reshape(shape).astype(kept.dtype)
+
+
+_plus_on_one_cpu.defvjp(_plus_forward, _plus_backward)
 
 
 def _dot(einsum: str, left, right):

@@ -83,3 +83,35 @@ def test_no_factor_is_float32_in_bfloat16(case, on_one_cpu, monkeypatch):
     assert len(dots) >= 2  # the gradients'; the value's may stand in a call
     for dot in dots:
         assert {str(factor.aval.dtype) for factor in dot.invars} == {"bfloat16"}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_beginnings_and_their_gradient_are_those_of_slices(dtype):
+    keys = whole_numbers(B, N, 12, H, K, dtype=dtype)
+    weights = [whole_numbers(B, N, end, H, K, dtype=dtype) for end in (4, 8, 12)]
+
+    def graded(cut):
+        def loss(keys):
+            parts = cut(keys)
+            products = zip(parts, weights, strict=True)
+            return sum(jnp.sum(x * w, dtype=jnp.float32) for x, w in products), parts
+
+        return jax.jit(jax.grad(loss, has_aux=True))(keys)
+
+    gradient, parts = graded(lambda keys: attention_products.beginnings(keys, 4))
+    expected, slices = graded(lambda keys: [keys[:, :, :end] for end in (4, 8, 12)])
+    assert gradient.dtype == dtype
+    np.testing.assert_array_equal(gradient, expected)
+    for part, other in zip(parts, slices, strict=True):
+        np.testing.assert_array_equal(part, other)
+
+
+def test_gradients_of_beginnings_are_added_in_float32():
+    keys = jnp.zeros((1, 1, 3, 1, 1), jnp.bfloat16)
+    weights = [256.0, 1.0, 1.0]  # bfloat16 has no 257, but 258
+
+    def loss(keys):
+        parts = attention_products.beginnings(keys, 1)
+        return sum(x[0, 0, 0, 0, 0] * w for x, w in zip(parts, weights, strict=True))
+
+    np.testing.assert_array_equal(jax.grad(loss)(keys).reshape(-1), [258, 0, 0])

@@ -81,3 +81,26 @@ def test_no_product_of_bfloat16_falls_back_to_float32(einsum):
     for text in dots:
         factors = [line for line in text.splitlines() if " parameter(" in line]
         assert all("bf16[" in line for line in factors), text
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_bias_and_its_gradient_are_those_of_a_plain_sum(dtype, monkeypatch):
+    rng = np.random.default_rng(0)
+    x, weights = (jnp.asarray(rng.integers(-2, 3, (2, 16, 3, 8)), dtype) for _ in "xw")
+    bias = jnp.asarray(rng.integers(-2, 3, (3, 8)), jnp.float32)
+
+    def graded(x, bias):
+        def loss(x, bias):
+            found = products.plus(x, bias)
+            return jnp.sum((found * weights).astype(jnp.float32)), found
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(x, bias)
+
+    monkeypatch.setattr(products, "_is_one_cpu", lambda: True)
+    found = graded(x, bias)
+    monkeypatch.setattr(products, "_is_one_cpu", lambda: False)
+    expected = graded(x, bias)
+    assert np.abs(found[1][1]).max() > 2
+    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
