@@ -36,9 +36,9 @@ _FOLLOW_S = 0.05
 # What another process does to the database, with the toy embedder.
 _CHANGE = f"""
 import sys
-from data_pipeline import database
+from data_pipeline import database, embedder
 from tests.toy_embedder import ToyEmbedder
-database.embedders.load_embedder = lambda name: ToyEmbedder()
+embedder.load_embedder = lambda name: ToyEmbedder()
 opened = database.Database.open(sys.argv[1])
 for line in sys.stdin:
     if line == "add\\n":

@@ -2,10 +2,10 @@
 
 import sys
 
-from data_pipeline import database
+from data_pipeline import embedder
 from data_pipeline.service import router
 from tests.toy_embedder import ToyEmbedder
 
 if __name__ == "__main__":
-    database.embedders.load_embedder = lambda name: ToyEmbedder()
+    embedder.load_embedder = lambda name: ToyEmbedder()
     sys.exit(router.main())
