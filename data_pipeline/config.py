@@ -32,6 +32,11 @@ class DataConfig:
     neighbour_len: int = 128  # tokens of a neighbour (R), a multiple of chunk_len
     seed: int = 0  # order of documents in training sequences
 
+    @property
+    def corpus_name(self) -> str:
+        """What to call the corpus where it is spoken of."""
+        return self.corpus or "the text of this Python installation"
+
     def validate(self) -> None:
         """Raises ValueError, naming the field, if the data can't be made."""
         for field in dataclasses.fields(self):

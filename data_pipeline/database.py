@@ -73,7 +73,7 @@ class Database:
             version: its number; the one in force, if not given.
         Raises:
             ValueError: if there is none, or none of that version or this format, a later
-                build was broken off, or a file is missing or damaged (`verify.py`).
+                build was broken off, a file is missing or damaged; says what to do.
         """
         folder = Path(folder)
         manifest = manifests.read(folder)

@@ -48,7 +48,7 @@ def write(
             "embedder": cfg.embedder,
             "embedder_fingerprint": embedder.fingerprint,
             "embedding_width": embedder.width,
-            "corpus": cfg.corpus or "the text of this Python installation",
+            "corpus": cfg.corpus_name,
             "chunks": dict(num_chunks),
             "documents": read_json(folder / "documents" / "all" / "facts.json"),
             "index": sharded.read_facts(folder / "index"),

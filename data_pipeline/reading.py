@@ -44,7 +44,7 @@ class Read:
         """Raises what `corpora.read_part` raises."""
         cfg, part, skipped = self.cfg, self.parts[int(shard)], Skipped()
         if not part:
-            yield f"reading {_name(cfg)}"
+            yield f"reading {cfg.corpus_name}"
         limit = None if cfg.corpus else cfg.embedded_size_bytes
         holds_out = cfg.validation_share + cfg.test_share > 0
         sign = _signer() if holds_out else None
@@ -205,7 +205,3 @@ class Join:
 
 
 _signer = functools.cache(deduplicate.Signer)  # it learns words as it goes
-
-
-def _name(cfg: DataConfig) -> str:
-    return cfg.corpus or "the text of this Python installation"

@@ -1,7 +1,7 @@
 """Products of activations and parameters, as fast as the device has them.
 
 TPUs, GPUs and meshes get plain einsums. One CPU device gets the same products with
-gradients of its own, for the sake of three traits of XLA:CPU that were measured on AVX-512
+gradients of its own, for the sake of four traits of XLA:CPU that were measured on AVX-512
 (`python -m experiments.benchmark peer`: a float32 step is 1.3 times as fast for it):
 
 - it multiplies bfloat16 at twice float32's rate, summing in float32, but only where the
@@ -158,7 +158,8 @@ def _dot(einsum: str, left, right):
 def _turned(x_RC):
     """The transpose, written to memory, so that no product is made to undo it.
 
-    By blocks, in two passes that each read whole cache lines.
+    By blocks as long as cache lines: a plain transpose makes a bfloat16 step slower
+    (`BENCHMARKS.md`).
     """
     rows, columns = x_RC.shape
     if rows % _BLOCK or columns % _BLOCK:
