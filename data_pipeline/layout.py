@@ -86,9 +86,16 @@ def take_vectors(
 def read_vectors(
     shards: Sequence[Path], width: int, at_most: int | None = None
 ) -> Float32[np.ndarray, "T W"]:
-    """Vectors of whole shards, or the first of them, in memory."""
-    parts = [np.zeros((0, width), np.float32)]
-    for shard in shards:
-        left = None if at_most is None else at_most - sum(len(part) for part in parts)
-        parts.append(vectors(shard)[:left])
-    return np.concatenate(parts, dtype=np.float32)
+    """Vectors of whole shards in memory, or so many spread evenly over them.
+
+    Spread, because the first would be those of a few documents.
+    """
+    parts = [vectors(shard) for shard in shards]
+    total = sum(len(part) for part in parts)
+    kept = total if at_most is None else min(total, at_most)
+    chosen = np.arange(kept) * total // max(kept, 1)
+    found = [np.zeros((0, width), np.float32)]
+    for part in parts:
+        found.append(part[chosen[(chosen >= 0) & (chosen < len(part))]])
+        chosen = chosen - len(part)
+    return np.concatenate(found, dtype=np.float32)
