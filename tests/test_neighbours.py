@@ -84,7 +84,7 @@ def test_a_document_that_owns_all_nearest_entries_is_passed_over():
     np.testing.assert_array_equal(ids_QN, wanted[0])
     assert np.isfinite(distances_QN).all()
     # Wider each time, and only for who lacks some.
-    assert searched.asked == [(2, 4), (1, 16), (1, 64), (1, 256)]
+    assert searched.asked == [(2, 8), (1, 32), (1, 128)]
 
 
 @given(data=st.data())
