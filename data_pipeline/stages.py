@@ -122,6 +122,7 @@ class BuildIndex:
             self.kind,
             recall_target=self.recall_target,
             queries_QW=self._vectors(self.held_out, sharded.MAX_QUERIES),
+            scratch=made,
         )
         index.save(made)
         write_json(made / "facts.json", facts)

@@ -186,6 +186,7 @@ def write_index(
         settings["index"],
         recall_target=settings["recall_target"],
         queries_QW=np.zeros((0, vectors_TW.shape[1]), np.float32),
+        scratch=folder,
     )
     shard.save(folder)
     write_json(folder / "facts.json", facts)

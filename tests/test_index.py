@@ -200,7 +200,7 @@ def test_true_distances_in_order(kind, unit):
     built = index.build_index(vectors_TW, kind, recall_target=1.0)
     ids_QN, distances_QN = built.search(queries_QW, 5)
     wanted_ids_QN, _ = naive(vectors_TW, queries_QW, 5)
-    assert np.mean(ids_QN == wanted_ids_QN) > 0.98
+    assert np.mean(ids_QN == wanted_ids_QN) > 0.95  # effort is tuned to the nearest two
     assert (np.diff(distances_QN, axis=1) >= 0).all()
     query_P = np.repeat(np.arange(100), 5)
     true_P = exact.pair_distances(vectors_TW, queries_QW, query_P, ids_QN.ravel())
@@ -381,17 +381,33 @@ def test_tensorflow_is_hidden_only_while_scann_is_imported():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("enough", [2, 3, 37, 40, 41, 100])
-def test_the_least_effort_that_reaches_the_aim_is_left_set(enough):
-    goal = tuning.Goal.of(np.eye(4, dtype=np.float32), None, target=0.9, seed=0)
-    asked = []
+def _goal(num_queries: int) -> tuning.Goal:
+    """Asks for 2 rows at a distance of at most 1; the aim is a recall of 0.93."""
+    queries_QW = np.zeros((num_queries, 1), np.float32)
+    limit_Q = np.ones(num_queries, np.float32)
+    return tuning.Goal(queries_QW, np.full(num_queries, -1), limit_Q, target=0.9)
 
+
+@pytest.mark.parametrize("enough", [1, 2, 3, 37, 40, 41, 100])
+def test_the_least_effort_that_reaches_the_aim_is_found(enough):
     def recall_at(effort):
-        asked.append(effort)
-        return 0.95 if effort >= enough else 0.92  # the aim is 0.93
+        return 0.95 if effort >= enough else 0.92
 
-    assert goal.raise_effort(100, recall_at, "leaves") == 0.95
-    assert asked[-1] == enough
-    most = enough - 1
-    assert goal.raise_effort(most, recall_at, "leaves") == 0.92
-    assert asked[-1] == most
+    assert _goal(1).least(100, recall_at) == (enough, 0.95)
+    if enough > 1:
+        assert _goal(1).least(enough - 1, recall_at) == (enough - 1, 0.92)
+
+
+@pytest.mark.parametrize(("needed", "given"), [(1, 50), (100, 200), (350, 400)])
+def test_twice_the_candidates_that_are_needed_are_ranked(needed, given):
+    def search_with(effort):
+        near = effort.reorder >= needed and effort.leaves >= 7
+
+        def search(queries_QW, k):
+            distances_QN = np.full((len(queries_QW), k), 1.0 if near else 2.0)
+            return np.zeros(distances_QN.shape, np.int64), distances_QN
+
+        return search
+
+    tuned = _goal(50).tune(60, search_with, "leaves")
+    assert tuned == tuning.Effort(leaves=7, reorder=given, recall=1.0)

@@ -28,6 +28,7 @@ def build_index(
     recall_target: float = 0.97,
     seed: int = 0,
     queries_QW: Float[np.ndarray, "Q W"] | None = None,
+    scratch: pathlib.Path | None = None,
 ) -> Index:
     """Builds an index over vectors in memory or in a memory map.
 
@@ -43,6 +44,8 @@ def build_index(
       queries_QW: what will be asked, from outside the database, to tune them with:
         rows of the database lie nearer to their neighbours than new text does. From 100
         on they are used.
+      scratch: folder in which ScaNN's training keeps a copy of the vectors, 4 T W bytes,
+        while it takes; None: the system's temporary folder.
     Raises:
       ValueError: for vectors that are zero, not finite or not of rank 2, for another
         kind or target.
@@ -63,7 +66,11 @@ def build_index(
         )
     if _use_scann(kind, len(vectors_TW)):
         return scann.ScannIndex.build(
-            vectors_TW, recall_target=recall_target, seed=seed, queries_QW=queries_QW
+            vectors_TW,
+            recall_target=recall_target,
+            seed=seed,
+            queries_QW=queries_QW,
+            scratch=scratch,
         )
     return exact.ExactIndex(vectors_TW)
 
@@ -121,18 +128,22 @@ def measure_recall(
     vectors_TW: Float[np.ndarray, "T W"],
     queries_QW: Float[np.ndarray, "Q W"],
     k: int,
+    nearest_QN: Float[np.ndarray, "Q N"] | None = None,
 ) -> float:
     """Gives the share of the `k` nearest that `index` finds, against exact search.
+
+    `nearest_QN` are the squared distances of the nearest, k or more, where they are known.
 
     A found row counts, once, when its true squared distance is at most the k-th nearest
     one's plus 1e-6: of equally near rows any will do. 1.0 when nothing is to be found.
     """
     found_QN, _ = index.search(queries_QW, k)
-    _, best_QN = exact.ExactIndex(vectors_TW).search(queries_QW, k)
+    if nearest_QN is None:
+        _, nearest_QN = exact.ExactIndex(vectors_TW).search(queries_QW, k)
     wanted = min(k, len(vectors_TW)) * len(queries_QW)
     if not wanted:
         return 1.0
-    limit_Q = best_QN[:, min(k, len(vectors_TW)) - 1] + _TIE
+    limit_Q = nearest_QN[:, min(k, len(vectors_TW)) - 1] + _TIE
     found_QN = np.sort(found_QN, axis=1)
     is_new_QN = found_QN >= 0
     is_new_QN[:, 1:] &= found_QN[:, 1:] != found_QN[:, :-1]

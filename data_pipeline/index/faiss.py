@@ -15,11 +15,10 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from data_pipeline.index import exact
-from data_pipeline.index.tuning import Goal
+from data_pipeline.index.tuning import Effort, Goal
 
 MIN_ROWS = 1_000  # fewer do not train quantiser and lists
 _FILE = "index.faiss"
-_MIN_REORDER, _MAX_REORDER = 25, 400
 _PARALLEL_QUERIES = 64
 _FLAT_SLACK = 8  # rows beyond k whose rounded distances may be misordered
 
@@ -120,6 +119,15 @@ class FaissIvfPqIndex:
         """Lists probed for each query (Faiss's nprobe), as tuned at the build."""
         return int(self._facts["lists_to_search"])
 
+    def with_effort(self, effort: Effort) -> "FaissIvfPqIndex":
+        """The same index, searched with another effort; nothing is copied."""
+        facts = self._facts | {
+            "lists_to_search": effort.leaves,
+            "reorder": effort.reorder,
+            "recall_at_2": effort.recall,
+        }
+        return FaissIvfPqIndex(self._refined, facts)
+
     @property
     def recall(self) -> float:
         """Recall of 2 neighbours measured at the build, on rows without themselves."""
@@ -151,31 +159,14 @@ class FaissIvfPqIndex:
             "size": len(vectors_TW),
             "width": vectors_TW.shape[1],
             "num_lists": num_lists,
-            "lists_to_search": num_lists,
-            "reorder": _MAX_REORDER,
-            "recall_at_2": 1.0,
             "recall_target": recall_target,
         }
         index = cls(_train(vectors_TW, num_lists), facts)
-        index._tune(Goal.of(vectors_TW, queries_QW, recall_target, seed))
-        return index
-
-    def _tune(self, goal: Goal) -> None:
-        """Sets reorder, then lists."""
-        num_lists = self._facts["num_lists"]
-
-        def recall(lists: int, reorder: int) -> float:
-            self._facts |= {"lists_to_search": lists, "reorder": reorder}
-            return goal.recall(self.search)
-
-        reorder = _MIN_REORDER
-        while recall(num_lists, reorder) < goal.aim and reorder < _MAX_REORDER:
-            reorder *= 2
-        # Once more codes than needed cost little; too few cost many lists.
-        reorder = min(2 * reorder, _MAX_REORDER)
-        what = f"Faiss lists and {reorder} codes re-ranked"
-        self._facts["recall_at_2"] = goal.raise_effort(
-            num_lists, lambda lists: recall(lists, reorder), what
+        goal = Goal.of(vectors_TW, queries_QW, recall_target, seed)
+        return index.with_effort(
+            goal.tune(
+                num_lists, lambda effort: index.with_effort(effort).search, "lists"
+            )
         )
 
     def search(

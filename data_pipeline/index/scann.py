@@ -5,23 +5,20 @@ id 0 at distance NaN: nothing unchecked goes in, nothing unmasked comes out. It 
 without document ids, the only thing it would pickle.
 """
 
-import contextlib
 import importlib
 import os
 import pathlib
 import sys
-import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from data_pipeline.index import exact
-from data_pipeline.index.tuning import Goal
+from data_pipeline.index import exact, scann_training
+from data_pipeline.index.tuning import Effort, Goal
 
 MIN_ROWS = 1_000  # fewer do not train its quantiser
-_REORDER = 100  # candidates whose distance is computed exactly, per query
+_REORDER = 100  # candidates re-ranked by an index that does not say how many
 _PARALLEL_QUERIES = 64
 _NORMS = "squared_norms.npy"
 _UNIT = 2e-3  # how far float16 may move the squared norm of a unit vector
@@ -82,9 +79,13 @@ class ScannIndex:
         """Leaves that there are."""
         return int(self._facts["num_leaves"])
 
-    def with_leaves(self, leaves_to_search: int) -> "ScannIndex":
+    def with_effort(self, effort: Effort) -> "ScannIndex":
         """The same index, searched with another effort; nothing is copied."""
-        facts = self._facts | {"leaves_to_search": leaves_to_search}
+        facts = self._facts | {
+            "leaves_to_search": effort.leaves,
+            "reorder": effort.reorder,
+            "recall_at_2": effort.recall,
+        }
         return ScannIndex(self._searcher, self._norms_T, facts)
 
     @property
@@ -100,11 +101,13 @@ class ScannIndex:
         recall_target: float,
         seed: int,
         queries_QW: Float[np.ndarray, "Q W"] | None = None,
+        scratch: pathlib.Path | None = None,
     ) -> "ScannIndex":
-        """Trains, then raises the leaves searched until the recall is reached.
+        """Trains, then raises the effort until the recall is reached.
 
-        Takes at least 1,000 vectors, checked before (`build_index`), and copies them to
-        memory as float32. The same input gives the same index.
+        Takes at least 1,000 vectors, checked before (`build_index`), and copies them as
+        float32 to memory and, meanwhile, to `scratch` (None: the system's temporary
+        folder). The same input gives the same index.
 
         Unit vectors, which every embedder gives, are searched by dot product, for which
         ScaNN has its best quantiser and spilling; others by distance.
@@ -116,26 +119,29 @@ class ScannIndex:
         num_leaves = round(2 * len(vectors_TW) ** 0.5)
         norms_T = np.square(vectors_TW).sum(axis=1)
         is_unit = bool(np.abs(norms_T - 1).max() < _UNIT)
-        searcher = _train(vectors_TW, num_leaves, is_unit=is_unit)
+        searcher = scann_training.train(
+            import_scann(),
+            vectors_TW,
+            num_leaves,
+            is_unit=is_unit,
+            seed=seed,
+            scratch=scratch,
+        )
         facts = {
             "kind": "scann",
             "size": len(vectors_TW),
             "width": vectors_TW.shape[1],
             "measure": "dot_product" if is_unit else "squared_l2",
             "num_leaves": num_leaves,
-            "leaves_to_search": num_leaves,
-            "recall_at_2": 1.0,
             "recall_target": recall_target,
         }
         index = cls(searcher, norms_T, facts)
         goal = Goal.of(vectors_TW, queries_QW, recall_target, seed)
-
-        def recall_at(leaves: int) -> float:
-            facts["leaves_to_search"] = leaves
-            return goal.recall(index.search)
-
-        facts["recall_at_2"] = goal.raise_effort(num_leaves, recall_at, "ScaNN leaves")
-        return index
+        return index.with_effort(
+            goal.tune(
+                num_leaves, lambda effort: index.with_effort(effort).search, "leaves"
+            )
+        )
 
     def search(
         self, queries_QW: Float[np.ndarray, "Q W"], k: int
@@ -163,14 +169,16 @@ class ScannIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         is_large = len(queries_QW) >= _PARALLEL_QUERIES
         name = "search_batched_parallel" if is_large else "search_batched"
+        is_unit = self._facts["measure"] == "dot_product"
+        reorder = max(self._facts.get("reorder", _REORDER), 3 * k)
         ids_QN, distances_QN = getattr(self._searcher, name)(
             queries_QW,
             final_num_neighbors=k,
-            pre_reorder_num_neighbors=min(self.size, max(_REORDER, 4 * k)),
+            pre_reorder_num_neighbors=min(self.size, reorder),
             leaves_to_search=leaves,
         )
         is_padding_QN = ~np.isfinite(distances_QN)
-        if self._facts["measure"] == "dot_product":
+        if is_unit:
             norms_QN = np.square(queries_QW).sum(axis=1, keepdims=True)
             norms_QN = norms_QN + self._norms_T[np.where(is_padding_QN, 0, ids_QN)]
             distances_QN = norms_QN - 2 * distances_QN
@@ -207,48 +215,3 @@ class ScannIndex:
             raise ValueError(f"ScaNN cannot read {folder}: {error}") from error
         norms_T = np.load(folder / _NORMS, allow_pickle=False)
         return cls(searcher, norms_T, facts)
-
-
-def _train(vectors_TW: np.ndarray, num_leaves: int, *, is_unit: bool) -> Any:
-    """ScaNN's searcher; the same for the same vectors.
-
-    For that it trains in one thread from k-means++: its random start has no fixed seed
-    and its threads sum in any order. Shards keep the other cores busy.
-    """
-    scann_ops = import_scann()
-    builder = scann_ops.builder(
-        vectors_TW, 10, "dot_product" if is_unit else "squared_l2"
-    )
-    builder.tree(
-        num_leaves=num_leaves,
-        num_leaves_to_search=num_leaves,
-        training_sample_size=min(len(vectors_TW), 250_000),
-        soar_lambda=1.0 if is_unit else None,
-    )
-    # The threshold of anisotropic quantisation that its authors use; none for distances.
-    builder.score_ah(
-        2, anisotropic_quantization_threshold=0.2 if is_unit else float("nan")
-    )
-    config = builder.reorder(_REORDER).create_config()
-    start, fixed_start = "RANDOM_INITIALIZATION", "DEFAULT_KMEANS_PLUS_PLUS"
-    if start not in config:
-        raise RuntimeError("this version of ScaNN has another start: use scann==1.4.2")
-    with _native_log_aside():
-        return scann_ops.create_searcher(
-            vectors_TW, config.replace(start, fixed_start), training_threads=1
-        )
-
-
-@contextlib.contextmanager
-def _native_log_aside() -> Iterator[None]:
-    """Keeps the C++ library's lines about its training off the terminal; its errors
-    come as exceptions."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)

@@ -48,18 +48,23 @@ def build_shard(
     *,
     recall_target: float,
     queries_QW: Float[np.ndarray, "Q W"],
+    scratch: Path | None = None,
 ) -> tuple[Shard, dict]:
     """Indexes the vectors of chunks and measures the recall.
 
     Args:
-        kind, recall_target: as `build_index`'s.
+        kind, recall_target, scratch: as `build_index`'s.
         queries_QW: from outside the database. Half of them tune the index, the other half
             measure it; without any, the first vectors do.
     Returns:
         The shard, and its facts: kind, rows, queries, recall@2 and recall@10.
     """
     built = indexes.build_index(
-        vectors_TW, kind, recall_target=recall_target, queries_QW=queries_QW[::2]
+        vectors_TW,
+        kind,
+        recall_target=recall_target,
+        queries_QW=queries_QW[::2],
+        scratch=scratch,
     )
     queries_QW = queries_QW[1::2]
     if not len(queries_QW):
@@ -69,10 +74,12 @@ def build_shard(
         "rows": len(vectors_TW),
         "queries": len(queries_QW),
     }
+    _, nearest_QN = exact.ExactIndex(vectors_TW).search(queries_QW, 10)
     for k in (2, 10):
         if k <= len(vectors_TW):
-            recall = indexes.measure_recall(built, vectors_TW, queries_QW, k)
-            facts[f"recall@{k}"] = recall
+            facts[f"recall@{k}"] = indexes.measure_recall(
+                built, vectors_TW, queries_QW, k, nearest_QN
+            )
     return Shard(ids_T, built), facts
 
 

@@ -1,6 +1,11 @@
-"""How an approximate index is tuned: its effort rises until a recall is reached."""
+"""How an approximate index is tuned: its effort rises until a recall is reached.
+
+Effort is the number of leaves (or lists) searched, and of the candidates found in them by
+their codes whose distances are computed (re-ranked).
+"""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +18,17 @@ _QUERIES, _MIN_QUERIES = 1_000, 100
 # Part of the way from the target to 1: queries to come are not those tuned with.
 _MARGIN = 0.3
 _K = 2  # the paper's neighbours of a chunk
+_MIN_REORDER, _MAX_REORDER = 25, 400
 _TIE = 1e-6  # squared distance by which float32 results may differ
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Effort:
+    """What a search looks at, and the recall of 2 neighbours that this gives if measured."""
+
+    leaves: int
+    reorder: int  # candidates re-ranked
+    recall: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,19 +79,44 @@ class Goal:
         found = search(self.queries_QW, _K + 1)
         return float(np.mean(_without(self.rows_Q, *found) <= self.limit_Q[:, None]))
 
-    def raise_effort(
-        self, most: int, recall_at: Callable[[int], float], what: str
-    ) -> float:
-        """Finds the least effort that is enough, which is left set.
+    def tune(
+        self, most: int, search_with: Callable[[Effort], Callable], what: str
+    ) -> Effort:
+        """The least leaves and the candidates that reach the recall.
+
+        Candidates first, with all leaves: as many as are needed there, and as many again,
+        for they cost little and too few cost many leaves.
+
+        Args:
+            most: leaves that there are.
+            search_with: gives the `Index.search` of an effort.
+            what: the leaves are called, for the log.
+        """
+        few = Goal(
+            self.queries_QW[::5], self.rows_Q[::5], self.limit_Q[::5], self.target
+        )
+        reorder = _MIN_REORDER
+        while few.recall(search_with(Effort(most, reorder))) < self.aim:
+            if reorder >= _MAX_REORDER:
+                break
+            reorder *= 2
+        reorder = min(2 * reorder, _MAX_REORDER)
+        leaves, recall = self.least(
+            most, lambda leaves: self.recall(search_with(Effort(leaves, reorder)))
+        )
+        logging.info(
+            "%d of %d %s and %d candidates re-ranked give recall@2 %.3f",
+            *(leaves, most, what, reorder, recall),
+        )
+        if recall < self.target:
+            logging.warning("recall@2 %.3f is below %.3f", recall, self.target)
+        return Effort(leaves, reorder, recall)
+
+    def least(self, most: int, recall_at: Callable[[int], float]) -> tuple[int, float]:
+        """The least effort that reaches the aim, else `most`; and its recall.
 
         It is raised by quarters, from a hundredth of `most`, then halved towards the last
         that was not enough: a quarter too much would be a fifth of every search's time.
-
-        Args:
-            recall_at: sets an effort and gives its recall.
-            what: the effort is counted in, for the log.
-        Returns:
-            The recall of that effort.
         """
         effort, too_little = max(1, most // 100), 0
         while (reached := recall_at(effort)) < self.aim and effort < most:
@@ -84,15 +124,11 @@ class Goal:
             effort = min(most, max(effort + 1, effort * 5 // 4))
         while reached >= self.aim and effort - too_little > 1:
             between = (too_little + effort) // 2
-            if recall_at(between) >= self.aim:
-                effort = between
+            if (recall := recall_at(between)) >= self.aim:
+                effort, reached = between, recall
             else:
                 too_little = between
-        reached = recall_at(effort)
-        logging.info("%d of %d %s give recall@2 %.3f", effort, most, what, reached)
-        if reached < self.target:
-            logging.warning("recall@2 %.3f is below %.3f", reached, self.target)
-        return reached
+        return effort, reached
 
 
 def _without(

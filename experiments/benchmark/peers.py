@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.index import exact, faiss, scann
+from data_pipeline.index.tuning import Effort
 
 K = 10
 _STEP = 1.2  # from an effort to the next
+_REORDERS = (20, 50, 100, 200)  # candidates that are re-ranked
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,11 +84,11 @@ def _exact(vectors_TW: np.ndarray) -> Contestant:
 def _scann(vectors_TW: np.ndarray) -> Contestant:
     index = scann.ScannIndex.build(vectors_TW, recall_target=0.5, seed=0)
 
-    def search(queries_QW: np.ndarray, leaves: int, _) -> np.ndarray:
-        return index.with_leaves(leaves).search(queries_QW, K)[0]
+    def search(queries_QW: np.ndarray, leaves: int, reorder: int) -> np.ndarray:
+        return index.with_effort(Effort(leaves, reorder)).search(queries_QW, K)[0]
 
     efforts = _efforts(1, index.num_leaves)
-    return Contestant("scann", search, efforts, effort_name="leaves")
+    return Contestant("scann", search, efforts, _REORDERS, effort_name="leaves")
 
 
 def _hnswlib(vectors_TW: np.ndarray, threads: int) -> Contestant:
@@ -129,6 +131,6 @@ def _faiss(vectors_TW: np.ndarray, threads: int, codes: str) -> Contestant:
         f"faiss {kind}",
         search,
         _efforts(1, num_lists),
-        reorders=(0,) if codes == "Flat" else (20, 50, 100, 200),
+        reorders=(0,) if codes == "Flat" else _REORDERS,
         effort_name="probes",
     )
