@@ -10,7 +10,7 @@ DATABASE    ?= $(WORKDIR)/database
 PROMPT      ?=
 QUERY       ?=
 ARGS        ?=
-# What `make serve-db` starts: shard servers (0: one a core, while the index has shards).
+# What `make serve-db` starts: shard servers (0: one for four cores).
 SHARDS      ?= 0
 PORT        ?= 50050
 # What `make aot` compiles, and for which TPU slices.

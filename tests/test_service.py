@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 
 import grpc
 import numpy as np
@@ -10,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from data_pipeline.database import Database
-from data_pipeline.service import messages
+from data_pipeline.service import messages, serve_local
 from data_pipeline.service import retrieval_pb2 as pb
 from data_pipeline.service.client import RetrievalClient
 from data_pipeline.service.stubs import stub_of
@@ -285,6 +286,22 @@ def test_requests_are_counted(service, client):
     )
     assert metrics.value("retro_request_seconds_count", method="Search") > 1
     assert metrics.value("retro_in_flight") == 0
+
+
+@pytest.mark.parametrize(
+    ("cores", "asked", "servers"), [(2, 0, 1), (8, 0, 2), (640, 0, "all"), (2, 3, 3)]
+)
+def test_one_machine_starts_a_server_for_four_cores(
+    monkeypatch, sharded_database, cores, asked, servers
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    started = serve_local.shards_here(sharded_database.folder, asked)
+    assert started == (sharded_database.num_shards if servers == "all" else servers)
+
+
+def test_more_servers_than_shards_are_refused(sharded_database):
+    with pytest.raises(ValueError, match="smaller index_shard_rows"):
+        serve_local.shards_here(sharded_database.folder, 99)
 
 
 def test_the_benchmarks_database_can_be_served(tmp_path):
