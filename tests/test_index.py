@@ -398,8 +398,8 @@ def test_the_least_effort_that_reaches_the_aim_is_found(enough):
         assert _goal(1).least(enough - 1, recall_at) == (enough - 1, 0.92)
 
 
-@pytest.mark.parametrize(("needed", "given"), [(1, 50), (100, 200), (350, 400)])
-def test_twice_the_candidates_that_are_needed_are_ranked(needed, given):
+@pytest.mark.parametrize(("needed", "given"), [(1, 100), (40, 200), (350, 400)])
+def test_four_times_the_candidates_that_are_needed_are_ranked(needed, given):
     def search_with(effort):
         near = effort.reorder >= needed and effort.leaves >= 7
 

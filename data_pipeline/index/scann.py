@@ -170,7 +170,7 @@ class ScannIndex:
         is_large = len(queries_QW) >= _PARALLEL_QUERIES
         name = "search_batched_parallel" if is_large else "search_batched"
         is_unit = self._facts["measure"] == "dot_product"
-        reorder = max(self._facts.get("reorder", _REORDER), 3 * k)
+        reorder = max(self._facts.get("reorder", _REORDER), 4 * k)
         ids_QN, distances_QN = getattr(self._searcher, name)(
             queries_QW,
             final_num_neighbors=k,

@@ -21,7 +21,8 @@ from data_pipeline.index import clustering
 _SAMPLE_ROWS = 250_000  # that leaves are trained on
 ITERATIONS = 6  # ten find no more neighbours
 _REORDER = 100  # candidates re-ranked where a search does not say how many
-_CODE_SAMPLE_ROWS = 20_000  # for 16 codes of two dimensions each
+_NUMBERS_OF_CODE = 3  # of a vector, in 4 bits: two take longer, four find less
+_CODE_SAMPLE_ROWS = 20_000  # for 16 codes of three numbers each
 _ASSETS = {"PARTITIONER": "serialized_partitioner.pb", "DATASET_NPY": "dataset.npy"}
 
 
@@ -53,7 +54,7 @@ def train(
         soar_lambda=1.0 if is_unit else None,
     )
     builder.score_ah(
-        2,
+        _NUMBERS_OF_CODE,
         training_sample_size=_CODE_SAMPLE_ROWS,
         # Codes that favour large products are slower to make, and with re-ranking find
         # no more.
