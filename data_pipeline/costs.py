@@ -1,7 +1,8 @@
 """What it took to make each shard of a database: a line of `costs.jsonl` each.
 
 No part of a build's contents: two builds of the same bytes take different times. What was
-made again has a second line; the last one counts.
+made again has a second line; the last one counts. A line that only names a stage says that
+it was begun anew, maybe with other shards: what stands before counts no more.
 """
 
 import dataclasses
@@ -58,12 +59,19 @@ class Meter:
 
 
 def append(database: Path, cost: Cost) -> None:
-    """Adds a line; one process at a time builds a database.
+    """Adds what a shard took; one process at a time builds a database."""
+    _add(database, dataclasses.asdict(cost))
 
-    It begins with a line break, so that one that a kill has torn does not take it along.
-    """
+
+def begin(database: Path, stage: str) -> None:
+    """Says that all shards of a stage are made anew."""
+    _add(database, {"stage": stage})
+
+
+def _add(database: Path, record: dict) -> None:
+    """A line, after a line break: one that a kill has torn does not take it along."""
     with (database / FILE).open("a") as file:
-        file.write("\n" + json.dumps(dataclasses.asdict(cost)))
+        file.write("\n" + json.dumps(record))
 
 
 def read(database: Path) -> list[Cost]:
@@ -75,10 +83,15 @@ def read(database: Path) -> list[Cost]:
         lines = (database / FILE).read_text().splitlines()
     except FileNotFoundError:
         return []
-    found = {}
+    found: dict[tuple[str, str], Cost] = {}
     for line in lines:
         try:
-            cost = Cost(**json.loads(line))
+            record = json.loads(line)
+            if list(record) == ["stage"]:
+                stage = record["stage"]
+                found = {key: cost for key, cost in found.items() if key[0] != stage}
+                continue
+            cost = Cost(**record)
         except (json.JSONDecodeError, TypeError):
             continue
         found[cost.stage, cost.shard] = cost

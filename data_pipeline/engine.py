@@ -179,6 +179,8 @@ def run_stage(
     wanted = fingerprint(identity)
     _clear_other(folder, wanted)
     missing = [s for s in shards if not (folder / s / "shard.json").exists()]
+    if len(missing) == len(shards):
+        costs.begin(folder.parent, folder.name)
     total = sum(shards[shard] for shard in missing)
     with Progress(folder.name, total, unit) as progress:
 

@@ -46,13 +46,15 @@ def test_each_shard_is_recorded_once(tmp_path):
     assert all(cost.peak_memory_bytes > 1e6 for cost in found)
 
 
-def test_what_is_made_again_counts_once(tmp_path):
-    run(tmp_path, "ab")
-    run(tmp_path, "ab", version=2)
+def test_only_what_was_made_last_counts(tmp_path):
+    run(tmp_path, "abc")
+    costs.append(tmp_path, costs.Cost("other", "a", 0, 1.0, 1.0, 1, 1))
+    run(tmp_path, "ab", version=2)  # with fewer shards
     lines = (tmp_path / costs.FILE).read_text().strip().splitlines()
-    assert len(lines) == 4
-    assert len(costs.read(tmp_path)) == 2
-    assert costs.read(tmp_path)[1] == costs.Cost(**json.loads(lines[-1]))
+    assert len(lines) == 1 + 3 + 1 + 1 + 2
+    found = costs.read(tmp_path)
+    assert [cost.stage + cost.shard for cost in found] == ["othera", "stagea", "stageb"]
+    assert found[-1] == costs.Cost(**json.loads(lines[-1]))
 
 
 def test_a_torn_line_is_passed_over(tmp_path):
