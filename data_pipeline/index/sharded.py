@@ -19,7 +19,7 @@ from data_pipeline.engine import read_json
 from data_pipeline.index import exact
 from data_pipeline.index.protocol import Index
 
-MAX_QUERIES = 2000  # to tune and to measure an index with
+MAX_QUERIES = 4000  # to tune and to measure an index with
 
 
 @dataclasses.dataclass(frozen=True)
