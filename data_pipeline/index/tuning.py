@@ -97,8 +97,8 @@ class Goal:
             self.queries_QW[::5], self.rows_Q[::5], self.limit_Q[::5], self.target
         )
         reorder = _MIN_REORDER
-        while few.recall(search_with(Effort(most, reorder))) < self.aim:
-            if reorder >= _MAX_REORDER:
+        while reorder < _MAX_REORDER:
+            if few.recall(search_with(Effort(most, reorder))) >= self.aim:
                 break
             reorder *= 2
         reorder = min(4 * reorder, _MAX_REORDER)

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from data_pipeline import build, embedder
+from data_pipeline.config import DataConfig
 from data_pipeline.engine import write_json
 from experiments.benchmark import plan
 from experiments.benchmark.result import Result, describe_machine, progress
@@ -34,7 +35,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--work", type=Path, required=True, help="for the databases")
     command.add_argument("--files", type=_numbers, required=True, help="as 1,3,9")
     command.add_argument("--layers", type=int, default=0, help="of MiniLM; 0: all")
-    command.add_argument("--index_shard_rows", type=int, default=500_000)
+    command.add_argument(
+        "--index_shard_rows", type=int, default=DataConfig().index_shard_rows
+    )
     command.add_argument("--plan", type=_numbers, default=[10**8, 28 * 10**9])
     command.add_argument("--cores", type=int, default=64, help="of a planned machine")
     command.add_argument("--memory_gb", type=int, default=256, help="of such a machine")
