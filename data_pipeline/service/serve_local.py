@@ -21,7 +21,7 @@ from data_pipeline.service import serving
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _PACKAGE = "data_pipeline.service"
 # A server lets go of Python's lock while it searches, and another one costs a message more
-# for each request: with one for two cores 0.97 of the searches in process, with four 0.78.
+# for each request: with one for two cores 0.95 of the searches in process, with four 0.71.
 _CORES_OF_SERVER = 4
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
