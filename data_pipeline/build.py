@@ -25,6 +25,7 @@ from data_pipeline.engine import (
     contents_if_finished,
     run_stage,
 )
+from data_pipeline.index import sharded
 from data_pipeline.tokenizer import Tokenizer
 
 _FIRST = ("documents", "tokenizer", "chunks", "embeddings", "index")
@@ -176,6 +177,7 @@ class Build:
         """Indexes the training chunks and measures the recall on held-out ones."""
         cfg = self._cfg
         settings = {
+            **sharded.SETTINGS,
             "kind": cfg.index,
             "recall_target": cfg.recall_target,
             "shard_rows": cfg.index_shard_rows,

@@ -13,6 +13,7 @@ from data_pipeline.batches import Sequences
 from data_pipeline.build import STAGES, STEPS, Build
 from data_pipeline.database import Database
 from data_pipeline.deduplicate import digest, split_of
+from data_pipeline.index import sharded
 from tests import tiny_corpus
 
 _STEPS = {step for steps in STEPS.values() for step in steps}
@@ -102,6 +103,13 @@ def test_a_corpus_that_changed_is_read_again(tmp_path):
     assert made == {"documents", "tokenizer", "chunks"}
     (corpus / "more.txt").unlink()
     assert "documents" in built(folder, str(corpus), "chunks")
+
+
+def test_an_index_that_other_code_makes_is_made_again(
+    copy, tiny_corpus_folder, monkeypatch
+):
+    monkeypatch.setattr(sharded, "SETTINGS", {"code": 99})
+    assert built(copy, tiny_corpus_folder) == {"index"}  # exact: it is the same
 
 
 def test_shards_of_the_index_find_what_one_index_finds(copy, tiny_corpus_folder):

@@ -20,6 +20,9 @@ from data_pipeline.index import exact
 from data_pipeline.index.protocol import Index
 
 MAX_QUERIES = 4000  # to tune and to measure an index with
+SETTINGS = {
+    "code": 2
+}  # raised when `build_shard` makes other indexes of the same vectors
 
 
 @dataclasses.dataclass(frozen=True)
