@@ -41,7 +41,7 @@ def find_neighbours(
     ids_QN = np.full((len(queries_QW), num_neighbours), -1, np.int64)
     distances_QN = np.full(ids_QN.shape, np.inf, np.float32)
     open_rows = np.arange(len(queries_QW))
-    num_candidates = 4 * num_neighbours  # enough for nine of ten chunks of an article
+    num_candidates = 4 * num_neighbours  # enough for most chunks of a long document
     while len(open_rows) and index.size:
         num_candidates = min(num_candidates, index.size)
         lacking = []

@@ -18,7 +18,6 @@ from data_pipeline.index import exact, scann_training
 from data_pipeline.index.tuning import Effort, Goal
 
 MIN_ROWS = 1_000  # fewer do not train its quantiser
-_REORDER = 100  # candidates re-ranked by an index that does not say how many
 _PARALLEL_QUERIES = 64
 _NORMS = "squared_norms.npy"
 _UNIT = 2e-3  # how far float16 may move the squared norm of a unit vector
@@ -170,7 +169,7 @@ class ScannIndex:
         is_large = len(queries_QW) >= _PARALLEL_QUERIES
         name = "search_batched_parallel" if is_large else "search_batched"
         is_unit = self._facts["measure"] == "dot_product"
-        reorder = max(self._facts.get("reorder", _REORDER), 4 * k)
+        reorder = max(self._facts.get("reorder", scann_training.REORDER), 4 * k)
         ids_QN, distances_QN = getattr(self._searcher, name)(
             queries_QW,
             final_num_neighbors=k,

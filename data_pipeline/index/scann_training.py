@@ -20,7 +20,7 @@ from data_pipeline.index import clustering
 
 _SAMPLE_ROWS = 250_000  # that leaves are trained on
 ITERATIONS = 6  # ten find no more neighbours
-_REORDER = 100  # candidates re-ranked where a search does not say how many
+REORDER = 100  # candidates re-ranked where a search does not say how many
 _NUMBERS_OF_CODE = 3  # of a vector, in 4 bits: two take longer, four find less
 _CODE_SAMPLE_ROWS = 20_000  # for 16 codes of three numbers each
 _ASSETS = {"PARTITIONER": "serialized_partitioner.pb", "DATASET_NPY": "dataset.npy"}
@@ -41,9 +41,16 @@ def train(
     cores busy.
 
     Args:
+        scann_ops: the module of ScaNN that `import_scann` gives.
+        vectors_TW: (T, W) in memory, checked before (`build_index`).
         is_unit: search by dot product, for which ScaNN has its best quantiser and spilling;
             else by squared distance.
-        scratch: folder for a copy of the vectors meanwhile; None: the system's.
+        seed: of the rows that leaves are trained on and start from.
+        scratch: folder for a copy of the vectors meanwhile, 4 T W bytes; None: the
+            system's.
+    Raises:
+        OSError: naming the folder, if it is not there or the copy has no room.
+        RuntimeError: if ScaNN can't read what it is given.
     """
     builder = scann_ops.builder(
         vectors_TW, 10, "dot_product" if is_unit else "squared_l2"
@@ -60,7 +67,7 @@ def train(
         # no more.
         anisotropic_quantization_threshold=float("nan"),
     )
-    config = builder.reorder(_REORDER).create_config()
+    config = builder.reorder(REORDER).create_config()
     leaves_LW = _leaves(vectors_TW, num_leaves, seed)
     with tempfile.TemporaryDirectory(dir=scratch, prefix="scann-") as name:
         _save(Path(name), config, leaves_LW, vectors_TW)
