@@ -82,8 +82,8 @@ def load_bert(
       devices: that share each batch; this process's, if not given. CPUs are one.
     Raises:
       FileNotFoundError: when config.json or model.safetensors is missing.
-      ValueError: when the weights are not the expected ones, or the folder describes
-        something this file does not compute.
+      ValueError: when the weights are not the expected ones, the folder describes
+        something this file does not compute, or there is an accelerator that can't be used.
     """
     if precision not in ("bfloat16", "float32"):
         raise ValueError(f"precision must be bfloat16 or float32, not {precision!r}")
@@ -109,8 +109,18 @@ def load_bert(
 
 
 def _default_devices() -> list[jax.Device]:
-    """Simulated CPUs share their cores: more than one would only be slower."""
-    devices = jax.local_devices()
+    """Simulated CPUs share their cores: more than one would only be slower.
+
+    Raises:
+      ValueError: when this machine's accelerator can't be used.
+    """
+    try:
+        devices = jax.local_devices()
+    except RuntimeError as error:
+        raise ValueError(
+            f"JAX can't use this machine's accelerator ({error}): free it, or embed on "
+            "the processor with JAX_PLATFORMS=cpu"
+        ) from error
     return devices[:1] if devices[0].platform == "cpu" else devices
 
 

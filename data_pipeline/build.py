@@ -234,7 +234,7 @@ class Build:
                 inputs,
                 pairs,
                 search,
-                uses="cores",
+                uses="accelerator" if self._cfg.index == "exact" else "cores",
                 unit="chunks" if len(indexes) == 1 else "chunks in shards of the index",
             )
         merge = stages.Merge(self._folder, indexes, candidates)

@@ -3,6 +3,8 @@
 No part of a build's contents: two builds of the same bytes take different times. What was
 made again has a second line; the last one counts. A line that only names a stage says that
 it was begun anew, maybe with other shards: what stands before counts no more.
+
+Speeds are measured on the way and stand here too, for the same reason.
 """
 
 import dataclasses
@@ -17,6 +19,18 @@ _MAXRSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclasses.dataclass(frozen=True)
+class Speed:
+    """Of a shard of the index; told by the work that makes it.
+
+    Attributes:
+        queries_per_s: that a search for 10 neighbours of many queries at once answers, on
+            all cores of the process; 0 where there was nothing to ask.
+    """
+
+    queries_per_s: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Cost:
     """Of one shard of a stage.
 
@@ -26,6 +40,7 @@ class Cost:
         wall_s: on whatever else the machine did.
         size_bytes: of its files.
         peak_memory_bytes: resident, of the process up to now, earlier shards included.
+        queries_per_s: see `Speed`; 0 where it told of none.
     """
 
     stage: str
@@ -35,6 +50,7 @@ class Cost:
     wall_s: float
     size_bytes: int
     peak_memory_bytes: int
+    queries_per_s: float = 0.0
 
 
 class Meter:
@@ -44,8 +60,15 @@ class Meter:
         self._cpu_s = time.process_time()
         self._wall_s = time.perf_counter()
 
-    def read(self, stage: str, shard: str, rows: int, size_bytes: int) -> Cost:
-        """What was used since the start."""
+    def read(
+        self,
+        stage: str,
+        shard: str,
+        rows: int,
+        size_bytes: int,
+        queries_per_s: float = 0.0,
+    ) -> Cost:
+        """What was used since the start, with what is known besides."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return Cost(
             stage,
@@ -55,6 +78,7 @@ class Meter:
             round(time.perf_counter() - self._wall_s, 4),
             size_bytes,
             peak * _MAXRSS_UNIT_BYTES,
+            queries_per_s,
         )
 
 

@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from data_pipeline import costs
-from data_pipeline.costs import Cost
+from data_pipeline.costs import Cost, Speed
 from data_pipeline.progress import Progress, say
 
 # Makes the files of a shard, given its name and an empty folder. Tells on the way how many
-# rows are done, and lines for the person who watches.
-Work = Callable[[str, Path], Iterator[int | str]]
+# rows are done, lines for the person who watches, and of an index how fast it is.
+Work = Callable[[str, Path], Iterator[int | str | Speed]]
 # What the work of a shard keeps busy: one core, all cores, or an accelerator if there is one.
 Uses = Literal["core", "cores", "accelerator"]
 
@@ -233,14 +233,17 @@ def make_shard(work: Work, folder: Path, shard: str) -> Iterator[int | str | Cos
     temporary = folder / f".tmp-{shard}-{uuid.uuid4().hex[:12]}"
     temporary.mkdir()
     meter = costs.Meter()
-    rows = 0
+    rows, queries_per_s = 0, 0.0
     for told in work(shard, temporary):
+        if isinstance(told, Speed):
+            queries_per_s = told.queries_per_s
+            continue
         rows += told if isinstance(told, int) else 0
         yield told
     files = describe_files(temporary)
     write_json(temporary / "shard.json", files)
     size_bytes = sum(entry["size_bytes"] for entry in files.values())
-    cost = meter.read(folder.name, shard, rows, size_bytes)
+    cost = meter.read(folder.name, shard, rows, size_bytes, queries_per_s)
     try:
         os.replace(temporary, folder / shard)
     except OSError:

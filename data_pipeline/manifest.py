@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from data_pipeline import costs
 from data_pipeline import embedder as embedders
 from data_pipeline.config import DataConfig
 from data_pipeline.embedder import Embedder
@@ -34,6 +35,10 @@ def write(
         contents: fingerprints of the stages that are made, the dataset's left out.
     """
     tokenizer = Tokenizer.load(folder / "tokenizer" / "all" / "tokenizer.model")
+    built = [cost for cost in costs.read(folder) if cost.stage == "index"]
+    speed = sharded.queries_per_s(
+        built
+    )  # of where it was built: no part of the contents
     # The words follow from the chunks, and no sequence depends on them.
     identity = {s: c for s, c in contents.items() if s != "lexical"}
     write_sealed(
@@ -51,7 +56,7 @@ def write(
             "corpus": cfg.corpus_name,
             "chunks": dict(num_chunks),
             "documents": read_json(folder / "documents" / "all" / "facts.json"),
-            "index": sharded.read_facts(folder / "index"),
+            "index": {**sharded.read_facts(folder / "index"), "queries_per_s": speed},
             "settings": dataclasses.asdict(cfg),
         },
     )

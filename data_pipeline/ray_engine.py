@@ -108,7 +108,7 @@ def _remote(uses: Uses):
     if not cores:
         raise ValueError("the Ray cluster has no CPU: `ray start --num-cpus=...`")
     num_cpus, num_gpus = 1 if uses == "core" else min(cores), 0
-    platform = "cpu"  # as experiments.build_database has it
+    platform = "cpu"  # an accelerator that was not asked for may be another task's
     if uses == "accelerator" and any(node.get("GPU") for node in nodes):
         num_cpus, num_gpus, platform = 1, 1, ""
     return ray.remote(

@@ -26,6 +26,7 @@ from data_pipeline import (
 from data_pipeline import neighbours as neighbour_tables
 from data_pipeline.columns import open_array
 from data_pipeline.config import DataConfig
+from data_pipeline.costs import Speed
 from data_pipeline.embedder import Embedder, load_embedder
 from data_pipeline.engine import write_json
 from data_pipeline.index import sharded
@@ -97,7 +98,7 @@ class IndexWords:
 
 @dataclasses.dataclass(frozen=True)
 class BuildIndex:
-    """Indexes consecutive shards of the training split and measures the recall.
+    """Indexes consecutive shards of the training split, and measures recall and speed.
 
     Attributes:
         width: W of the embeddings.
@@ -112,11 +113,11 @@ class BuildIndex:
     parts: tuple[tuple[str, ...], ...]
     held_out: tuple[str, ...]
 
-    def __call__(self, shard: str, made: Path) -> Iterator[str]:
+    def __call__(self, shard: str, made: Path) -> Iterator[str | Speed]:
         _, ids, ids_T = _searchable(self.folder, self.parts, int(shard))
         vectors_TW = self._vectors(self.parts[int(shard)])[ids_T - ids.start]
         yield f"indexing {len(vectors_TW):,} vectors"
-        index, facts = sharded.build_shard(
+        index, facts, speed = sharded.build_shard(
             ids_T,
             vectors_TW,
             self.kind,
@@ -126,7 +127,8 @@ class BuildIndex:
         )
         index.save(made)
         write_json(made / "facts.json", facts)
-        yield f"{facts['kind']}: {sharded.recall_in_words(facts)}"
+        yield speed
+        yield f"{facts['kind']}: {sharded.in_words(facts, speed.queries_per_s)}"
 
     def _vectors(
         self, shards: Sequence[str], at_most: int | None = None

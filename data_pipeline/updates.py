@@ -180,7 +180,7 @@ def write_index(
 ) -> None:
     """An index as the build would make it, of words too if it did, into a folder."""
     settings = opened.manifest["settings"]
-    shard, facts = sharded.build_shard(
+    shard, facts, _ = sharded.build_shard(
         ids_T,
         vectors_TW.astype(np.float32),
         settings["index"],

@@ -4,11 +4,11 @@
         [--engine=ray [--ray_address=HOST:PORT] [--workers=N]]
 
 Every stage is skipped if it is up to date, and goes on where it was broken off, by either
-engine. On a Ray cluster all nodes need this code with its packages and, at the same path,
-the folder of the database.
+engine. The accelerators that JAX finds embed and search exactly; JAX_PLATFORMS=cpu leaves
+them to others. On a Ray cluster all nodes need this code with its packages and, at the same
+path, the folder of the database.
 """
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,5 @@ def _engine(folder: Path) -> "Engine":
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # accelerators are for training
     flags.mark_flags_as_required(["config", "database"])
     commands.start(build)

@@ -147,8 +147,11 @@ def _verify(args: argparse.Namespace) -> None:
         raise ValueError("; ".join(problems))
     print(f"{checked} files are as they were written")
     for block in range(args.blocks):
-        shard, chunks = verify.recompute(opened, args.seed + block)
-        print(f"{shard}: {chunks} chunks made again, bit for bit the same")
+        shard, chunks, cosine = verify.recompute(opened, args.seed + block)
+        same = "bit for bit the same"
+        if cosine < 1:
+            same = f"cosine {cosine:.6f} or more: another processor made the vectors"
+        print(f"{shard}: {chunks} chunks made again, {same}")
 
 
 def _add(args: argparse.Namespace) -> None:
@@ -195,6 +198,8 @@ def _versions(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # accelerators are for training
+    os.environ.setdefault(
+        "JAX_PLATFORMS", "cpu"
+    )  # accelerators are for builds and training
     commands.end_at_interrupt()
     sys.exit(main())

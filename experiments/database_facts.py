@@ -6,6 +6,7 @@ import numpy as np
 
 from data_pipeline import versions
 from data_pipeline.database import Database
+from data_pipeline.index import sharded
 from data_pipeline.passages import Found
 
 _NEAR_DUPLICATE = 0.05  # squared distance of unit vectors: a cosine of 0.975
@@ -72,9 +73,9 @@ def facts(opened: Database) -> list[tuple[str, str]]:
 
 def _index_in_words(opened: Database) -> str:
     index = opened.manifest["index"]
-    recall = [f"{k} {v:.3f}" for k, v in index.items() if k.startswith("recall@")]
+    measured = sharded.in_words(index, index.get("queries_per_s"))
     shards = f"{opened.num_shards} shard{'s' * (opened.num_shards != 1)}"
-    return ", ".join([index["kind"], shards, *recall])
+    return f"{index['kind']}, {shards}: {measured} when it was built"
 
 
 def _held_out_in_words(opened: Database) -> str:

@@ -72,6 +72,9 @@ def _retrieval(manifest: Mapping) -> list[Fact]:
         for name in ("recall@2", "recall@10")
         if name in index
     ]
+    speed = ""
+    if index.get("queries_per_s"):  # a database of before has none
+        speed = f", {index['queries_per_s']:,.0f} queries/s when it was built"
     width = manifest["embedding_width"]
     tokenizer = f"vocabulary of {manifest['vocab_size']:,}, fingerprint"
     return [
@@ -82,7 +85,7 @@ def _retrieval(manifest: Mapping) -> list[Fact]:
         Fact(
             "recall against exact search",
             f"{', '.join(recalls) or 'not measured'} over "
-            f"{counted(index['queries'], 'chunk')} as queries",
+            f"{counted(index['queries'], 'chunk')} as queries{speed}",
         ),
         Fact("database fingerprint", code=(manifest["fingerprint"],)),
     ]

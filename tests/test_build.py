@@ -13,6 +13,7 @@ from data_pipeline.batches import Sequences
 from data_pipeline.build import STAGES, STEPS, Build
 from data_pipeline.database import Database
 from data_pipeline.deduplicate import digest, split_of
+from data_pipeline.engine import read_json
 from data_pipeline.index import sharded
 from tests import tiny_corpus
 
@@ -41,6 +42,10 @@ def test_a_build_is_whole(tiny_database):
     assert len(tiny_database.shards("chunks", "train")) > 2
     for split in ("validation", "test"):
         assert tiny_database.documents(split).num_rows > 2
+    # Measured, so in the manifest, but no part of the contents, which two builds share.
+    assert tiny_database.manifest["index"]["queries_per_s"] > 0
+    facts = read_json(tiny_database.folder / "index" / "00000" / "facts.json")
+    assert set(facts) == {"kind", "rows", "queries", "recall@2", "recall@10"}
     hidden = list(tiny_database.folder.rglob(".*"))
     assert hidden == []
 

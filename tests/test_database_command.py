@@ -1,10 +1,13 @@
 """The database at the command line: what people read, and what a mistake gives."""
 
 import json
+import re
 import shutil
 
+import numpy as np
 import pytest
 
+from data_pipeline import updates
 from experiments import database as command
 from tests import tiny_corpus
 
@@ -52,13 +55,31 @@ def test_show_and_stats_and_verify(run, tmp_path):
     plot = tmp_path / "distances.png"
     status, out, _ = run("stats", f"--plot={plot}")
     assert status == 0
-    assert "recall@2 1.000" in out
+    assert re.search(r"recall@2 1\.000, .*, [\d,]+ queries/s when it was built", out)
     assert "near-duplicate chunks" in out
     assert plot.read_bytes().startswith(b"\x89PNG")
     status, out, _ = run("verify", "--blocks=2")
     assert status == 0
     assert "files are as they were written" in out
     assert out.count("bit for bit the same") == 2
+
+
+@pytest.mark.parametrize(("noise", "status"), [(1e-3, 0), (0.1, 2)])
+def test_verify_tells_rounding_from_other_vectors(run, monkeypatch, noise, status):
+    embed = updates.embed_chunks
+
+    def embed_elsewhere(*args):
+        vectors_TW = embed(*args)
+        noise_TW = np.random.default_rng(0).normal(scale=noise, size=vectors_TW.shape)
+        return (vectors_TW * (1 + noise_TW)).astype(np.float16)
+
+    monkeypatch.setattr(updates, "embed_chunks", embed_elsewhere)
+    found, out, err = run("verify", "--blocks=1")
+    assert found == status
+    if status:
+        assert "are not what the embedder gives today (cosine 0.9" in err
+    else:
+        assert re.search(r"cosine 0\.99999\d or more: another processor", out)
 
 
 def test_add_delete_compact_and_go_back(run, tmp_path):

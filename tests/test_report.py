@@ -38,6 +38,7 @@ MANIFEST = {
         "queries": 60,
         "recall@2": 0.9693,
         "recall@10": 0.9581,
+        "queries_per_s": 12_345.6,
     },
     "tokenizer_fingerprint": "fedcba9876543210",
     "vocab_size": 4096,
@@ -355,6 +356,7 @@ def test_the_facts_are_those_of_the_run(tmp_path):
         assert "recall@2 0.970, recall@10 0.959 over 60 chunks" in said.replace(
             "0.969,", "0.970,"
         ).replace("0.958 ", "0.959 ")
+        assert "60 chunks as queries, 12,346 queries/s when it was built" in said
         assert "ExactIndex" in said and "fedcba9876543210" in said
         assert "17" in said and "left out: undecodable" in said
         assert "2,000 tokens/s" in said

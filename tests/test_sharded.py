@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipeline import costs
 from data_pipeline.index import exact, sharded
 
 
@@ -51,11 +52,12 @@ def test_k_must_be_positive(k):
 
 def test_a_saved_shard_is_the_same_and_a_damaged_one_is_named(tmp_path):
     vectors_TW, ids = _vectors(30), np.arange(30) * 3
-    shard, facts = sharded.build_shard(
+    shard, facts, speed = sharded.build_shard(
         ids, vectors_TW, "exact", recall_target=0.9, queries_QW=_vectors(6, seed=1)
     )
     assert facts["rows"] == 30
     assert facts["recall@2"] == 1.0
+    assert speed.queries_per_s > 0
     shard.save(tmp_path)
     loaded = sharded.load_shard(tmp_path)
     found = loaded.search(vectors_TW[4:5], 1)[0]
@@ -64,6 +66,16 @@ def test_a_saved_shard_is_the_same_and_a_damaged_one_is_named(tmp_path):
     np.save(tmp_path / "ids.npy", ids[:-1])
     with pytest.raises(ValueError, match=r"ids\.npy names 29 chunks for 30 rows"):
         sharded.load_shard(tmp_path)
+
+
+def test_speeds_of_shards_are_those_of_one_after_the_other():
+    def cost(queries_per_s):
+        return costs.Cost("index", "a", 0, 1.0, 1.0, 1, 1, queries_per_s)
+
+    assert sharded.queries_per_s([cost(300.0)]) == 300
+    assert sharded.queries_per_s([cost(300.0), cost(600.0)]) == 200
+    assert sharded.queries_per_s([cost(300.0), cost(0.0)]) is None
+    assert sharded.queries_per_s([]) is None
 
 
 def test_facts_of_shards_are_weighted_by_rows():

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline import build, costs
+from data_pipeline import build
 from data_pipeline.config import DataConfig
 from data_pipeline.database import Database
 from data_pipeline.deduplicate import digest, split_of
+from experiments.benchmark.fault_kills import contents
 from tests.toy_embedder import in_place_of_all as toy_embedder
 
-__all__ = ["toy_embedder"]
+__all__ = ["contents", "toy_embedder"]
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.15
 NUM_TOPICS = 6
 # Stands in one training document alone.
@@ -119,12 +120,3 @@ def neighbour_ids(database: Database, split: str) -> np.ndarray:
     """Neighbours of all chunks of a split."""
     table = database.neighbours(split)
     return table.rows(np.arange(len(table)))[0]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder by its name; not what it took to make them."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != costs.FILE
-    }

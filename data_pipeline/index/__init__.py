@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 from absl import logging
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from data_pipeline.config import INDEX_KINDS
 from data_pipeline.index import exact, faiss, scann
@@ -128,18 +128,31 @@ def measure_recall(
     vectors_TW: Float[np.ndarray, "T W"],
     queries_QW: Float[np.ndarray, "Q W"],
     k: int,
-    nearest_QN: Float[np.ndarray, "Q N"] | None = None,
 ) -> float:
     """Gives the share of the `k` nearest that `index` finds, against exact search.
 
-    `nearest_QN` are the squared distances of the nearest, k or more, where they are known.
-
-    A found row counts, once, when its true squared distance is at most the k-th nearest
-    one's plus 1e-6: of equally near rows any will do. 1.0 when nothing is to be found.
+    1.0 when nothing is to be found.
     """
     found_QN, _ = index.search(queries_QW, k)
-    if nearest_QN is None:
-        _, nearest_QN = exact.ExactIndex(vectors_TW).search(queries_QW, k)
+    _, nearest_QN = exact.ExactIndex(vectors_TW).search(queries_QW, k)
+    return recall_of(found_QN, nearest_QN, vectors_TW, queries_QW)
+
+
+def recall_of(
+    found_QN: Int64[np.ndarray, "Q N"],
+    nearest_QN: Float[np.ndarray, "Q M"],
+    vectors_TW: Float[np.ndarray, "T W"],
+    queries_QW: Float[np.ndarray, "Q W"],
+) -> float:
+    """As `measure_recall`, of rows that were found.
+
+    A row counts, once, when its true squared distance is at most the k-th nearest one's
+    plus 1e-6: of equally near rows any will do.
+
+    Args:
+        nearest_QN: squared distances of the M >= N nearest.
+    """
+    k = found_QN.shape[1]
     wanted = min(k, len(vectors_TW)) * len(queries_QW)
     if not wanted:
         return 1.0

@@ -1,6 +1,8 @@
-"""Exact nearest neighbours in numpy, and what every index checks and writes.
+"""Exact nearest neighbours, and what every index checks and writes.
 
-The vectors may be a memory map: memory is bounded by the block, whatever Q and T are.
+The vectors may be a memory map: memory is bounded by the block, whatever Q and T are. An
+accelerator, where there is one, proposes the rows (`exact_jax.py`); their distances are
+computed here, so the result is the same to the bit.
 The letter P here counts pairs of a query and a row.
 """
 
@@ -13,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
+
+from data_pipeline.index import exact_jax
 
 META = "meta.json"
 FORMAT_VERSION = 1
@@ -71,6 +75,7 @@ class ExactIndex:
         if vectors_TW.dtype not in (np.float16, np.float32):
             vectors_TW = vectors_TW.astype(np.float32)
         self._vectors_TW = vectors_TW
+        self._proposer = exact_jax.Proposer(vectors_TW)
 
     @property
     def size(self) -> int:
@@ -92,6 +97,43 @@ class ExactIndex:
         """
         check_queries(queries_QW, k, self.width)
         queries_QW = _float32(queries_QW)
+        proposed = self._proposer.nearest(queries_QW, k)
+        if proposed is None:
+            return self._search_all(queries_QW, k)
+        *found, is_sure_Q = self._nearest_proposed(queries_QW, k, *proposed)
+        if not is_sure_Q.all():
+            again = self._search_all(queries_QW[~is_sure_Q], k)
+            for found_QN, again_QN in zip(found, again, strict=True):
+                found_QN[~is_sure_Q] = again_QN
+        return found[0], found[1]
+
+    def _nearest_proposed(
+        self,
+        queries_QW: np.ndarray,
+        k: int,
+        scores_QM: np.ndarray,
+        rows_QM: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids and distances of the nearest of some rows, and whether no other can be.
+
+        That is sure unless the farthest proposed is nearly as near as the k-th: then others
+        may be equally near.
+        """
+        norms_Q = _squared_norms(queries_QW)
+        limit_Q = scores_QM[:, min(k, self.size) - 1]
+        limit_Q = limit_Q + 2 * _SLACK * (norms_Q + self._proposer.largest_norm)
+        is_near_QM = (scores_QM <= limit_Q[:, None]) & (rows_QM >= 0)
+        is_sure_Q = ~is_near_QM[:, -1] | (scores_QM.shape[1] >= self.size)
+        query_P, place_P = np.nonzero(is_near_QM & is_sure_Q[:, None])
+        row_P = rows_QM[query_P, place_P].astype(np.int64)
+        distance_P = pair_distances(self._vectors_TW, queries_QW, query_P, row_P)
+        shape = (len(queries_QW), k)
+        return *_nearest_pairs(query_P, row_P, distance_P, shape), is_sure_Q
+
+    def _search_all(
+        self, queries_QW: np.ndarray, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """In numpy, block by block."""
         ids_QN = np.full((len(queries_QW), k), -1, np.int64)
         distances_QN = np.full((len(queries_QW), k), np.inf, np.float32)
         for row in range(0, self.size, _ROWS):
@@ -139,13 +181,21 @@ def _merge(
     query_P = np.concatenate([known_P, query_P])
     id_P = np.concatenate([ids_QN[known_P, place_P], row_P + first_row])
     distance_P = np.concatenate([distances_QN[known_P, place_P], distance_P])
+    return _nearest_pairs(query_P, id_P, distance_P, ids_QN.shape)
+
+
+def _nearest_pairs(
+    query_P: np.ndarray, id_P: np.ndarray, distance_P: np.ndarray, shape: tuple
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and distances of each query's nearest of some pairs; -1 at infinity beyond."""
     order_P = np.lexsort((id_P, distance_P, query_P))
     query_P = query_P[order_P]
-    counts_Q = np.bincount(query_P, minlength=len(queries_QW))
+    counts_Q = np.bincount(query_P, minlength=shape[0])
     starts_Q = np.cumsum(counts_Q) - counts_Q
     rank_P = np.arange(len(query_P)) - starts_Q[query_P]
-    keep_P = rank_P < ids_QN.shape[1]
-    ids_QN, distances_QN = np.full_like(ids_QN, -1), np.full_like(distances_QN, np.inf)
+    keep_P = rank_P < shape[1]
+    ids_QN = np.full(shape, -1, np.int64)
+    distances_QN = np.full(shape, np.inf, np.float32)
     place = (query_P[keep_P], rank_P[keep_P])
     ids_QN[place] = id_P[order_P][keep_P]
     distances_QN[place] = distance_P[order_P][keep_P]

@@ -7,6 +7,7 @@ index/    the index itself
 import concurrent.futures
 import dataclasses
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from jaxtyping import Float, Int64
 
 from data_pipeline import index as indexes
 from data_pipeline.columns import open_array
+from data_pipeline.costs import Cost, Speed
 from data_pipeline.engine import read_json
 from data_pipeline.index import exact
 from data_pipeline.index.protocol import Index
 
+_RECALLS = ("recall@2", "recall@10")
 MAX_QUERIES = 4000  # to tune and to measure an index with
 SETTINGS = {
     "code": 2
@@ -52,15 +55,16 @@ def build_shard(
     recall_target: float,
     queries_QW: Float[np.ndarray, "Q W"],
     scratch: Path | None = None,
-) -> tuple[Shard, dict]:
-    """Indexes the vectors of chunks and measures the recall.
+) -> tuple[Shard, dict, Speed]:
+    """Indexes the vectors of chunks, and measures recall and speed.
 
     Args:
         kind, recall_target, scratch: as `build_index`'s.
         queries_QW: from outside the database. Half of them tune the index, the other half
             measure it; without any, the first vectors do.
     Returns:
-        The shard, and its facts: kind, rows, queries, recall@2 and recall@10.
+        The shard, its facts (kind, rows, queries, recall@2 and recall@10), which are the
+        same for the same vectors, and its speed.
     """
     built = indexes.build_index(
         vectors_TW,
@@ -79,11 +83,14 @@ def build_shard(
     }
     _, nearest_QN = exact.ExactIndex(vectors_TW).search(queries_QW, 10)
     for k in (2, 10):
+        start_s = time.perf_counter()
+        found_QN, _ = built.search(queries_QW, k)
+        took_s = time.perf_counter() - start_s
         if k <= len(vectors_TW):
-            facts[f"recall@{k}"] = indexes.measure_recall(
-                built, vectors_TW, queries_QW, k, nearest_QN
+            facts[f"recall@{k}"] = indexes.recall_of(
+                found_QN, nearest_QN, vectors_TW, queries_QW
             )
-    return Shard(ids_T, built), facts
+    return Shard(ids_T, built), facts, Speed(round(len(queries_QW) / took_s, 1))
 
 
 def read_facts(folder: Path) -> dict:
@@ -92,10 +99,18 @@ def read_facts(folder: Path) -> dict:
     return combined_facts([read_json(path) or {} for path in paths])
 
 
-def recall_in_words(facts: dict) -> str:
-    """As 'recall@2 0.975, recall@10 0.981'."""
-    recall = [f"{k} {v:.3f}" for k, v in facts.items() if k.startswith("recall@")]
-    return ", ".join(recall) or "too few vectors to measure its recall"
+def queries_per_s(each: Sequence[Cost]) -> float | None:
+    """Of shards that are asked one after the other; None if one of them has no speed."""
+    if not each or not all(cost.queries_per_s for cost in each):
+        return None
+    return round(1 / sum(1 / cost.queries_per_s for cost in each), 1)
+
+
+def in_words(facts: Mapping, queries_per_s: float | None) -> str:
+    """As 'recall@2 0.975, recall@10 0.981, 4,300 queries/s'."""
+    recall = [f"{name} {facts[name]:.3f}" for name in _RECALLS if name in facts]
+    speed = [f"{queries_per_s:,.0f} queries/s"] if queries_per_s else []
+    return ", ".join([*recall, *speed]) or "too few vectors to measure it"
 
 
 def split_rows(sizes: Mapping[str, int], max_rows: int) -> dict[str, list[str]]:
@@ -120,7 +135,7 @@ def combined_facts(each: Sequence[dict]) -> dict:
     rows = sum(facts["rows"] for facts in each)
     recall = {
         name: sum(facts[name] * facts["rows"] for facts in each) / rows
-        for name in ("recall@2", "recall@10")
+        for name in _RECALLS
         if rows and all(name in facts for facts in each)
     }
     return {

@@ -140,7 +140,7 @@ class _BuildKills:
     def finish(self) -> None:
         """Builds to the end, and compares every file with the undisturbed build's."""
         assert not _was_killed(_start(lambda: self._make(self._folder)))
-        same = _contents(self._folder) == _contents(self._whole)
+        same = contents(self._folder) == contents(self._whole)
         facts = fault_database.facts_of(self._folder)
         self.finished.append(same and facts == self._wanted)
         self.recall_at_2 = _recorded_recall(self._folder)
@@ -170,14 +170,17 @@ def _recorded_recall(folder: Path) -> float:
     return _manifest(folder)["index"]["recall@2"]
 
 
-def _contents(folder: Path) -> dict[str, bytes]:
-    """Every file by its name; without the times that it took."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in files
-        if path.name != costs.FILE
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder by its name; without times, which no two builds share."""
+    found = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != costs.FILE
     }
+    if manifest := read_json(folder / "manifest.json"):
+        del manifest["checksum"], manifest["index"]["queries_per_s"]
+        found["manifest.json"] = json.dumps(manifest).encode()
+    return found
 
 
 def _build_row(made: _BuildKills, stages: Sequence[str], kills: int) -> Row:

@@ -211,7 +211,7 @@ def write_database(folder: pathlib.Path, args: argparse.Namespace) -> pathlib.Pa
 
     def write_index(name: str, shard: pathlib.Path) -> None:
         ids_T = parts[int(name)]
-        built, fact = sharded.build_shard(
+        built, fact, _ = sharded.build_shard(
             ids_T,
             vectors_TW[ids_T],
             args.index,
