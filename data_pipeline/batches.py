@@ -63,6 +63,12 @@ class Sequences:
     def __len__(self) -> int:
         return self._info.num_examples
 
+    @property
+    def has_neighbours(self) -> bool:
+        """Whether any chunk of any sequence has a neighbour; True if that is not known."""
+        known = self.metadata.get("with_neighbours")
+        return known is None or known[self._split] > 0
+
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """All sequences once, in order; the last batch is filled up with padding.
 

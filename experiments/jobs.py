@@ -146,14 +146,18 @@ class Job:
         return retrofit.new_names(self._cfg.model) if frozen else None
 
     def _batches_from(self, first_step: int) -> Iterator[training.Batch]:
-        batches = self._sequences("train").shuffled(
+        sequences = self._sequences("train")
+        batches = sequences.shuffled(
             self._cfg.train.batch_size,
             seed=self._cfg.train.seed,
             first_step=first_step,
             num_steps=self._cfg.train.steps,
             rows=sharding.local_rows(self._cfg.train.batch_size, self._mesh),
         )
-        return (evaluate.model_inputs(batch) for batch in batches)
+        inputs = map(evaluate.model_inputs, batches)
+        # All processes know this of the others' rows as well.
+        none = not sequences.has_neighbours
+        return map(training.without_neighbours, inputs) if none else inputs
 
     def _put_aside(self, known: dict, identity: dict, restart: bool) -> None:
         differing = [k for k in identity if known.get(k) != identity[k]]

@@ -37,9 +37,10 @@ def to_devices(cfg: ModelConfig, batch: Batch, mesh) -> dict[str, jax.Array]:
     So a batch whose neighbours are all absent costs what it does without retrieval, in a
     step that is compiled when the first such batch comes. Where several processes share
     the devices none knows the others' rows, and all must run the same step: absent
-    neighbours are computed there, and masked.
+    neighbours are computed there, and masked, unless the batch comes without any to all.
     """
-    absent = jax.process_count() == 1 and not batch["neighbour_lengths_BCN"].any()
+    lengths_BCN = batch.get("neighbour_lengths_BCN")
+    absent = lengths_BCN is None or (jax.process_count() == 1 and not lengths_BCN.any())
     if absent or not cfg.cca_layers:
         batch = without_neighbours(batch)
     return sharding.to_devices(batch, mesh)

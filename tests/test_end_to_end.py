@@ -14,6 +14,7 @@ import pytest
 
 from experiments import jobs, remote
 from experiments.config import EvaluationConfig, Experiment
+from retro_jax import train as training
 from retro_jax.config import OptimizerConfig, TrainConfig
 from retro_jax.metrics import read_metrics
 from tests import served, tiny_corpus, tiny_model
@@ -87,6 +88,18 @@ def test_a_second_run_uses_everything_again(
     said = capsys.readouterr().out
     assert "training: up to date" in said
     assert "evaluation: up to date" in said
+
+
+def test_no_process_gets_neighbours_where_there_are_none(trained, monkeypatch):
+    job = trained[0]
+    batch = next(job._batches_from(0))
+    none = property(lambda sequences: False)
+    monkeypatch.setattr(jobs.Sequences, "has_neighbours", none)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    bare = next(job._batches_from(0))
+    assert bare.keys() == training.without_neighbours(batch).keys() < batch.keys()
+    sent = training.to_devices(job._cfg.model, bare, job._mesh)
+    assert sent.keys() == bare.keys()
 
 
 def test_that_there_will_be_no_report_is_said_before_training(

@@ -19,12 +19,15 @@ RUN = {"data": "abc"}
 
 
 def batch(step: int) -> dict[str, np.ndarray]:
-    """A batch of 16 sequences; each starts a document at a chunk of its own."""
+    """A batch of 16 sequences; each starts a document at a chunk of its own.
+
+    That of step 6 comes without neighbours.
+    """
     made = tiny_model.batch(CFG, num_sequences=BATCH_SIZE, num_chunks=4, seed=step)
     starts_B = CFG.chunk_len * (1 + np.arange(BATCH_SIZE) % 4)
     positions_L = np.arange(made["inputs_BL"].shape[1])
     made["segments_BL"] = 1 + (positions_L >= starts_B[:, None]).astype(np.int32)
-    return made
+    return train.without_neighbours(made) if step == 6 else made
 
 
 def run(workdir: Path, mesh) -> dict:
