@@ -17,15 +17,9 @@ from data_pipeline import (
 )
 from data_pipeline.config import DataConfig
 from data_pipeline.documents import Skipped
-from data_pipeline.engine import (
-    Engine,
-    LocalEngine,
-    Uses,
-    Work,
-    contents_if_finished,
-    run_stage,
-)
+from data_pipeline.engine import Engine, Uses, Work, contents_if_finished, run_stage
 from data_pipeline.index import sharded
+from data_pipeline.local_engine import LocalEngine
 from data_pipeline.tokenizer import Tokenizer
 
 _FIRST = ("documents", "tokenizer", "chunks", "embeddings", "index")

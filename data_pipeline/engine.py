@@ -13,8 +13,8 @@ enter by their contents: if a changed setting upstream makes the same files as b
 nothing further down is made again.
 
 An engine makes the shards that are missing, in any order and anywhere, even twice: the
-first rename wins. `LocalEngine` makes them here, `ray_engine.py` on a cluster; what one
-began the other goes on with.
+first rename wins. `local_engine.py` makes them on this machine, `ray_engine.py` on a
+cluster; what one began the other goes on with.
 """
 
 import hashlib
@@ -55,26 +55,6 @@ class Engine(Protocol):
             What `work` raises, for the first shard that fails; those that were made stay.
         """
         ...
-
-
-class LocalEngine:
-    """One shard after the other, in this process; satisfies `Engine`.
-
-    No pool: embedder and indexes keep all cores busy with one shard.
-    """
-
-    def run(
-        self,
-        work: Work,
-        folder: Path,
-        shards: Sequence[str],
-        uses: Uses,
-        tell: Callable[[int | str | Cost], None],
-    ) -> None:
-        """See `Engine.run`; in order."""
-        for shard in shards:
-            for told in make_shard(work, folder, shard):
-                tell(told)
 
 
 def fingerprint(value) -> str:

@@ -1,7 +1,7 @@
 """Builds a database: text in, neighbours and training sequences out.
 
     python -m experiments.build_database --config=FILE[:ARG] --database=DIR [--stage=...]
-        [--engine=ray [--ray_address=HOST:PORT] [--workers=N]]
+        [--workers=N] [--engine=ray [--ray_address=HOST:PORT]]
 
 Every stage is skipped if it is up to date, and goes on where it was broken off, by either
 engine. The accelerators that JAX finds embed and search exactly; JAX_PLATFORMS=cpu leaves
@@ -28,7 +28,7 @@ _RAY_ADDRESS = flags.DEFINE_string(
     "ray_address", "", "A running Ray cluster; one of this machine alone, if not given."
 )
 _WORKERS = flags.DEFINE_integer(
-    "workers", 0, "Shards that Ray makes at once; 0 = as many as there is room for."
+    "workers", 0, "Shards made at once, at most; 0 = as many as there is room for."
 )
 
 
@@ -50,11 +50,11 @@ def _engine(folder: Path) -> "Engine":
                 f"--engine=ray needs Ray: make install-ray ({error})"
             ) from error
         return RayEngine(_RAY_ADDRESS.value, folder, workers=_WORKERS.value)
-    if _RAY_ADDRESS.value or _WORKERS.value:
-        raise ValueError("--ray_address and --workers are for --engine=ray")
-    from data_pipeline.engine import LocalEngine
+    if _RAY_ADDRESS.value:
+        raise ValueError("--ray_address is for --engine=ray")
+    from data_pipeline.local_engine import LocalEngine
 
-    return LocalEngine()
+    return LocalEngine(workers=_WORKERS.value)
 
 
 if __name__ == "__main__":

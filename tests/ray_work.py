@@ -10,24 +10,13 @@ from pathlib import Path
 import ray
 
 from data_pipeline import stages
+from tests.sent_work import Write
 from tests.toy_embedder import ToyEmbedder
 
 
 def use_toy_embedder() -> None:
     """Of every worker process; runs when it starts."""
     stages.load_embedder = lambda name: ToyEmbedder()
-
-
-@dataclasses.dataclass(frozen=True)
-class Write:
-    """Writes a file for each shard."""
-
-    text: str
-
-    def __call__(self, shard: str, made: Path) -> Iterator[int | str]:
-        (made / "one.txt").write_text(self.text + shard)
-        yield f"made {shard}"
-        yield 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +40,6 @@ class KilledOnce:
 
 
 @dataclasses.dataclass(frozen=True)
-class KilledAlways:
-    def __call__(self, shard: str, made: Path) -> Iterator[int | str]:
-        os.kill(os.getpid(), signal.SIGKILL)
-        yield 1
-
-
-@dataclasses.dataclass(frozen=True)
 class StuckOn:
     """On one node never ends; on the others begins when that one has a shard."""
 
@@ -74,16 +56,3 @@ class StuckOn:
         while not list(self.marks.iterdir()):
             time.sleep(0.05)
         yield from self.work(shard, made)
-
-
-@dataclasses.dataclass(frozen=True)
-class Refuse:
-    """As the work of a stage whose data is wrong."""
-
-    bad: str
-
-    def __call__(self, shard: str, made: Path) -> Iterator[int | str]:
-        if shard == self.bad:
-            raise ValueError(f"shard {shard} is wrong: write it again")
-        (made / "one.txt").write_text(shard)
-        yield 1

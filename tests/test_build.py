@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import build, corpora, costs, engine
+from data_pipeline import build, corpora, costs, engine, local_engine
 from data_pipeline.batches import Sequences
 from data_pipeline.build import STAGES, STEPS, Build
 from data_pipeline.database import Database
@@ -257,7 +257,7 @@ def test_a_rebuild_that_breaks_off_leaves_no_database(
         return make_shard(work, folder, shard)
 
     make_shard = engine.make_shard
-    monkeypatch.setattr(engine, "make_shard", killing)
+    monkeypatch.setattr(local_engine, "make_shard", killing)
     changes = {"chunk_len": 16, "neighbour_len": 32}
     with pytest.raises(Killed):
         built(copy, tiny_corpus_folder, **changes)

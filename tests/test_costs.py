@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from data_pipeline import costs
-from data_pipeline.engine import LocalEngine, run_stage
+from data_pipeline.engine import run_stage
+from data_pipeline.local_engine import LocalEngine
 from experiments.benchmark import plan
 
 

@@ -350,8 +350,17 @@ _TINY = "--config=experiments/configs/tiny.py"
         ),
         (("experiments.build_database", _TINY, "--database={tmp}", "extra"), "extra"),
         (
-            ("experiments.build_database", _TINY, "--database={tmp}", "--workers=2"),
-            "--ray_address and --workers are for --engine=ray",
+            (
+                "experiments.build_database",
+                _TINY,
+                "--database={tmp}",
+                "--ray_address=a",
+            ),
+            "--ray_address is for --engine=ray",
+        ),
+        (
+            ("experiments.build_database", _TINY, "--database={tmp}", "--workers=-1"),
+            "workers must not be negative, is -1",
         ),
         (
             (

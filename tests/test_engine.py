@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from data_pipeline import engine
-from data_pipeline.engine import LocalEngine, run_stage
+from data_pipeline.engine import run_stage
+from data_pipeline.local_engine import LocalEngine
 from tests.tiny_corpus import contents
 
 SHARDS = {"a": 1, "b": 1, "c": 1}

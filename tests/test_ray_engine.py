@@ -14,9 +14,10 @@ ray = pytest.importorskip("ray")
 
 from data_pipeline import ray_engine
 from data_pipeline.build import Build
-from data_pipeline.engine import LocalEngine, run_stage
+from data_pipeline.engine import run_stage
+from data_pipeline.local_engine import LocalEngine
 from data_pipeline.ray_engine import RayEngine
-from tests import ray_work, tiny_corpus
+from tests import ray_work, sent_work, tiny_corpus
 from tests.tiny_corpus import contents
 
 # Ray's client leaves sockets and files to be closed at the process's end.
@@ -25,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-_WRITE = ray_work.Write("text")
+_WRITE = sent_work.Write("text")
 _SHARDS = {f"{number:02d}": 1 for number in range(12)}
 
 
@@ -106,14 +107,14 @@ def test_a_worker_that_is_killed(tmp_path, engine, expected):
 def test_a_shard_that_kills_each_worker(tmp_path, engine, monkeypatch):
     monkeypatch.setattr(ray_engine, "_ATTEMPTS", 2)
     with pytest.raises(ValueError, match="a was given up after 2 attempts.*memory"):
-        made_by(engine, tmp_path / "stage", ray_work.KilledAlways(), {"a": 1})
+        made_by(engine, tmp_path / "stage", sent_work.KilledAlways(), {"a": 1})
 
 
 def test_a_mistake_is_what_the_local_engine_raises(tmp_path, engine, expected):
     for number, each in enumerate((LocalEngine(), engine)):
         folder = tmp_path / str(number)
         with pytest.raises(ValueError) as raised:
-            made_by(each, folder, ray_work.Refuse("03"))
+            made_by(each, folder, sent_work.Refuse("03"))
         assert str(raised.value) == "shard 03 is wrong: write it again"
         assert type(raised.value) is ValueError
         assert not (folder / "stage.json").exists()

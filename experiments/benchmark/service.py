@@ -20,8 +20,9 @@ import pyarrow.parquet
 
 from data_pipeline import embedder
 from data_pipeline.database import Database
-from data_pipeline.engine import LocalEngine, fingerprint, run_stage, write_sealed
+from data_pipeline.engine import fingerprint, run_stage, write_sealed
 from data_pipeline.index import sharded
+from data_pipeline.local_engine import LocalEngine
 from data_pipeline.manifest import FORMAT_VERSION
 from data_pipeline.service import serve_local
 from data_pipeline.service.client import RetrievalClient
