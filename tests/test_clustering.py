@@ -36,6 +36,42 @@ def test_nearest_is_by_distance_and_the_first_of_ties():
     assert 7 not in found_T
 
 
+def _spilled_naively(vectors_TW, centers_LW):
+    """The definition, pair by pair, in double precision."""
+    both_T2 = []
+    for vector_W in vectors_TW.astype(np.float64):
+        missing_LW = vector_W - centers_LW
+        squares_L = np.square(missing_LW).sum(axis=1)
+        first = squares_L.argmin()
+        direction_W = missing_LW[first] / np.sqrt(squares_L[first])
+        losses_L = squares_L + clustering.SPILL_WEIGHT * (missing_LW @ direction_W) ** 2
+        second = losses_L.argmin()
+        both_T2.append([first, -1] if second == first else sorted([first, second]))
+    return np.array(both_T2)
+
+
+@pytest.mark.parametrize("is_unit", [True, False])
+def test_a_vector_is_spilled_to_the_center_that_loses_least(monkeypatch, is_unit):
+    rng = np.random.default_rng(6)
+    vectors_TW = rng.standard_normal((700, 8), np.float32)
+    if is_unit:
+        vectors_TW /= np.linalg.norm(vectors_TW, axis=1, keepdims=True)
+    centers_LW = clustering.k_means(vectors_TW, 25, _rng(), iterations=4)
+    wanted_T2 = _spilled_naively(vectors_TW, centers_LW)
+    alone = (wanted_T2[:, 1] == -1).mean()
+    assert 0.05 < alone < 0.95
+    for rows in (clustering._ROWS_OF_SPILL, 9):
+        monkeypatch.setattr(clustering, "_ROWS_OF_SPILL", rows)
+        found_T2 = clustering.nearest_and_spill(vectors_TW, centers_LW)
+        np.testing.assert_array_equal(found_T2, wanted_T2)
+
+
+def test_a_vector_that_is_its_center_is_not_spilled():
+    vectors_TW = np.eye(5, dtype=np.float32)
+    found_T2 = clustering.nearest_and_spill(vectors_TW, vectors_TW)
+    assert found_T2.tolist() == [[row, -1] for row in range(5)]
+
+
 def test_far_groups_are_found_and_centers_are_their_means():
     vectors_TW, _, center_T = _groups([500, 300, 50])
     found_LW = clustering.k_means(vectors_TW, 12, _rng(), iterations=12)
@@ -94,6 +130,30 @@ def test_scann_takes_the_leaves_and_leaves_no_files(tmp_path):
         vectors_TW, built.num_leaves, rng, iterations=scann_training.ITERATIONS
     )
     np.testing.assert_allclose(saved_LW, wanted_LW, rtol=1e-6)
+
+
+@pytest.mark.parametrize("is_unit", [True, False])
+def test_leaves_have_the_members_that_scann_gives_them(tmp_path, monkeypatch, is_unit):
+    vectors_TW = np.random.default_rng(7).standard_normal((3_000, 16), np.float32)
+    if is_unit:
+        vectors_TW /= np.linalg.norm(vectors_TW, axis=1, keepdims=True)
+
+    def saved(name):
+        index = scann.ScannIndex.build(vectors_TW, recall_target=0.9, seed=0)
+        index.save(tmp_path / name)
+        files = (tmp_path / name).iterdir()
+        return {path.name: path.read_bytes() for path in files}
+
+    ours = saved("ours")
+    assets = dict(scann_training._ASSETS)
+    members = assets.pop("TOKENIZATION_NPY")
+    monkeypatch.setattr(scann_training, "_ASSETS", assets)
+    monkeypatch.setattr(
+        scann_training, "_arrays", lambda _, vectors_TW: {"DATASET_NPY": vectors_TW}
+    )
+    theirs = saved("theirs")
+    assert len(theirs[members]) > 4 * len(vectors_TW) * (2 if is_unit else 1)
+    assert ours == theirs
 
 
 def test_no_room_for_the_copy_is_said(tmp_path):
