@@ -22,7 +22,7 @@ from pathlib import Path
 from data_pipeline.costs import Cost
 from data_pipeline.engine import Uses, Work, make_shard
 
-_LONG_S = 30.0  # left to do for one process; others take a few seconds to start
+_LONG_S = 20.0  # left to do for one process; others take a few seconds to start
 _MOST_PROCESSES = 16  # each holds a shard in memory
 _ONE_CORE = {
     "JAX_PLATFORMS": "cpu",
