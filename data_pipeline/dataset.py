@@ -132,9 +132,8 @@ def join(database: Database, cfg: DataConfig, shards: Path, folder: Path) -> Non
         split = shard.split("-")[0]
         lengths[split].append(num_sequences)
         sizes_bytes[split] += (shards / shard / _FILE).stat().st_size
-        facts = read_json(
-            shards / shard / _FACTS
-        )  # none of code of before: as if all had
+        # Shards that code of before has made have no facts: as if all had neighbours.
+        facts = read_json(shards / shard / _FACTS)
         with_neighbours[split] += facts["with_neighbours"] if facts else num_sequences
     template = tfds.core.ShardedFileTemplate(
         data_dir=place, dataset_name=_NAME, filetype_suffix="tfrecord"

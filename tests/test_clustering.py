@@ -145,12 +145,16 @@ def test_leaves_have_the_members_that_scann_gives_them(tmp_path, monkeypatch, is
         return {path.name: path.read_bytes() for path in files}
 
     ours = saved("ours")
-    assets = dict(scann_training._ASSETS)
-    members = assets.pop("TOKENIZATION_NPY")
-    monkeypatch.setattr(scann_training, "_ASSETS", assets)
-    monkeypatch.setattr(
-        scann_training, "_arrays", lambda _, vectors_TW: {"DATASET_NPY": vectors_TW}
-    )
+    members, save = "datapoint_to_token.npy", scann_training._save
+
+    def save_without_members(folder, *args):
+        save(folder, *args)
+        (folder / members).unlink()
+        assets = folder / "scann_assets.pbtxt"
+        lines = assets.read_text().splitlines()
+        assets.write_text("\n".join(line for line in lines if members not in line))
+
+    monkeypatch.setattr(scann_training, "_save", save_without_members)
     theirs = saved("theirs")
     assert len(theirs[members]) > 4 * len(vectors_TW) * (2 if is_unit else 1)
     assert ours == theirs

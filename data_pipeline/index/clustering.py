@@ -5,7 +5,7 @@ from jaxtyping import Float32, Int32, Int64
 
 _ROWS_AT_ONCE = 2_048  # so that their scores stay in a cache
 _ROWS_OF_SPILL = 256  # which keeps three times as much
-SPILL_WEIGHT = 1.0  # lambda of the paper, who has 1 to 1.5
+SPILL_WEIGHT = 1.0  # lambda of SOAR
 
 
 def k_means(
@@ -79,8 +79,8 @@ def nearest_and_spill(
 
     Returns:
         Both, ascending; the nearest and -1 where there is no second.
-    Source: Sun et al. 2023 (SOAR, arXiv 2404.00774), equation 5. ScaNN chooses the same
-        ones, in one thread.
+    Source: Sun et al. 2023 (SOAR, arXiv 2404.00774). That there may be no second is
+        ScaNN's rule, by comparison with its choices, which are the same, in one thread.
     """
     both_T2 = np.empty((len(vectors_TW), 2), np.int32)
     products_LL = centers_LW @ centers_LW.T

@@ -116,21 +116,14 @@ def _save(
         root.centers.add().dimension.extend(center_W.tolist())
         root.children.add().leaf_id = number
     (folder / _ASSETS["PARTITIONER"]).write_bytes(partitioner.SerializeToString())
-    for kind, array in _arrays(members, vectors_TW).items():
-        np.save(folder / _ASSETS[kind], array, allow_pickle=False)
+    tokens = members.astype(np.int32).ravel()  # one or two of each vector
+    np.save(folder / _ASSETS["TOKENIZATION_NPY"], tokens, allow_pickle=False)
+    np.save(folder / _ASSETS["DATASET_NPY"], vectors_TW, allow_pickle=False)
     assets = [
         f'assets {{ asset_type: {kind} asset_path: "{name}" }}\n'
         for kind, name in _ASSETS.items()
     ]
     (folder / "scann_assets.pbtxt").write_text("".join(assets))
-
-
-def _arrays(members: np.ndarray, vectors_TW: np.ndarray) -> dict[str, np.ndarray]:
-    """What is saved as numpy's files; ScaNN makes what it is not given."""
-    return {
-        "TOKENIZATION_NPY": members.astype(np.int32).ravel(),
-        "DATASET_NPY": vectors_TW,
-    }
 
 
 @contextlib.contextmanager

@@ -23,9 +23,8 @@ from data_pipeline.index.protocol import Index
 
 _RECALLS = ("recall@2", "recall@10")
 MAX_QUERIES = 4000  # to tune and to measure an index with
-SETTINGS = {
-    "code": 2
-}  # raised when `build_shard` makes other indexes of the same vectors
+# Raised when `build_shard` makes other indexes of the same vectors.
+SETTINGS = {"code": 2}
 
 
 @dataclasses.dataclass(frozen=True)
