@@ -116,10 +116,10 @@ def _default_devices() -> list[jax.Device]:
     """
     try:
         devices = jax.local_devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the second where none is there
         raise ValueError(
-            f"JAX can't use this machine's accelerator ({error}): free it, or embed on "
-            "the processor with JAX_PLATFORMS=cpu"
+            f"JAX can't use this machine's accelerator ({str(error) or 'it finds none'}): free "
+            "it, or embed on the processor with JAX_PLATFORMS=cpu"
         ) from error
     return devices[:1] if devices[0].platform == "cpu" else devices
 

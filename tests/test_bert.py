@@ -244,3 +244,24 @@ def test_missing_weights_are_named(monkeypatch):
     monkeypatch.setattr(embedder, "MINILM_PACKAGE", "no_such_package_of_weights")
     with pytest.raises(ValueError, match="requirements-minilm"):
         load_embedder("minilm")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("The TPU is in use"), r"\(The TPU is in use\): free it"),
+        (
+            AssertionError(),
+            r"\(it finds none\): free it, or embed .* JAX_PLATFORMS=cpu",
+        ),
+    ],
+)
+def test_an_accelerator_that_cannot_be_used_is_said(monkeypatch, error, said):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(jax, "local_devices", fail)
+    with pytest.raises(
+        ValueError, match=f"can't use this machine's accelerator {said}"
+    ):
+        bert.load_bert(embedder.minilm_folder())

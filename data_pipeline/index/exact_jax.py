@@ -66,7 +66,8 @@ class Proposer:
                 if not self._blocks:
                     self._load()
             return self._nearest(queries_QW, k) if self._blocks else None
-        except RuntimeError as error:  # JAX's: no room, or the device is another's
+        # JAX's: no room, the device is another's, or it is asked for and not there.
+        except (RuntimeError, AssertionError) as error:
             logging.warning("exact search goes on without the accelerator: %s", error)
             self._is_of_use = False
             return None
