@@ -140,9 +140,16 @@ class _BuildKills:
     def finish(self) -> None:
         """Builds to the end, and compares every file with the undisturbed build's."""
         assert not _was_killed(_start(lambda: self._make(self._folder)))
-        same = contents(self._folder) == contents(self._whole)
+        made, wanted = contents(self._folder), contents(self._whole)
+        different = [
+            name
+            for name in sorted(made.keys() | wanted.keys())
+            if made.get(name) != wanted.get(name)
+        ]
+        if different:
+            progress(f"restarted, these came out otherwise: {', '.join(different)}")
         facts = fault_database.facts_of(self._folder)
-        self.finished.append(same and facts == self._wanted)
+        self.finished.append(not different and facts == self._wanted)
         self.recall_at_2 = _recorded_recall(self._folder)
         shutil.rmtree(self._folder)
 
