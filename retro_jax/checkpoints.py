@@ -7,11 +7,8 @@ because Orbax gives an array with a flipped bit back as if nothing were wrong.
 """
 
 import contextlib
-import gc
 import json
-import logging
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from retro_jax import fingerprints
+from retro_jax import fingerprints, orbax_echoes
 from retro_jax.metrics import say
 
 
@@ -31,6 +28,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int | None):
         """`keep` is how many of the newest are kept; None keeps all, as readers do."""
+        orbax_echoes.silence()
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(max_to_keep=keep),
@@ -202,15 +200,12 @@ class Checkpoints:
     def _attempt(self, read: Callable[[], Any]) -> tuple[Any, str | None]:
         """What was read, or what was wrong with it; the same kind in every process."""
         value, damage = None, None
-        with _without_echoes():
-            try:
-                value = read()
-            # All of them: Orbax raises Exception itself for a data file that is missing or
-            # cut short, and KeyError, ValueError and OSError for others.
-            except Exception as error:  # noqa: BLE001
-                damage = _first_cause(error)
-            if damage is not None:
-                gc.collect()  # while nothing of it is printed
+        try:
+            value = read()
+        # All of them: Orbax raises Exception itself for a data file that is missing or cut
+        # short, and KeyError, ValueError and OSError for others.
+        except Exception as error:  # noqa: BLE001
+            damage = _first_cause(error)
         if jax.process_count() > 1:
             whole = multihost_utils.process_allgather(np.array(damage is None))
             if not whole.all() and damage is None:
@@ -283,23 +278,6 @@ def _first_cause(error: BaseException) -> str:
     array = re.search(r'"([^"]+)/[^"/]+" in OCDBT', text)
     named = f"array {array[1]}: " if array else ""
     return named + (text if len(text) <= 200 else "..." + text[-197:])
-
-
-@contextlib.contextmanager
-def _without_echoes() -> Iterator[None]:
-    """Keeps the other reads of a restore, which fail with the first, from saying so.
-
-    Orbax leaves them behind as tasks whose tracebacks Python prints when it finds them.
-    """
-    logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    sys.unraisablehook = lambda _: None
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        sys.unraisablehook = hook
 
 
 def abstract(state, shardings):

@@ -1,7 +1,6 @@
 """What a checkpoint survives: kill -9, flipped bits, lost files, full and read-only disks."""
 
 import contextlib
-import gc
 import os
 import random
 import resource
@@ -20,25 +19,6 @@ from retro_jax.checkpoints import Checkpoints, abstract
 from tests import killed_saves
 
 RUN = {"data": "abc", "seed": 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_echoes():
-    """Reads and writes that Orbax leaves behind when one fails complain at any time."""
-    hook = sys.unraisablehook
-
-    def others(unraisable):
-        code = getattr(unraisable.object, "cr_code", None)
-        of_orbax = code is not None and "orbax" in code.co_filename
-        if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    sys.unraisablehook = others
-    yield
-    for _ in range(3):
-        gc.collect()
-        time.sleep(0.1)
-    sys.unraisablehook = hook
 
 
 def _state(step: int):
