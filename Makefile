@@ -21,6 +21,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 FLAGS   = --config=$(CONFIG) --database='$(DATABASE)' $(if $(CORPUS),'--config.data.corpus=$(CORPUS)') $(ARGS)
 STAMP  := $(VENV)/installed-$(ACCELERATOR)
+AOT    := $(VENV)/aot
 
 .DELETE_ON_ERROR:
 .PHONY: train database evaluate generate search test lint format lock install install-torch \
@@ -87,8 +88,12 @@ aot: install-aot  ## Compiles the training step for TPU slices: what fits, what 
 	@$(PY) -m experiments.aot --config=$(AOT_CONFIG) --topology=$(TOPOLOGY) \
 		--out='work/aot-$(lastword $(subst :, ,$(AOT_CONFIG)))' $(ARGS)
 
-install-aot: install  ## Adds the TPU compiler, for `make aot`.
-	@$(PY) -m pip install -q --require-hashes -r requirements-aot.lock
+install-aot: $(AOT)/installed  ## Adds the TPU compiler, for `make aot`.
+
+$(AOT)/installed: $(STAMP) requirements-aot.lock
+	@rm -rf $(AOT)
+	@$(PY) -m pip install -q --require-hashes --target $(AOT) -r requirements-aot.lock
+	@touch $@
 
 lock:  ## Resolves requirements.lock anew (needs uv).
 	uv pip compile setup.cfg --extra data --extra serve --extra hybrid --extra faiss \

@@ -27,6 +27,10 @@ from ml_collections import config_flags
 from experiments import aot_table, commands, roofline
 from experiments.config import Experiment
 
+# Apart from other packages: where JAX finds it, every program looks for a TPU first, and says
+# in five lines that there is none.
+COMPILER = Path(sys.prefix) / "aot"
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings.")
 _TOPOLOGY = flags.DEFINE_list("topology", None, "Slices such as v5p:4x4x4, by commas.")
 _RETRIEVAL = flags.DEFINE_enum(
@@ -104,10 +108,10 @@ def main(argv: list[str]) -> None:
 
 def check_compiler() -> None:
     """Raises ImportError, with what to do, if the TPU compiler is not there."""
-    if importlib.util.find_spec("libtpu") is None:
+    if importlib.util.find_spec("libtpu") is None and not COMPILER.exists():
         raise ImportError(
             "libtpu, the TPU compiler, is not installed: make install-aot (or pip "
-            "install -r requirements-aot.lock)"
+            f"install --target {COMPILER} -r requirements-aot.lock)"
         )
 
 
@@ -190,7 +194,9 @@ def _all_rows(todo: Sequence[Job], folder: Path | None) -> list[dict]:
 
 def run_job(job: Job) -> dict:
     """A row of the table, whatever becomes of the compiling process."""
+    paths = [str(COMPILER), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
         "JAX_PLATFORMS": "cpu",
         "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": str(job.effort),
         "TPU_SKIP_MDS_QUERY": "1",  # asks no metadata server what machine this is

@@ -123,7 +123,14 @@ def generate(
 class _Window:
     """The last chunks of a text with their neighbours, as the model's inputs."""
 
-    def __init__(self, cfg, padding, window_chunks, num_neighbours, retriever):
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        padding: int,
+        window_chunks: int,
+        num_neighbours: int,
+        retriever: Retriever | None,
+    ):
         self._cfg, self._padding, self._num_chunks = cfg, padding, window_chunks
         self._num_neighbours, self._retriever = num_neighbours, retriever
         self._found: list[Neighbours] = []  # of each complete chunk of the text
