@@ -163,7 +163,8 @@ def _turned(x_RC):
     """
     rows, columns = x_RC.shape
     if rows % _BLOCK or columns % _BLOCK:
-        return lax.optimization_barrier(x_RC.T)
+        # The first barrier: a product that was made turned would sum over rows after all.
+        return lax.optimization_barrier(lax.optimization_barrier(x_RC).T)
     blocks = x_RC.reshape(rows // _BLOCK, _BLOCK, columns // _BLOCK, _BLOCK)
     blocks = lax.optimization_barrier(blocks.transpose(2, 0, 1, 3))
     return lax.optimization_barrier(blocks.transpose(0, 3, 1, 2).reshape(columns, rows))

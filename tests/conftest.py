@@ -2,13 +2,15 @@
 
 import os
 
+from tests.patience import PATIENT
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tiny models spend their time in the compiler: level 0 makes it three to six times as fast,
 # the older way of fusing three times more.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    + " --xla_cpu_use_fusion_emitters=false"
+    + f" --xla_cpu_use_fusion_emitters=false {PATIENT}"
 )
 
 import hypothesis

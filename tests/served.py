@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -12,13 +11,6 @@ from data_pipeline.database import Database
 from data_pipeline.service import messages, replicas, router, serving, shard_server
 from data_pipeline.service.endpoints import Endpoint
 from data_pipeline.service.observing import Log, Metrics
-
-
-def free_port() -> int:
-    """A port that nobody listens at just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclasses.dataclass

@@ -1,6 +1,5 @@
 """A user's mistakes end in one line; Ctrl-C ends a command, and it can be gone on with."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -51,12 +50,15 @@ def test_ctrl_c_ends_the_command_with_a_word_and_nothing_half_written(tmp_path):
     )
     started = tmp_path / "database" / "embeddings" / "building.json"
     deadline_s = time.monotonic() + 100
-    while not started.exists() and process.poll() is None:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
     with process:
-        _, said = process.communicate(timeout=60)
+        try:
+            while not started.exists() and process.poll() is None:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert (
         said.strip().splitlines()[-1] == "stopped; the same command goes on from here"

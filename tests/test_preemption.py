@@ -4,7 +4,6 @@ import contextlib
 import functools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from retro_jax import preemption, sharding, train
 from retro_jax.checkpoints import Checkpoints, abstract
 from retro_jax.optimizer import make_optimizer
 from tests import preempted_pair, tiny_model
+from tests.patience import PATIENT
+from tests.ports import free_port
 
 
 def test_the_watch_hears_sigterm_and_gives_the_handler_back():
@@ -44,16 +45,14 @@ def _environment(folder: Path) -> dict[str, str]:
     """One device each, and what is compiled is kept."""
     return os.environ | {
         "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_use_fusion_emitters=false " + PATIENT,
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
 
 
 def _pair(folder: Path, steps: int) -> list[subprocess.Popen]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     return [
         subprocess.Popen(
             [sys.executable, "-m", "tests.preempted_pair"]
@@ -69,11 +68,21 @@ def _pair(folder: Path, steps: int) -> list[subprocess.Popen]:
 
 def _ended(pair: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
     ends = []
-    for process in pair:
-        with process:
+    try:
+        for process in pair:
             said, errors = process.communicate(timeout=150)
-        ends.append((process.returncode, said, errors))
+            ends.append((process.returncode, said, errors))
+    finally:
+        _end(pair)
     return ends
+
+
+def _end(processes: list[subprocess.Popen]) -> None:
+    """Those that still run, too: nobody waits for them any more."""
+    for process in processes:
+        process.kill()
+        with process:
+            pass
 
 
 def _restored(folder: Path) -> tuple[int, train.TrainState]:
@@ -92,7 +101,8 @@ def test_two_processes_agree_on_the_step_and_on_what_is_damaged(tmp_path):
     metrics = tmp_path / "metrics" / "metrics.jsonl"
     deadline_s = time.monotonic() + 150
     while not metrics.exists() or metrics.read_text().count("\n") < 6:
-        assert time.monotonic() < deadline_s and pair[0].poll() is None
+        if time.monotonic() > deadline_s or pair[0].poll() is not None:
+            break
         time.sleep(0.05)
     pair[1].send_signal(signal.SIGTERM)
     ends = _ended(pair)
@@ -155,8 +165,10 @@ def test_the_command_goes_on_from_the_step_at_which_it_was_stopped(
         if line.startswith("step 3/"):
             process.send_signal(signal.SIGTERM)
             break
-    with process:
+    try:
         _, errors = process.communicate(timeout=150)
+    finally:
+        _end([process])
     assert process.returncode == 75
     (line,) = errors.strip().splitlines()
     step = int(line.split("step ")[1].split()[0])

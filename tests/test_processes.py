@@ -15,14 +15,11 @@ from retro_jax import evaluate, processes
 from retro_jax.metrics import read_metrics
 from retro_jax.processes import Cluster
 from tests import tiny_model, tiny_training
+from tests.patience import PATIENT
+from tests.ports import free_port
 
 _ROOT = Path(__file__).parent.parent
 _RTOL = 1e-5  # of losses and gradients' norms; what was seen is below 2e-6
-
-
-def _free_port() -> int:
-    with socket.create_server(("", 0)) as server:
-        return server.getsockname()[1]
 
 
 def _environment(num_devices: int, cache: Path) -> dict[str, str]:
@@ -31,7 +28,8 @@ def _environment(num_devices: int, cache: Path) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices} "
-        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+        + PATIENT,
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     }
@@ -75,7 +73,7 @@ def _finish(started: list[subprocess.Popen]) -> list[tuple[str, str]]:
 
 def _train(cache: Path, count: int, *folders: Path):
     """Trains in `count` processes with four devices, as 2 x 2; gives what each said."""
-    where = f"localhost:{_free_port()}"
+    where = f"localhost:{free_port()}"
     what = ["2", "2", *map(str, folders)]
     return _finish(
         [
@@ -208,7 +206,7 @@ def test_the_whole_run_in_two_processes(
         f"--config={config}:{tiny_corpus_folder}",
         f"--workdir={tmp_path / 'run'}",
         f"--database={tiny_database.folder}",
-        f"--coordinator=localhost:{_free_port()}",
+        f"--coordinator=localhost:{free_port()}",
         "--num_processes=2",
         "--heartbeat_s=20",
     ]
@@ -282,7 +280,7 @@ _TINY = [
 def test_a_process_that_finds_nobody_says_so(tmp_path):
     """The first and the second, at once: each waits for another that does not come."""
     flags = ["--num_processes=2", "--join_timeout_s=3", f"--workdir={tmp_path}"]
-    ports = [_free_port() for _ in range(2)]
+    ports = [free_port() for _ in range(2)]
     started = [
         _start(
             [*_TINY, *flags, f"--process_id={each}", f"--coordinator=localhost:{port}"],
@@ -314,7 +312,7 @@ with Together(cluster):
 def test_an_error_in_one_process_ends_both(cache):
     """Two pairs at once, which mostly wait: in one the first fails, in one the second."""
     environment, began_s = _environment(1, cache), time.monotonic()
-    pairs = [(f"localhost:{_free_port()}", number) for number in range(2)]
+    pairs = [(f"localhost:{free_port()}", number) for number in range(2)]
     started = [
         _start(["-c", _FAILS, where, str(each), str(number)], environment)
         for where, number in pairs

@@ -10,6 +10,7 @@ from retro_jax import products
 SHAPES = {  # einsum: activations, one parameter
     "BLD,DF->BLF": ((2, 16, 32), (32, 48)),
     "BLD,DHK->BLHK": ((2, 16, 48), (48, 2, 16)),
+    "BLE,EF->BLF": ((2, 16, 24), (24, 16)),  # a block divides one of two
     "BLHK,HKD->BLD": ((2, 16, 2, 8), (2, 8, 64)),
     "BNSE,EHK->BNSHK": ((2, 3, 8, 32), (32, 2, 8)),
     "BLD,VD->BLV": ((2, 16, 32), (80, 32)),

@@ -37,6 +37,9 @@ def cluster():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        # A busy machine's workers start late, and others' memory is not theirs.
+        patch.setenv("RAY_worker_register_timeout_seconds", "300")
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
         started = Cluster(
             initialize_head=True,

@@ -8,7 +8,8 @@ from data_pipeline.service import security
 from experiments import database as command
 from experiments import remote
 from tests import tiny_corpus
-from tests.served import free_port, servers
+from tests.ports import free_port
+from tests.served import servers
 
 pytestmark = pytest.mark.usefixtures("toy_embedder")
 
