@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 from data_pipeline.config import DataConfig
 from retro_jax.config import MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
@@ -21,6 +22,26 @@ class EvaluationConfig:
     top_p: float = 0.95
     seed: int = 0  # of random neighbours, of the bootstrap and of sampling
 
+    def validate(self) -> None:
+        """Raises ValueError, naming the field, if it can't be measured so."""
+        if self.split not in ("validation", "test"):
+            raise ValueError(
+                f"evaluation.split must be validation or test, is {self.split!r}"
+            )
+        counts = ("max_sequences", "num_samples", "sample_tokens", "seed")
+        for name, least in {"batch_size": 1, **dict.fromkeys(counts, 0)}.items():
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"evaluation.{name} must be at least {least}, is "
+                    f"{getattr(self, name)}"
+                )
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(
+                f"evaluation.temperature must be at least 0, is {self.temperature}"
+            )
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"evaluation.top_p must be in (0, 1], is {self.top_p}")
+
 
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
 class Experiment:
@@ -38,7 +59,9 @@ class Experiment:
         """Raises ValueError, naming the field, if the parts do not fit together."""
         self.data.validate()
         self.model.validate()
+        self.optimizer.validate()
         self.train.validate()
+        self.evaluation.validate()
         for name in ("chunk_len", "neighbour_len"):
             of_data, of_model = getattr(self.data, name), getattr(self.model, name)
             if of_data != of_model:
@@ -50,11 +73,6 @@ class Experiment:
             raise ValueError(
                 f"init_from is {self.init_from!r}, but model.cca_layers is empty: it "
                 "starts a RETRO from a baseline, and this model is a baseline itself"
-            )
-        if self.evaluation.split not in ("validation", "test"):
-            raise ValueError(
-                "evaluation.split must be validation or test, is "
-                f"{self.evaluation.split!r}"
             )
 
     def set_vocab_size(self, vocab_size: int) -> None:

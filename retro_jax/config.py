@@ -1,6 +1,7 @@
 """Settings of the model and its training, and the paper's sizes."""
 
 import dataclasses
+import math
 
 POSITIONS = ("relative", "rotary", "none")
 FORMS = ("auto", "einsum", "features", "splash", "cudnn")
@@ -67,7 +68,10 @@ class ModelConfig:
                     f"model.{name} must be one of {', '.join(choices)}, is "
                     f"{getattr(self, name)!r}"
                 )
-        for name in ("width", "encoder_width", "position_width", "head_size"):
+        halved = ["width", "encoder_width", "position_width", "head_size"]
+        if self.positions == "rotary":
+            halved.append("encoder_head_size")
+        for name in halved:
             if (getattr(self, name) or 0) % 2:
                 raise ValueError(
                     f"model.{name} must be even (a sine and a cosine for each "
@@ -133,6 +137,18 @@ class OptimizerConfig:
     weight_decay: float = 0.1  # of matrices; gains and biases are not decayed
     clip_norm: float = 1.0  # global gradient norm; 0 = no clipping
 
+    def validate(self) -> None:
+        """Raises ValueError, naming the field, for what would not descend."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            most = 1.0 if field.name in ("beta1", "beta2", "final_share") else math.inf
+            is_below = value < most or (field.name == "final_share" and value == 1)
+            if not (value >= 0 and is_below):
+                raise ValueError(
+                    f"optimizer.{field.name} must be at least 0 and "
+                    f"{'below 1' if most == 1 else 'finite'}, is {value}"
+                )
+
 
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
 class MeshConfig:
@@ -165,8 +181,8 @@ class TrainConfig:
         """Raises ValueError, naming the field, if the run can't be done."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name == "max_skipped_steps" else 1
-            if field.name not in ("seed", "freeze") and value < least:
+            least = 0 if field.name in ("seed", "max_skipped_steps") else 1
+            if field.name != "freeze" and value < least:
                 raise ValueError(
                     f"train.{field.name} must be at least {least}, is {value}"
                 )
