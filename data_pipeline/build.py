@@ -62,17 +62,19 @@ class Build:
         """Makes all stages up to the last one named; the manifest after the last of all.
 
         Raises:
-            ValueError: for an unknown stage, or a corpus that holds nothing usable.
+            ValueError: for an unknown stage, a corpus that holds nothing usable, another
+                build in this folder, or updates whose base would be made otherwise.
         """
         stages = self.stages
         if last_stage not in stages:
             raise ValueError(f"no stage {last_stage!r}; there are {', '.join(stages)}")
         self._folder.mkdir(parents=True, exist_ok=True)
         versions.check_not_compacted(self._folder)
-        for stage in stages[: stages.index(last_stage) + 1]:
-            if stage == "dataset":
-                self._write_manifest()  # the dataset is made from a finished database
-            getattr(self, f"make_{stage}")()
+        with versions.sole_builder(self._folder):
+            for stage in stages[: stages.index(last_stage) + 1]:
+                if stage == "dataset":
+                    self._write_manifest()  # it is made from a finished database
+                getattr(self, f"make_{stage}")()
 
     def make_documents(self) -> None:
         """Reads the corpus, splits it and drops copies.
@@ -284,7 +286,7 @@ class Build:
     ) -> None:
         self._contents[name] = run_stage(
             self._folder / name,
-            *self._identity(settings, inputs),
+            *self._identity(name, settings, inputs, shards),
             shards,
             work,
             engine or self._engine,
@@ -293,12 +295,18 @@ class Build:
         )
 
     def _identity(
-        self, settings: Mapping, inputs: tuple[str, ...]
+        self,
+        name: str,
+        settings: Mapping,
+        inputs: tuple[str, ...],
+        shards: Mapping[str, int],
     ) -> tuple[dict[str, object], dict[str, str]]:
-        return (
+        identity = (
             {"format": manifest.FORMAT_VERSION, **settings},
             {stage: self._contents[stage] for stage in inputs},
         )
+        versions.check_base(self._folder / name, *identity, shards)
+        return identity
 
     def _is_finished(
         self,
@@ -307,7 +315,7 @@ class Build:
         inputs: tuple[str, ...],
         shards: Mapping[str, int],
     ) -> bool:
-        identity = self._identity(settings, inputs)
+        identity = self._identity(name, settings, inputs, shards)
         found = contents_if_finished(self._folder / name, *identity, shards)
         return found is not None
 

@@ -57,8 +57,12 @@ class DataConfig:
                 f"data.candidates {self.candidates} is less than data.num_neighbours "
                 f"{self.num_neighbours}"
             )
+        if not 0 < self.recall_target <= 1:
+            raise ValueError(
+                f"data.recall_target must be in (0, 1], is {self.recall_target}"
+            )
         shares = (self.validation_share, self.test_share)
-        if min(shares) < 0 or sum(shares) >= 1:
+        if not (min(shares) >= 0 and sum(shares) < 1):  # so that NaN is refused, too
             raise ValueError(
                 "data.validation_share and data.test_share must not be negative and "
                 f"must leave something to train on, are {shares}"

@@ -202,6 +202,18 @@ def contents_if_finished(
     return finished["contents"] if finished and is_right else None
 
 
+def was_begun_otherwise(
+    folder: Path,
+    settings: Mapping,
+    inputs: Mapping[str, str],
+    shards: Mapping[str, int],
+) -> bool:
+    """Whether a stage holds shards of other settings or inputs, which would be removed."""
+    wanted = fingerprint(_identity(settings, inputs, shards))
+    building = read_json(folder / "building.json")
+    return building is not None and building.get("fingerprint") != wanted
+
+
 def make_shard(work: Work, folder: Path, shard: str) -> Iterator[int | str | Cost]:
     """Makes one shard if it is not there, passes on what `work` tells, then its cost.
 

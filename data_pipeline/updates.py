@@ -40,6 +40,10 @@ def parse_documents(records: Sequence[Mapping]) -> list[Document]:
     """
     documents: dict[str, Document] = {}
     for number, record in enumerate(records):
+        if not isinstance(record, Mapping):
+            raise ValueError(  # noqa: TRY004  as for all that is wrong with a record
+                f"document {number} is no mapping, but {record!r:.60}"
+            )
         where = f"document {number} ({record.get('id', 'without an id')!r})"
         unknown = sorted(set(record) - set(_FIELDS))
         if unknown or "text" not in record:

@@ -28,6 +28,7 @@ from data_pipeline.engine import (
     read_json,
     read_sealed,
     sha256_of,
+    was_begun_otherwise,
     write_sealed,
 )
 
@@ -197,6 +198,22 @@ def check_not_compacted(folder: Path) -> None:
         )
 
 
+def check_base(
+    stage: Path, settings: Mapping, inputs: Mapping[str, str], shards: Mapping[str, int]
+) -> None:
+    """Raises ValueError if versions stand on a stage that would be made otherwise."""
+    if (
+        stage.name in _BASE_STAGES
+        and _written(stage.parent)
+        and was_begun_otherwise(stage, settings, inputs, shards)
+    ):
+        raise ValueError(
+            f"{stage.parent} was updated since it was built, and its versions stand on "
+            f"{stage.name} that these settings would make anew: build into another folder, "
+            "or move its versions/ and deltas/ away"
+        )
+
+
 def publish(folder: Path, version: Version) -> None:
     """Puts a version in force. Its deltas are there already."""
     path = folder / "versions" / f"{name_of(version.number)}.json"
@@ -226,8 +243,36 @@ def _contents(folder: Path, version: Version) -> dict[str, str]:
 
 
 def put_in_force(folder: Path, number: int) -> None:
-    """Switches to a version that is there: one rename."""
+    """Switches to a version that is there: one rename. For who is the sole writer."""
     write_sealed(folder / "versions" / "current.json", {"version": number})
+
+
+def use(folder: Path, number: int) -> None:
+    """Switches to a version, also from one that is lost or damaged.
+
+    Raises:
+        ValueError: if it is not there, or another process is changing the database.
+    """
+    with _locked(folder, ".writer", "changing"):
+        _check_there(folder, number)
+        put_in_force(folder, number)
+
+
+def sole_builder(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Keeps other builds out meanwhile; ValueError if there is one."""
+    return _locked(folder, ".builder", "building")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, name: str, doing: str) -> Iterator[None]:
+    with (folder / name).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is {doing} {folder}: wait until it is done"
+            ) from error
+        yield
 
 
 @contextlib.contextmanager
@@ -238,13 +283,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
         ValueError: if another process is changing it, or what says what is to be kept is
             damaged.
     """
-    with (folder / ".writer").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another process is changing {folder}: wait until it is done"
-            ) from error
+    with _locked(folder, ".writer", "changing"):
         _check_there(folder, in_force(folder))
         clear_unknown(folder)
         yield

@@ -158,6 +158,8 @@ def _add(args: argparse.Namespace) -> None:
     from data_pipeline import corpora, updates
     from data_pipeline.documents import Skipped
 
+    if not args.corpus:
+        raise ValueError("the name of the corpus is empty: give a folder or a file")
     opened, skipped = _open(args), Skipped()
     documents = list(corpora.read_documents(args.corpus, skipped))
     number = updates.add(opened, documents, replace=args.replace)
@@ -184,14 +186,17 @@ def _compact(args: argparse.Namespace) -> None:
 def _versions(args: argparse.Namespace) -> None:
     from data_pipeline import versions
 
-    shown = _open(args)
     if args.use is not None:
-        _open(args, args.use)  # refuses one that is not there
-        versions.put_in_force(shown.folder, args.use)
-        shown.refresh()
-    for number in versions.numbers(shown.folder):
-        opened = _open(args, number)
-        in_force = "  in force" if number == shown.version else ""
+        versions.use(_open(args, args.use).folder, args.use)  # if it is whole
+    folder = Path(args.database)
+    shown = versions.in_force(folder)
+    for number in versions.numbers(folder):
+        in_force = "  in force" if number == shown else ""
+        try:
+            opened = _open(args, number)
+        except ValueError as error:  # others may be whole
+            print(f"version {number}: {error}{in_force}")
+            continue
         deleted = len(opened.state.deleted_D)
         there = opened.documents().num_rows - deleted
         print(f"version {number}: {there:,} documents, {deleted:,} deleted{in_force}")

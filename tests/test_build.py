@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import build, corpora, costs, engine, local_engine
+from data_pipeline import build, corpora, costs, engine, local_engine, versions
 from data_pipeline.batches import Sequences
 from data_pipeline.build import STAGES, STEPS, Build
 from data_pipeline.database import Database
@@ -36,7 +36,7 @@ def built(folder, corpus, last_stage=STAGES[-1], **changes):
 
 def test_a_build_is_whole(tiny_database):
     names = {path.name for path in tiny_database.folder.iterdir()}
-    assert names == {*STAGES, "manifest.json", costs.FILE}
+    assert names == {*STAGES, "manifest.json", costs.FILE, ".builder"}
     recorded = {cost.stage for cost in costs.read(tiny_database.folder)}
     assert recorded == {*STAGES, *_STEPS}
     assert len(tiny_database.shards("chunks", "train")) > 2
@@ -47,7 +47,7 @@ def test_a_build_is_whole(tiny_database):
     facts = read_json(tiny_database.folder / "index" / "00000" / "facts.json")
     assert set(facts) == {"kind", "rows", "queries", "recall@2", "recall@10"}
     hidden = list(tiny_database.folder.rglob(".*"))
-    assert hidden == []
+    assert hidden == [tiny_database.folder / ".builder"]  # a lock
 
 
 def test_a_second_build_makes_nothing(copy, tiny_corpus_folder, capsys):
@@ -128,6 +128,38 @@ def test_shards_of_the_index_find_what_one_index_finds(copy, tiny_corpus_folder)
     for split, ids_TN in zip(("train", "test"), expected, strict=True):
         found = tiny_corpus.neighbour_ids(several, split)
         assert (found == ids_TN).all()
+
+
+def test_one_build_at_a_time(copy, tiny_corpus_folder):
+    with (
+        versions.sole_builder(copy),
+        pytest.raises(ValueError, match="another process is building"),
+    ):
+        built(copy, tiny_corpus_folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage"),
+    [
+        ({"vocab_size": 350}, "tokenizer"),
+        ({"shard_size_bytes": 9000}, "documents"),
+        ({"chunk_len": 16, "neighbour_len": 32}, "chunks"),
+    ],
+)
+def test_what_versions_stand_on_is_not_made_otherwise(
+    copy, tiny_corpus_folder, changes, stage
+):
+    """Refused before a byte is lost: the versions go on."""
+    opened = Database.open(copy)
+    opened.add([{"id": "news", "text": "Nine violet tortoises rehearsed."}])
+    before = opened.search(["violet tortoises"], 3)
+    with pytest.raises(ValueError, match=f"its versions stand on {stage}"):
+        built(copy, tiny_corpus_folder, **changes)
+    assert Database.open(copy).search(["violet tortoises"], 3) == before
+    # What is lost of the same build is made again.
+    shutil.rmtree(next((copy / "embeddings").glob("train-*")))
+    built(copy, tiny_corpus_folder)
+    assert Database.open(copy).search(["violet tortoises"], 3) == before
 
 
 def test_corpus_identity(tmp_path):

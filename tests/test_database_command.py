@@ -107,6 +107,23 @@ def test_add_delete_compact_and_go_back(run, tmp_path):
     assert "document a," not in run("search", "Some new text.", "-k", "500")[1]
 
 
+def test_a_damaged_version_is_listed_and_can_be_left(run, folder, tmp_path):
+    new = tmp_path / "new.jsonl"
+    new.write_text(json.dumps({"id": "a", "text": "Some new text."}))
+    run("add", str(new))
+    run("delete", "a")
+    with (folder / "versions" / "000002.npy").open("ab") as file:
+        file.write(b"x")
+    status, out, _ = run("versions")
+    assert status == 0
+    lines = out.splitlines()
+    assert len(lines) == 3
+    assert "000002.npy is damaged" in lines[2] and lines[2].endswith("  in force")
+    assert run("versions", "--use=2")[0] == 2
+    assert "in force" in run("versions", "--use=1")[1].splitlines()[1]
+    assert "document a," in run("search", "Some new text.")[1]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -117,6 +134,7 @@ def test_add_delete_compact_and_go_back(run, tmp_path):
         (["search", "x", "--without", "nobody"], "document 'nobody' is not in"),
         (["show", "-1"], "chunk ids go from 0 to"),
         (["show", "1000000000000"], "chunk ids go from 0 to"),
+        (["add", ""], "the name of the corpus is empty"),
         (["add", "/no/such/file.jsonl"], "/no/such/file.jsonl"),
         (["delete", "nobody"], "document 'nobody' is not in"),
         (["delete", "../../../etc"], "document '../../../etc' is not in"),

@@ -162,6 +162,16 @@ def test_one_writer_at_a_time(database):
         database.add([{"text": NEWS}])
 
 
+def test_who_switches_is_a_writer_too(database):
+    database.add([{"text": NEWS}])
+    with (
+        versions.sole_writer(database.folder),
+        pytest.raises(ValueError, match="another process is changing"),
+    ):
+        versions.use(database.folder, 0)
+    assert versions.in_force(database.folder) == 1
+
+
 def test_another_open_database_sees_changes_when_told(database):
     other = Database.open(database.folder)
     database.add([{"id": "news", "text": NEWS}])
