@@ -42,6 +42,7 @@ def continuation(
         temperature=cfg.evaluation.temperature,
         top_p=cfg.evaluation.top_p,
         seed=cfg.evaluation.seed,
+        vocab_size=tokenizer.vocab_size,
     )
     return {
         "prompt": prompt,

@@ -83,6 +83,7 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 0.95,
     seed: int = 0,
+    vocab_size: int | None = None,
 ) -> Generated:
     """Continues a prompt.
 
@@ -97,6 +98,7 @@ def generate(
         window_chunks: C, chunks that the model sees at a time; as in training.
         temperature: 0 takes the likeliest token.
         top_p: tokens are drawn from the likeliest that together reach this probability.
+        vocab_size: of the tokenizer, where the model's is rounded up; None = the model's.
     Raises:
         ValueError: for an empty prompt.
     Source: Borgeaud et al. 2022, section 2 (retrieval while sampling); the left padding
@@ -104,14 +106,16 @@ def generate(
     """
     if len(prompt) == 0:
         raise ValueError("the prompt is empty: give at least one token to continue")
+    # A fused kernel gains nothing on one sequence, which no mesh divides.
+    cfg = dataclasses.replace(cfg, attention="einsum")
     chunk_len = cfg.chunk_len
     padding = -len(prompt) % chunk_len
     text = [0] * padding + [int(token) for token in prompt]
     rng = np.random.default_rng(seed)
     window = _Window(cfg, padding, window_chunks, num_neighbours, retriever)
     for _ in range(num_tokens):
-        logits_V = _next_logits(cfg, params, *window.inputs(text))
-        token = choose(sharding.on_host(logits_V), temperature, top_p, rng)
+        logits_V = sharding.on_host(_next_logits(cfg, params, *window.inputs(text)))
+        token = choose(logits_V[:vocab_size], temperature, top_p, rng)
         if token == eod_id:
             break
         text.append(token)

@@ -43,9 +43,11 @@ class FakeRetriever:
         )
 
 
-def _generate(prompt, retriever, *, num_tokens=9, window_chunks=8, eod_id=NEVER, **kw):
+def _generate(
+    prompt, retriever, *, cfg=CFG, num_tokens=9, window_chunks=8, eod_id=NEVER, **kw
+):
     return generate(
-        CFG,
+        cfg,
         PARAMS,
         np.array(prompt, np.int32),
         retriever,
@@ -99,6 +101,23 @@ def test_a_prompt_that_is_not_whole_chunks_is_padded_on_the_left():
     generated = _generate(PROMPT[:5], retriever, num_tokens=6)
     text = PROMPT[:5] + generated.tokens.tolist()
     assert retriever.asked == [text[:1], text[1:5], text[5:9]]
+
+
+def test_tokens_that_the_tokenizer_does_not_have_are_never_drawn():
+    """A model's vocabulary is rounded up, and its rest is hardly trained."""
+    drawn = _generate(PROMPT, None, num_tokens=40, temperature=50.0, top_p=1.0)
+    assert drawn.tokens.max() >= 10
+    few = {"vocab_size": 10, "temperature": 50.0, "top_p": 1.0}
+    assert _generate(PROMPT, None, num_tokens=40, **few).tokens.max() < 10
+    assert _generate(PROMPT, None, vocab_size=10).tokens.max() < 10
+
+
+def test_a_form_of_attention_that_training_had_is_not_asked_for(greedy):
+    """Kernels are for batches: a mesh can't divide one sequence."""
+    _, expected = greedy
+    fused = dataclasses.replace(CFG, attention="cudnn")  # of which a CPU has none
+    generated = _generate(PROMPT, FakeRetriever(), cfg=fused)
+    np.testing.assert_array_equal(generated.tokens, expected.tokens)
 
 
 def test_left_padding_alone_changes_no_token():
