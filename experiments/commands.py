@@ -5,7 +5,6 @@ with everything saved: start the same command again; 130 stopped by Ctrl-C.
 """
 
 import difflib
-import logging as standard_logging
 import os
 import re
 import signal
@@ -45,7 +44,7 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
     except _EXPLAINED as error:
         if os.environ.get("RETRO_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {_in_words(error)}", file=sys.stderr, flush=True)
         return USER_ERROR
     return 0
 
@@ -53,21 +52,22 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
 def _mute_orbax() -> None:
     """Leaves one line of a save or restore that failed: ours, made of what Orbax raises.
 
-    Orbax also logs it, and leaves the other reads and writes behind, which complain too.
+    Orbax also logs it. What it leaves behind is kept quiet in `orbax_echoes`.
     """
-    for logger in (logging.get_absl_logger(), standard_logging.getLogger("asyncio")):
-        logger.addFilter(
-            lambda record: "orbax" not in record.pathname + record.getMessage()
-        )
+    logging.get_absl_logger().addFilter(
+        lambda record: "orbax" not in record.pathname + record.getMessage()
+    )
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    sys.unraisablehook = _say_unraisable
 
 
-def _say_unraisable(unraisable) -> None:
-    code = getattr(unraisable.object, "cr_code", None)
-    of_orbax = code is not None and "orbax" in code.co_filename
-    if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
+def _in_words(error: Exception) -> str:
+    # All that numpy says of a full disk.
+    if re.fullmatch(r"\d+ requested and \d+ written", str(error)):
+        return (
+            f"an array could not be written ({error}): the disk is full. "
+            "Make room and start the same command again"
+        )
+    return str(error)
 
 
 def start(command: Callable[[list[str]], None]) -> None:

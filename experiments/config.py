@@ -99,6 +99,17 @@ class Experiment:
         kept = {part: settings[part] for part in ("model", "optimizer", "train")}
         return json.loads(json.dumps(kept))
 
+    def model_identity(self) -> dict:
+        """What a checkpoint must agree with to be evaluated, as JSON.
+
+        Its parameters' shapes and meaning: neither how they were trained, nor with which
+        neighbours, nor what only makes the model faster.
+        """
+        kept = self.identity()["model"]
+        for name in ("attention", "copy_init", "dtype", "remat", "scan_layers"):
+            del kept[name]
+        return {"model": kept}
+
 
 def setting_names() -> list[str]:
     """All settings of an experiment, as "model.depth"."""

@@ -185,8 +185,17 @@ class Job:
             return keeper.latest_step()
 
     def _parameters(self) -> tuple[dict, state.Parameters]:
-        """What the newest whole checkpoint says of itself, and its parameters."""
-        return _restored(self._cfg, self._mesh, self._workdir, self._run_identity())
+        """What the newest whole checkpoint says of itself, and its parameters.
+
+        The dataset may be another than it was trained on: with more neighbours, or of a
+        database that has changed since.
+        """
+        now = self._run_identity()
+        identity = {**self._cfg.model_identity(), "tokenizer": now["tokenizer"]}
+        run, params = _restored(self._cfg, self._mesh, self._workdir, identity)
+        if run.get("dataset") != now["dataset"]:
+            say("the model was trained on another dataset than it is used with")
+        return run, params
 
     def evaluate(self) -> None:
         """Measures retrieval on, off and random on held-out text; writes the report."""
@@ -237,8 +246,7 @@ def generate_from_service(
     run = read_json(workdir / "run.json") or {}
     database.check_trained_with(run.get("tokenizer"), workdir)
     cfg.set_vocab_size(database.tokenizer.vocab_size)
-    # Which sequences it was trained on can't be known from here.
-    identity = {**cfg.identity(), "tokenizer": database.tokenizer.fingerprint}
+    identity = {**cfg.model_identity(), "tokenizer": database.tokenizer.fingerprint}
     mesh = sharding.make_mesh(cfg.mesh)
     _, params = _restored(cfg, mesh, workdir, identity)
     _generate(cfg, params, database)

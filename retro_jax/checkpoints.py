@@ -213,11 +213,12 @@ class Checkpoints:
         return value, damage
 
     def _check_run(self, step: int, saved: dict, run: dict) -> None:
-        for key, value in run.items():
-            if saved.get(key) != value:
+        had, has = _flat(saved), _flat(run)
+        for key, value in has.items():
+            if had.get(key) != value:
                 raise ValueError(
                     f"checkpoint {self._manager.directory}/{step} was made with "
-                    f"{key} = {saved.get(key)!r}, this run has {value!r}; use another "
+                    f"{key} = {had.get(key)!r}, this run has {value!r}; use another "
                     "--workdir, or the old settings"
                 )
 
@@ -262,6 +263,17 @@ class Checkpoints:
             self.wait()
         finally:
             self._manager.close()
+
+
+def _flat(run: dict) -> dict[str, Any]:
+    """Settings of parts by names as model.depth."""
+    flat: dict[str, Any] = {}
+    for key, value in run.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{name}": setting for name, setting in value.items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def _crc(run: dict) -> int:

@@ -227,6 +227,8 @@ def test_settings_by_name():
         sizes.override(cfg, "widht=4")
     with pytest.raises(ValueError, match="depth must be int, is '3.5'"):
         sizes.override(cfg, "depth=3.5")
+    with pytest.raises(ValueError, match="model.depth must be int, is 'abc'"):
+        sizes.override(cfg, "depth=abc")
 
 
 def test_the_peer_shape_has_the_peers_parameters():

@@ -5,7 +5,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+
+from experiments import commands
 
 TINY = "--config=experiments/configs/tiny.py"
 
@@ -64,3 +67,18 @@ def test_ctrl_c_ends_the_command_with_a_word_and_nothing_half_written(tmp_path):
         said.strip().splitlines()[-1] == "stopped; the same command goes on from here"
     )
     assert not (tmp_path / "database" / "embeddings" / "stage.json").exists()
+
+
+def test_a_full_disk_is_called_so(capsys):
+    """numpy says of it how many numbers it has written."""
+
+    def save(_):
+        with open("/dev/full", "wb") as full:
+            np.ones(100_000).tofile(full)
+
+    assert commands.run(save, []) == commands.USER_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "error: an array could not be written (100000 requested and "
+    )
+    assert "the disk is full" in line

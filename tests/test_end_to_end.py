@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from data_pipeline.build import Build
 from experiments import jobs, remote
 from experiments.config import EvaluationConfig, Experiment
 from retro_jax import train as training
@@ -90,6 +91,27 @@ def test_a_second_run_uses_everything_again(
     assert "evaluation: up to date" in said
 
 
+@pytest.mark.usefixtures("toy_embedder")
+def test_a_model_is_measured_with_other_neighbours_than_it_was_trained_with(
+    trained, tiny_database, tiny_corpus_folder, tmp_path, capsys
+):
+    """The paper trains with 2 and evaluates with up to 100; speed may be another, too."""
+    folder = shutil.copytree(tiny_database.folder, tmp_path / "database")
+    workdir = shutil.copytree(trained[1], tmp_path / "run")
+    before = json.loads((workdir / "evaluation" / "results.json").read_text())
+    cfg = _experiment(tiny_corpus_folder, remat="full")
+    cfg.data.num_neighbours = 4
+    Build(cfg.data, folder).run()
+    jobs.Job(cfg, workdir, folder).evaluate()
+    assert "was trained on another dataset" in capsys.readouterr().out
+    after = json.loads((workdir / "evaluation" / "results.json").read_text())
+    for name, same in (("off", True), ("on", False)):
+        bits = [r["conditions"][name]["bits_per_byte"] for r in (before, after)]
+        assert (bits[0] == bits[1]) == same
+    with pytest.raises(ValueError, match=r"other settings \(model, dataset\)"):
+        jobs.Job(cfg, workdir, folder).train(restart=False)
+
+
 def test_no_process_gets_neighbours_where_there_are_none(trained, monkeypatch):
     job = trained[0]
     batch = next(job._batches_from(0))
@@ -148,7 +170,7 @@ def test_generation_through_a_service_is_the_databases(
             with pytest.raises(ValueError, match=f"{address} has chunks of 8 tokens"):
                 jobs.generate_from_service(cfg, trained[1], database)
             cfg.model.chunk_len, cfg.model.ffw_width = 8, 48
-            with pytest.raises(ValueError, match="was made with model ="):
+            with pytest.raises(ValueError, match="was made with model.ffw_width = "):
                 jobs.generate_from_service(cfg, trained[1], database)
             database.tokenizer.fingerprint = "another"
             message = "serves a database with tokenizer another, the model in "

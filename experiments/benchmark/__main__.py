@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         result = args.run(args)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("RETRO_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -90,7 +90,10 @@ def override(cfg: ModelConfig, settings: str) -> ModelConfig:
             raise ValueError(f"the model has no setting {name!r} (in {settings!r})")
         # What has no value yet is a number.
         wanted = type(getattr(cfg, name)) if getattr(cfg, name) is not None else int
-        value = text if wanted is str else ast.literal_eval(text)
+        try:
+            value = text if wanted is str else ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = None
         if type(value) is not wanted:
             raise ValueError(f"model.{name} must be {wanted.__name__}, is {text!r}")
         changes[name] = value
