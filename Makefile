@@ -41,7 +41,7 @@ evaluate: install  ## Measures a trained model again and rewrites its report.
 	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=evaluate
 
 search: install  ## The passages of the database that are nearest to QUERY='...'.
-	@$(PY) -m experiments.database search "$$QUERY" --database='$(DATABASE)' $(ARGS)
+	@$(PY) -m experiments.database search --database='$(DATABASE)' $(ARGS) -- "$$QUERY"
 
 generate: install  ## Continues PROMPT='...' with a trained model and prints the sources.
 	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=generate \

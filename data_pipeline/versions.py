@@ -14,6 +14,7 @@ there before the first version is: without it versions are an error, not the bui
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import shutil
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,9 @@ from data_pipeline.engine import (
     was_begun_otherwise,
     write_sealed,
 )
+from data_pipeline.progress import say
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 _BASE_STAGES = ("documents", "tokenizer", "chunks", "embeddings")
 # What is in the files of versions that were written without checksums.
 _UNSEALED = ("base", "deltas", "deleted_sha256", "replaced")
@@ -272,6 +275,13 @@ def _locked(folder: Path, name: str, doing: str) -> Iterator[None]:
             raise ValueError(
                 f"another process is {doing} {folder}: wait until it is done"
             ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            say(
+                f"{folder} is on a file system without locks: see to it that no other "
+                f"process is {doing} it meanwhile"
+            )
         yield
 
 

@@ -138,6 +138,9 @@ def _stats(args: argparse.Namespace) -> None:
 def _verify(args: argparse.Namespace) -> None:
     from data_pipeline import verify
 
+    for flag in ("blocks", "seed"):
+        if getattr(args, flag) < 0:
+            raise ValueError(f"--{flag} must be at least 0, is {getattr(args, flag)}")
     opened = _open(args)
     checked, problems = 0, []
     for _, problem in verify.files(opened):

@@ -302,6 +302,8 @@ def test_one_machine_starts_a_server_for_four_cores(
 def test_more_servers_than_shards_are_refused(sharded_database):
     with pytest.raises(ValueError, match="smaller index_shard_rows"):
         serve_local.shards_here(sharded_database.folder, 99)
+    with pytest.raises(ValueError, match="must be at least 0, is -3"):
+        serve_local.shards_here(sharded_database.folder, -3)
 
 
 def test_the_benchmarks_database_can_be_served(tmp_path):

@@ -1,6 +1,7 @@
 """Adding, replacing, deleting and compacting: what is found, and what is on the disk."""
 
 import dataclasses
+import errno
 import shutil
 
 import numpy as np
@@ -160,6 +161,15 @@ def test_one_writer_at_a_time(database):
         pytest.raises(ValueError, match="another process is changing"),
     ):
         database.add([{"text": NEWS}])
+
+
+def test_where_there_are_no_locks_it_is_said(database, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(versions.fcntl, "flock", refuse)
+    database.add([{"text": NEWS}])
+    assert "on a file system without locks" in capsys.readouterr().out
 
 
 def test_who_switches_is_a_writer_too(database):

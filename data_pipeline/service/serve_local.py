@@ -206,6 +206,8 @@ def shards_here(database: Path, asked: int) -> int:
     Raises:
         ValueError: if there is no database, or it has fewer shards than asked.
     """
+    if asked < 0:
+        raise ValueError(f"num_shards must be at least 0, is {asked}")
     available = Database.open(database).num_shards
     if asked > available:
         raise ValueError(
