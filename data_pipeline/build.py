@@ -15,6 +15,7 @@ from data_pipeline import (
     stages,
     versions,
 )
+from data_pipeline import neighbours as neighbour_tables
 from data_pipeline.config import DataConfig
 from data_pipeline.documents import Skipped
 from data_pipeline.engine import Engine, Uses, Work, contents_if_finished, run_stage
@@ -210,7 +211,7 @@ class Build:
         first half go when the second is done.
         """
         candidates = self._cfg.candidates
-        settings = {"candidates": candidates}
+        settings = {**neighbour_tables.SETTINGS, "candidates": candidates}
         inputs = ("chunks", "embeddings", "index")
         shards = dict.fromkeys(self._shard_names(), 1)
         self._write_manifest()

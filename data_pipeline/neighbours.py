@@ -16,9 +16,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from data_pipeline.columns import Column
+from data_pipeline.index import exact
 from data_pipeline.index.protocol import Searchable
 
 _QUERIES_AT_ONCE = 2048
+# Raised when tables of the same chunks and index come out otherwise.
+SETTINGS = {"code": 2}
 
 
 def find_neighbours(
@@ -60,6 +63,39 @@ def find_neighbours(
         open_rows = np.concatenate(lacking)
         num_candidates *= 4
     return ids_QN, distances_QN
+
+
+def with_exact_distances(
+    ids_QN: Int[np.ndarray, "Q N"],
+    queries_QW: Float[np.ndarray, "Q W"],
+    vectors_of: Callable[[np.ndarray], np.ndarray],
+) -> tuple[Int[np.ndarray, "Q N"], Float[np.ndarray, "Q N"]]:
+    """The same neighbours at `ExactIndex`'s distances, in the order that these give.
+
+    For tables, which must be the same whoever makes them: an approximate index's own
+    distances may differ in the last digit from one process to the next.
+
+    Args:
+        ids_QN: -1 = absent.
+        vectors_of: gives the (P, W) stored vectors of ids (P,).
+    Returns:
+        Ids and squared distances, nearest first, equal distances by id; -1 and inf where
+        absent.
+    """
+    distances_QN = np.full(ids_QN.shape, np.inf, np.float32)
+    for start in range(0, len(ids_QN), _QUERIES_AT_ONCE):
+        block = slice(start, start + _QUERIES_AT_ONCE)
+        query_P, place_P = np.nonzero(ids_QN[block] >= 0)
+        vectors_PW = vectors_of(ids_QN[block][query_P, place_P])
+        queries_BW = np.asarray(queries_QW[block], np.float32)
+        distances_QN[block][query_P, place_P] = exact.pair_distances(
+            vectors_PW, queries_BW, query_P, np.arange(len(query_P))
+        )
+    order_QN = np.lexsort((ids_QN, distances_QN))
+    return (
+        np.take_along_axis(ids_QN, order_QN, axis=1),
+        np.take_along_axis(distances_QN, order_QN, axis=1),
+    )
 
 
 def _first_kept(ids, distances, keep, num_neighbours: int):

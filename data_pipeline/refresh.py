@@ -17,7 +17,11 @@ import numpy as np
 from data_pipeline import layout, updates, versions
 from data_pipeline.engine import read_json
 from data_pipeline.index.sharded import ShardedIndex, merge
-from data_pipeline.neighbours import NeighbourTable, find_neighbours
+from data_pipeline.neighbours import (
+    NeighbourTable,
+    find_neighbours,
+    with_exact_distances,
+)
 from data_pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -128,4 +132,5 @@ def _added(database: "Database") -> ShardedIndex:
 
 def _search(database, index, split, rows, vectors_QW, num_neighbours):
     allowed = database.allowed_for(split, rows)
-    return find_neighbours(index, vectors_QW, num_neighbours, allowed)
+    ids_QN, _ = find_neighbours(index, vectors_QW, num_neighbours, allowed)
+    return with_exact_distances(ids_QN, vectors_QW, database.vectors)

@@ -160,11 +160,14 @@ class Search:
         opened = _database(self.folder, self.database)
         rows = opened.chunks(split).rows_of_shard(int(number))
         vectors_QW = layout.vectors(self.folder / "embeddings" / queries)
-        found = neighbour_tables.find_neighbours(
+        ids_QN, _ = neighbour_tables.find_neighbours(
             _index_shard(self.folder, index, self.database),
             vectors_QW,
             self.candidates,
             opened.allowed_for(split, np.asarray(rows)),
+        )
+        found = neighbour_tables.with_exact_distances(
+            ids_QN, vectors_QW, opened.vectors
         )
         neighbour_tables.write_shard(made, *found)
         yield len(vectors_QW)

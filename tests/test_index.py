@@ -197,17 +197,13 @@ def test_scann_reaches_its_recall(approximate, vectors_TW, queries_QW):
 def test_true_distances_in_order(kind, unit):
     vectors_TW = clustered(3_000, unit=unit)
     queries_QW = 3 * clustered(100, seed=1)  # queries need not be unit
-    built = index.build_index(
-        vectors_TW, kind, recall_target=1.0, queries_QW=queries_QW
-    )
+    built = index.build_index(vectors_TW, kind, recall_target=1.0)
     ids_QN, distances_QN = built.search(queries_QW, 5)
-    wanted_ids_QN, _ = naive(vectors_TW, queries_QW, 2)
-    assert np.mean(ids_QN[:, :2] == wanted_ids_QN) > 0.99  # to which effort is tuned
+    wanted_ids_QN, _ = naive(vectors_TW, queries_QW, 5)
+    assert np.mean(ids_QN == wanted_ids_QN) > 0.95  # effort is tuned to the nearest two
     assert (np.diff(distances_QN, axis=1) >= 0).all()
     query_P = np.repeat(np.arange(100), 5)
     true_P = exact.pair_distances(vectors_TW, queries_QW, query_P, ids_QN.ravel())
-    if kind == "scann":  # whose own differ between processes, in the last digit
-        np.testing.assert_array_equal(distances_QN.ravel(), true_P)
     np.testing.assert_allclose(distances_QN.ravel(), true_P, rtol=1e-6, atol=2e-6)
 
 

@@ -67,6 +67,23 @@ def test_equals_brute_force_under_a_filter(data):
     np.testing.assert_allclose(distances_QN, wanted[1], rtol=1e-6)
 
 
+def test_a_table_has_exact_distances_whatever_an_index_says(monkeypatch):
+    """The last digit of an approximate one's differs between processes."""
+    monkeypatch.setattr(neighbours, "_QUERIES_AT_ONCE", 3)
+    rng = np.random.default_rng(0)
+    vectors_TW = rng.normal(size=(50, 8)).astype(np.float16)
+    queries_QW = rng.normal(size=(7, 8)).astype(np.float16)
+    wanted = index.build_index(vectors_TW, "exact").search(queries_QW, 5)
+    shuffled_QN = rng.permuted(wanted[0], axis=1)
+    shuffled_QN = np.concatenate([np.full((7, 1), -1), shuffled_QN], axis=1)
+    ids_QN, distances_QN = neighbours.with_exact_distances(
+        shuffled_QN, queries_QW, lambda ids: vectors_TW[ids]
+    )
+    np.testing.assert_array_equal(ids_QN[:, :5], wanted[0])
+    np.testing.assert_array_equal(distances_QN[:, :5], wanted[1])
+    assert (ids_QN[:, 5] == -1).all() and np.isinf(distances_QN[:, 5]).all()
+
+
 def test_a_document_that_owns_all_nearest_entries_is_passed_over():
     """100 entries of its own lie before the first that is allowed."""
     rng = np.random.default_rng(0)

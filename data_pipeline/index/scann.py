@@ -19,6 +19,7 @@ from data_pipeline.index.tuning import Effort, Goal
 
 MIN_ROWS = 1_000  # fewer do not train its quantiser
 _PARALLEL_QUERIES = 64
+_NORMS = "squared_norms.npy"
 _UNIT = 2e-3  # how far float16 may move the squared norm of a unit vector
 
 
@@ -47,15 +48,15 @@ def import_scann() -> Any:
 class ScannIndex:
     """A tree of about 2 sqrt(T) leaves over quantised vectors; satisfies `Index`.
 
-    Distances of the rows returned are those of `ExactIndex`, to the bit. Which rows are
-    found depends on the data; the number of leaves searched was chosen for `recall` of 2
-    neighbours.
+    Distances are exact, to float32, for the rows returned: in another process they may
+    differ in the last digit, for ScaNN sums in an order that seeded hashes decide. Which rows are found depends
+    on the data; the number of leaves searched was chosen for `recall` of 2 neighbours.
     """
 
-    def __init__(self, searcher: Any, vectors_TW: np.ndarray, facts: dict[str, Any]):
-        """Takes ScaNN's searcher and the vectors that it holds; use build or load."""
+    def __init__(self, searcher: Any, norms_T: np.ndarray, facts: dict[str, Any]):
+        """Takes ScaNN's searcher and what is kept beside it; use build or load."""
         self._searcher = searcher
-        self._vectors_TW = vectors_TW
+        self._norms_T = norms_T  # squared
         self._facts = facts
 
     @property
@@ -85,7 +86,7 @@ class ScannIndex:
             "reorder": effort.reorder,
             "recall_at_2": effort.recall,
         }
-        return ScannIndex(self._searcher, self._vectors_TW, facts)
+        return ScannIndex(self._searcher, self._norms_T, facts)
 
     @property
     def recall(self) -> float:
@@ -134,7 +135,7 @@ class ScannIndex:
             "num_leaves": num_leaves,
             "recall_target": recall_target,
         }
-        index = cls(searcher, vectors_TW, facts)
+        index = cls(searcher, norms_T, facts)
         goal = Goal.of(vectors_TW, queries_QW, recall_target, seed)
         return index.with_effort(
             goal.tune(
@@ -168,26 +169,25 @@ class ScannIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         is_large = len(queries_QW) >= _PARALLEL_QUERIES
         name = "search_batched_parallel" if is_large else "search_batched"
+        is_unit = self._facts["measure"] == "dot_product"
         reorder = max(self._facts.get("reorder", scann_training.REORDER), 4 * k)
-        ids_QN, products_QN = getattr(self._searcher, name)(
+        ids_QN, distances_QN = getattr(self._searcher, name)(
             queries_QW,
             final_num_neighbors=k,
             pre_reorder_num_neighbors=min(self.size, reorder),
             leaves_to_search=leaves,
         )
-        # Its products are summed in an order that candidates' places decide, and hashes,
-        # seeded anew in every process, their places: a last digit differs now and then.
-        is_found_QN = np.isfinite(products_QN)
-        query_P, place_P = np.nonzero(is_found_QN)
-        ids_QN = np.where(is_found_QN, ids_QN.astype(np.int64), -1)
-        distances_QN = np.full(ids_QN.shape, np.inf, np.float32)
-        distances_QN[is_found_QN] = exact.pair_distances(
-            self._vectors_TW, queries_QW, query_P, ids_QN[query_P, place_P]
-        )
+        is_padding_QN = ~np.isfinite(distances_QN)
+        if is_unit:
+            norms_QN = np.square(queries_QW).sum(axis=1, keepdims=True)
+            norms_QN = norms_QN + self._norms_T[np.where(is_padding_QN, 0, ids_QN)]
+            distances_QN = norms_QN - 2 * distances_QN
+        ids_QN = np.where(is_padding_QN, -1, ids_QN.astype(np.int64))
+        distances_QN = np.where(is_padding_QN, np.inf, np.maximum(distances_QN, 0))
         order_QN = np.lexsort((ids_QN, distances_QN))
         return (
             np.take_along_axis(ids_QN, order_QN, axis=1),
-            np.take_along_axis(distances_QN, order_QN, axis=1),
+            np.take_along_axis(distances_QN, order_QN, axis=1).astype(np.float32),
         )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -195,15 +195,13 @@ class ScannIndex:
 
         def write(folder: pathlib.Path) -> None:
             self._searcher.serialize(os.fspath(folder), relative_path=True)
+            np.save(folder / _NORMS, self._norms_T, allow_pickle=False)
 
         exact.save_folder(folder, write, self._facts)
 
     @classmethod
     def load(cls, folder: pathlib.Path, meta: dict[str, Any]) -> "ScannIndex":
-        """Reads into memory the files of a folder that `load_index` has checked.
-
-        The vectors twice: ScaNN's copy, and a memory map of theirs.
-        """
+        """Reads into memory the files of a folder that `load_index` has checked."""
         facts = {
             name: value
             for name, value in meta.items()
@@ -215,7 +213,5 @@ class ScannIndex:
             )
         except RuntimeError as error:
             raise ValueError(f"ScaNN cannot read {folder}: {error}") from error
-        vectors_TW = np.load(
-            folder / scann_training.VECTORS, mmap_mode="r", allow_pickle=False
-        )
-        return cls(searcher, vectors_TW, facts)
+        norms_T = np.load(folder / _NORMS, allow_pickle=False)
+        return cls(searcher, norms_T, facts)

@@ -24,11 +24,10 @@ ITERATIONS = 6  # ten find no more neighbours
 REORDER = 100  # candidates re-ranked where a search does not say how many
 _NUMBERS_OF_CODE = 3  # of a vector, in 4 bits: two take longer, four find less
 _CODE_SAMPLE_ROWS = 20_000  # for 16 codes of three numbers each
-VECTORS = "dataset.npy"  # of a saved index
 _ASSETS = {
     "PARTITIONER": "serialized_partitioner.pb",
     "TOKENIZATION_NPY": "datapoint_to_token.npy",
-    "DATASET_NPY": VECTORS,
+    "DATASET_NPY": "dataset.npy",
 }
 
 

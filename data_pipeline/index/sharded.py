@@ -24,7 +24,7 @@ from data_pipeline.index.protocol import Index
 _RECALLS = ("recall@2", "recall@10")
 MAX_QUERIES = 4000  # to tune and to measure an index with
 # Raised when `build_shard` makes other indexes of the same vectors.
-SETTINGS = {"code": 3}
+SETTINGS = {"code": 2}
 
 
 @dataclasses.dataclass(frozen=True)
