@@ -333,9 +333,9 @@ class Database:
 
     def vectors(self, ids_T: Int[np.ndarray, " T"]) -> Float16[np.ndarray, "T W"]:
         """Embeddings of chunks of the training split, by id."""
-        width = self.manifest["embedding_width"]
         shards = self.shards("embeddings", "train")
-        return layout.take_vectors(shards, self.chunks(), ids_T, width)
+        column = self._once("vectors", lambda: layout.all_vectors(shards))
+        return column.take(ids_T)
 
     def allowed_for(self, split: str, ids_Q: Int[np.ndarray, " Q"]):
         """`find_neighbours`' filter for a split's chunks: there, of another document."""

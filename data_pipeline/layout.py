@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float16, Float32, Int
+from jaxtyping import Float32
 
-from data_pipeline.chunks import ChunkTable
-from data_pipeline.columns import open_array
+from data_pipeline.columns import Column, open_array
 from data_pipeline.engine import read_json
 from data_pipeline.versions import Version
 
@@ -67,20 +66,9 @@ def vectors(shard: Path) -> np.ndarray:
     return open_array(shard / "vectors.npy")
 
 
-def take_vectors(
-    shards: Sequence[Path],
-    table: ChunkTable,
-    ids_T: Int[np.ndarray, " T"],
-    width: int,
-) -> Float16[np.ndarray, "T W"]:
-    """Vectors of chunks by id, from the shards that the table of chunks has."""
-    vectors_TW = np.empty((len(ids_T), width), np.float16)
-    for number, shard in enumerate(shards):
-        rows = table.rows_of_shard(number)
-        here = (ids_T >= rows.start) & (ids_T < rows.stop)
-        if here.any():
-            vectors_TW[here] = vectors(shard)[ids_T[here] - rows.start]
-    return vectors_TW
+def all_vectors(shards: Sequence[Path]) -> Column:
+    """Embeddings of the chunks of shards by id, (T, W) float16, by memory map."""
+    return Column([shard / "vectors.npy" for shard in shards])
 
 
 def read_vectors(
