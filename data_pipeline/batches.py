@@ -6,7 +6,8 @@ on from a step, whole files are passed over, so a restart reads at most one file
 TensorFlow runs on the CPU alone and never sees an accelerator.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ Batch = dict[str, np.ndarray]
 
 # Axes of a feature's name get the batch's before them: inputs_L -> inputs_BL.
 _FLOATS = ("loss_weights_L",)
+_NEIGHBOURS = ("neighbours_CNR", "neighbour_lengths_CN")
+_LENGTHS = _NEIGHBOURS[1]
 _ABSENT = {  # in a sequence that is all padding; 0 in all other features
     "documents_BC": -1,
     "neighbour_ids_BCN": -1,
@@ -50,24 +53,17 @@ class Sequences:
             verify.check_size(path, entry)
             if path.suffix == ".json":
                 verify.check_sum(path, entry)
-        self._builder = tfds.builder_from_directory(place)
-        if split not in self._builder.info.splits:
+        info = tfds.builder_from_directory(place).info
+        if split not in info.splits:
             raise ValueError(
                 f"the {split} split of {folder} has no sequence: the corpus is too small "
                 "for the split's share of documents"
             )
-        self._split = split
-        self._info = self._builder.info.splits[split]
-        self.metadata: dict = dict(self._builder.info.metadata or {})
+        self._info, self._features = info.splits[split], dict(info.features.items())
+        self.metadata: dict = dict(info.metadata or {})
 
     def __len__(self) -> int:
         return self._info.num_examples
-
-    @property
-    def has_neighbours(self) -> bool:
-        """Whether any chunk of any sequence has a neighbour; True if that is not known."""
-        known = self.metadata.get("with_neighbours")
-        return known is None or known[self._split] > 0
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """All sequences once, in order; the last batch is filled up with padding.
@@ -75,12 +71,11 @@ class Sequences:
         Raises:
             ValueError: naming a file with records that are damaged.
         """
-        import tensorflow_datasets as tfds
+        import tensorflow as tf
 
-        examples = self._builder.as_dataset(
-            split=self._split, read_config=_read_config(), shuffle_files=False
-        )
-        for batch in self._read(tfds.as_numpy(examples.batch(batch_size))):
+        records = tf.data.TFRecordDataset(self._info.filepaths).batch(batch_size)
+        batches = records.map(functools.partial(_parsed, features=self._features))
+        for batch in self._read(batches):
             yield _padded(_named(batch), batch_size)
 
     def shuffled(
@@ -94,6 +89,9 @@ class Sequences:
     ) -> Iterator[Batch]:
         """This host's rows of the batches of steps first_step .. num_steps - 1.
 
+        Neighbours are left out of a batch that has none in any row, also of other hosts:
+        so all leave them out together.
+
         Args:
             batch_size: sequences of a step over all hosts.
             rows: which of a batch's rows to give, 0 .. batch_size - 1; all by default.
@@ -103,7 +101,6 @@ class Sequences:
                 records that are damaged.
         """
         import tensorflow as tf
-        import tensorflow_datasets as tfds
 
         mine = np.arange(batch_size) if rows is None else np.asarray(rows)
         if not len(mine) or mine.min() < 0 or mine.max() >= batch_size:
@@ -123,28 +120,29 @@ class Sequences:
             )
             return tf.data.Dataset.from_tensor_slices(tf.gather(records, order)[skip:])
 
+        def parse(records_B):  # of the others' rows the lengths alone
+            lengths = _parsed(records_B, {_LENGTHS: self._features[_LENGTHS]})
+            batch = _parsed(tf.gather(records_B, mine), self._features)
+            return batch, tf.reduce_any(lengths[_LENGTHS] > 0)
+
         plan = tf.data.Dataset.from_tensor_slices((files, counts, seeds, skips))
-        examples = plan.flat_map(records_of)
-        if len(mine) < batch_size:  # the others are not even parsed
-            whole = examples.batch(batch_size, drop_remainder=True)
-            examples = whole.map(lambda records: tf.gather(records, mine)).unbatch()
-        features = self._builder.info.features
-        examples = examples.map(
-            features.deserialize_example, num_parallel_calls=tf.data.AUTOTUNE
-        )
-        batches = examples.batch(len(mine), drop_remainder=True)
-        batches = batches.take(num_steps - first_step).prefetch(tf.data.AUTOTUNE)
+        records = plan.flat_map(records_of).batch(batch_size, drop_remainder=True)
+        batches = records.take(num_steps - first_step)
+        batches = batches.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
         options = tf.data.Options()
         options.deterministic = True
-        for batch in self._read(tfds.as_numpy(batches.with_options(options))):
+        batches = batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+        for batch, has_neighbours in self._read(batches):
+            for name in () if has_neighbours else _NEIGHBOURS:
+                del batch[name]
             yield _named(batch)
 
-    def _read(self, batches) -> Iterator[dict]:
+    def _read(self, batches) -> Iterator:
         """TensorFlow sees that a record is damaged, but does not say of which file."""
         import tensorflow as tf
 
         try:
-            yield from batches
+            yield from batches.as_numpy_iterator()
         except tf.errors.OpError:
             for path in map(Path, self._info.filepaths):
                 if path in self._described:
@@ -191,10 +189,17 @@ def _keep_tensorflow_off_accelerators() -> None:
         tf.config.set_visible_devices([], kind)
 
 
-def _read_config():
-    import tensorflow_datasets as tfds
+def _parsed(records_B, features: Mapping) -> dict:
+    """These features of serialised records, as `dataset.write_shard` writes them."""
+    import tensorflow as tf
 
-    return tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    def spec(feature):
+        written = tf.float32 if feature.tf_dtype.is_floating else tf.int64
+        return tf.io.FixedLenFeature(feature.shape, written)
+
+    specs = {name: spec(feature) for name, feature in features.items()}
+    batch = tf.io.parse_example(records_B, specs)
+    return {name: tf.cast(batch[name], features[name].tf_dtype) for name in batch}
 
 
 def _named(batch: dict) -> Batch:

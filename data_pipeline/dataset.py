@@ -18,13 +18,13 @@ from jaxtyping import Int
 
 from data_pipeline.config import DataConfig
 from data_pipeline.database import Database
-from data_pipeline.engine import link, read_json, write_json
+from data_pipeline.engine import link
 from data_pipeline.packing import blocks, pack
 
 VERSION = "1.0.0"
 SPLITS = ("train", "validation", "test")
 _NAME = "retro"
-_FILE, _FACTS = "sequences.tfrecord", "facts.json"
+_FILE = "sequences.tfrecord"
 _SHARD_CHUNKS = 2**16  # about 70 MB with two neighbours of 128 tokens
 
 
@@ -88,16 +88,12 @@ def write_shard(
     split, number = shard.split("-")
     first = int(number) * _sequences_of_shard(cfg)
     mine_SC = packed_SC[first : first + _sequences_of_shard(cfg)]
-    with_neighbours = 0
     with tf.io.TFRecordWriter(str(folder / _FILE)) as writer:
         for block in blocks(database, split, cfg, mine_SC, first):
             num_sequences = len(block["inputs_L"])
-            has_any_S = (block["neighbour_lengths_CN"] > 0).any(axis=(1, 2))
-            with_neighbours += int(has_any_S.sum())
             for row in range(num_sequences):
                 writer.write(_record({name: block[name][row] for name in block}))
             yield num_sequences
-    write_json(folder / _FACTS, {"with_neighbours": with_neighbours})
 
 
 def _record(example: Mapping[str, np.ndarray]) -> bytes:
@@ -127,14 +123,10 @@ def join(database: Database, cfg: DataConfig, shards: Path, folder: Path) -> Non
     place.mkdir(parents=True)
     lengths: dict[str, list[int]] = defaultdict(list)
     sizes_bytes: dict[str, int] = defaultdict(int)
-    with_neighbours: dict[str, int] = defaultdict(int)
     for shard, num_sequences in plan(database, cfg).items():
         split = shard.split("-")[0]
         lengths[split].append(num_sequences)
         sizes_bytes[split] += (shards / shard / _FILE).stat().st_size
-        # Shards that code of before has made have no facts: as if all had neighbours.
-        facts = read_json(shards / shard / _FACTS)
-        with_neighbours[split] += facts["with_neighbours"] if facts else num_sequences
     template = tfds.core.ShardedFileTemplate(
         data_dir=place, dataset_name=_NAME, filetype_suffix="tfrecord"
     )
@@ -145,11 +137,7 @@ def join(database: Database, cfg: DataConfig, shards: Path, folder: Path) -> Non
     for split in splits:
         for number, path in enumerate(split.filepaths):
             link(shards / f"{split.name}-{number:05d}" / _FILE, Path(path))
-    metadata = {
-        "database": database.fingerprint,
-        "data": _identity(cfg),
-        "with_neighbours": dict(with_neighbours),
-    }
+    metadata = {"database": database.fingerprint, "data": _identity(cfg)}
     info = _info(metadata, cfg, place)
     info.set_splits(tfds.core.SplitDict(splits))
     info.write_to_directory(place)

@@ -154,10 +154,7 @@ class Job:
             num_steps=self._cfg.train.steps,
             rows=sharding.local_rows(self._cfg.train.batch_size, self._mesh),
         )
-        inputs = map(evaluate.model_inputs, batches)
-        # All processes know this of the others' rows as well.
-        none = not sequences.has_neighbours
-        return map(training.without_neighbours, inputs) if none else inputs
+        return map(evaluate.model_inputs, batches)
 
     def _put_aside(self, known: dict, identity: dict, restart: bool) -> None:
         differing = [k for k in identity if known.get(k) != identity[k]]

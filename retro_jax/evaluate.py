@@ -100,7 +100,7 @@ _MODEL_INPUTS = (
 
 def model_inputs(batch: train.Batch) -> train.Batch:
     """The part of a batch that goes to the devices."""
-    return {name: batch[name] for name in _MODEL_INPUTS}
+    return {name: batch[name] for name in _MODEL_INPUTS if name in batch}
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -36,8 +36,8 @@ def to_devices(cfg: ModelConfig, batch: Batch, mesh) -> dict[str, jax.Array]:
 
     So a batch whose neighbours are all absent costs what it does without retrieval, in a
     step that is compiled when the first such batch comes. Where several processes share
-    the devices none knows the others' rows, and all must run the same step: absent
-    neighbours are computed there, and masked, unless the batch comes without any to all.
+    the devices none knows the others' rows, and all must run the same step: there it is
+    for whoever makes the batches to leave out what is absent in all, else it is masked.
     """
     lengths_BCN = batch.get("neighbour_lengths_BCN")
     absent = lengths_BCN is None or (jax.process_count() == 1 and not lengths_BCN.any())

@@ -1,5 +1,6 @@
 """Batches are a function of seed and step, however often and on however many hosts."""
 
+import copy
 import itertools
 import types
 
@@ -102,7 +103,7 @@ def test_rows_may_lie_apart(sequences, uninterrupted):
 def test_each_epoch_has_each_example_once_in_its_own_order(sequences, uninterrupted):
     rows = list(itertools.chain(*names(uninterrupted)))
     epochs = [rows[start : start + 24] for start in range(0, 96, 24)]
-    everything = set(itertools.chain(*names(sequences_in_files(sequences))))
+    everything = set(itertools.chain(*names(sequences.in_order(BATCH))))
     assert len(everything) == 24
     for epoch in epochs:
         assert set(epoch) == everything
@@ -110,21 +111,41 @@ def test_each_epoch_has_each_example_once_in_its_own_order(sequences, uninterrup
     assert set(rows[96:]) < everything
 
 
-def sequences_in_files(sequences):
-    """Read without a shuffle."""
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
-
-    from data_pipeline.batches import _named
-
-    records = tf.data.TFRecordDataset(sequences._info.filepaths)
-    examples = records.map(sequences._builder.info.features.deserialize_example)
-    return [_named(batch) for batch in tfds.as_numpy(examples.batch(5))]
-
-
 def test_a_step_does_not_depend_on_how_many_there_will_be(sequences, uninterrupted):
     found = sequences.shuffled(BATCH, seed=3, num_steps=4)
     assert_same(found, uninterrupted[:4])
+
+
+def test_hosts_leave_neighbours_out_of_the_same_batches(sequences, tmp_path):
+    """One row of an epoch has neighbours: its whole batch keeps them, the others none."""
+    import tensorflow as tf
+
+    paths = sequences._info.filepaths
+    path = tmp_path / "0.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for number, record in enumerate(tf.data.TFRecordDataset(paths)):
+            example = tf.train.Example.FromString(record.numpy())
+            lengths = example.features.feature["neighbour_lengths_CN"].int64_list.value
+            lengths[:] = [int(number == 13)] * len(lengths)
+            writer.write(example.SerializeToString())
+    one = copy.copy(sequences)
+    one._info = types.SimpleNamespace(
+        filepaths=[str(path)], shard_lengths=[24], num_examples=24
+    )
+    hosts = [
+        list(one.shuffled(BATCH, seed=3, num_steps=3, rows=rows))
+        for rows in (range(4), range(4, 8), range(8))
+    ]
+    neighbours = {"neighbours_BCNR", "neighbour_lengths_BCN"}
+    for steps in hosts:
+        assert sum(neighbours <= batch.keys() for batch in steps) == 1
+    for batches in zip(*hosts, strict=True):
+        assert len({frozenset(batch) for batch in batches}) == 1
+        if neighbours <= batches[0].keys():
+            found = [batch["neighbour_lengths_BCN"].any() for batch in batches]
+            assert sorted(found) == [False, True, True]  # one of the halves, the whole
+        else:
+            assert not neighbours & batches[0].keys()
 
 
 def test_another_seed_is_another_order(sequences, uninterrupted):

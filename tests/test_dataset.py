@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline import dataset, engine, packing
-from data_pipeline.batches import Sequences
 from tests import tiny_corpus
 
 CHUNK_LEN, CHUNKS = 8, 4
@@ -217,29 +216,6 @@ def test_neighbours_are_the_nearest_that_are_allowed(tiny_database, stored):
             assert found.tolist() == allowed + [-1] * (2 - len(allowed))
             passed_over += allowed != near[:2].tolist()
     assert passed_over
-
-
-def test_the_metadata_say_how_many_sequences_have_neighbours(
-    tiny_database, cfg, stored, tmp_path, monkeypatch
-):
-    for split, examples in stored.items():
-        opened = Sequences(tiny_database.folder / "dataset" / "all", split)
-        with_any = (examples["neighbour_lengths_CN"] > 0).any(axis=(1, 2)).sum()
-        assert opened.metadata["with_neighbours"][split] == with_any > 0
-        assert opened.has_neighbours
-    whole = packing.blocks
-
-    def without(*args):
-        for block in whole(*args):
-            lengths = "neighbour_lengths_CN"
-            yield block | {lengths: np.zeros_like(block[lengths])}
-
-    monkeypatch.setattr(dataset, "blocks", without)
-    dataset.write(tiny_database, cfg, tmp_path)
-    opened = Sequences(tmp_path, "train")
-    assert not opened.has_neighbours
-    del opened.metadata["with_neighbours"]  # as of a dataset of before
-    assert opened.has_neighbours
 
 
 def test_two_writes_are_byte_identical(tiny_database, cfg, tmp_path):

@@ -15,7 +15,6 @@ import pytest
 from data_pipeline.build import Build
 from experiments import jobs, remote
 from experiments.config import EvaluationConfig, Experiment
-from retro_jax import train as training
 from retro_jax.config import OptimizerConfig, TrainConfig
 from retro_jax.metrics import read_metrics
 from tests import served, tiny_corpus, tiny_model
@@ -110,18 +109,6 @@ def test_a_model_is_measured_with_other_neighbours_than_it_was_trained_with(
         assert (bits[0] == bits[1]) == same
     with pytest.raises(ValueError, match=r"other settings \(model, dataset\)"):
         jobs.Job(cfg, workdir, folder).train(restart=False)
-
-
-def test_no_process_gets_neighbours_where_there_are_none(trained, monkeypatch):
-    job = trained[0]
-    batch = next(job._batches_from(0))
-    none = property(lambda sequences: False)
-    monkeypatch.setattr(jobs.Sequences, "has_neighbours", none)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    bare = next(job._batches_from(0))
-    assert bare.keys() == training.without_neighbours(batch).keys() < batch.keys()
-    sent = training.to_devices(job._cfg.model, bare, job._mesh)
-    assert sent.keys() == bare.keys()
 
 
 def test_that_there_will_be_no_report_is_said_before_training(
