@@ -17,11 +17,7 @@ import numpy as np
 from data_pipeline import layout, updates, versions
 from data_pipeline.engine import read_json
 from data_pipeline.index.sharded import ShardedIndex, merge
-from data_pipeline.neighbours import (
-    NeighbourTable,
-    find_neighbours,
-    with_exact_distances,
-)
+from data_pipeline.neighbours import NeighbourTable, exact_neighbours
 from data_pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -51,7 +47,10 @@ def neighbours_of(database: "Database", split: str) -> NeighbourTable:
 
 
 def refresh_neighbours(database: "Database") -> None:
-    """Computes what changed in the version that is shown; nothing, if it is there."""
+    """Computes what changed in the version that is shown, for the build under way.
+
+    Nothing, if it is there.
+    """
     todo = [
         split
         for split in _SPLITS
@@ -62,7 +61,7 @@ def refresh_neighbours(database: "Database") -> None:
         return
     total = sum(len(database.chunks(split)) for split in todo)
     with (
-        versions.sole_writer(database.folder),
+        versions.sole_writer(database.folder, in_build=True),
         Progress("changed neighbours", total, "chunks") as progress,
     ):
         for split in todo:
@@ -132,5 +131,6 @@ def _added(database: "Database") -> ShardedIndex:
 
 def _search(database, index, split, rows, vectors_QW, num_neighbours):
     allowed = database.allowed_for(split, rows)
-    ids_QN, _ = find_neighbours(index, vectors_QW, num_neighbours, allowed)
-    return with_exact_distances(ids_QN, vectors_QW, database.vectors)
+    return exact_neighbours(
+        index, vectors_QW, num_neighbours, allowed, database.vectors
+    )

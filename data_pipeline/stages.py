@@ -160,14 +160,12 @@ class Search:
         opened = _database(self.folder, self.database)
         rows = opened.chunks(split).rows_of_shard(int(number))
         vectors_QW = layout.vectors(self.folder / "embeddings" / queries)
-        ids_QN, _ = neighbour_tables.find_neighbours(
+        found = neighbour_tables.exact_neighbours(
             _index_shard(self.folder, index, self.database),
             vectors_QW,
             self.candidates,
             opened.allowed_for(split, np.asarray(rows)),
-        )
-        found = neighbour_tables.with_exact_distances(
-            ids_QN, vectors_QW, opened.vectors
+            opened.vectors,
         )
         neighbour_tables.write_shard(made, *found)
         yield len(vectors_QW)

@@ -262,8 +262,8 @@ def use(folder: Path, number: int) -> None:
 
 
 def sole_builder(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Keeps other builds out meanwhile; ValueError if there is one."""
-    return _locked(folder, ".builder", "building")
+    """Keeps other builds and changes out meanwhile; ValueError if there is one."""
+    return _locked(folder, ".builder", "building or changing")
 
 
 @contextlib.contextmanager
@@ -286,14 +286,18 @@ def _locked(folder: Path, name: str, doing: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
+def sole_writer(folder: Path, *, in_build: bool = False) -> Iterator[None]:
     """Keeps others from changing the database meanwhile; clears what a kill has left.
 
+    Args:
+        in_build: by the build itself. Other changes keep builds out, and are kept out by
+            one: it may be making anew what they would stand on.
     Raises:
-        ValueError: if another process is changing it, or what says what is to be kept is
-            damaged.
+        ValueError: if another process is changing or building it, or what says what is to
+            be kept is damaged.
     """
-    with _locked(folder, ".writer", "changing"):
+    builds = contextlib.nullcontext() if in_build else sole_builder(folder)
+    with _locked(folder, ".writer", "changing"), builds:
         _check_there(folder, in_force(folder))
         clear_unknown(folder)
         yield

@@ -84,6 +84,25 @@ def test_a_table_has_exact_distances_whatever_an_index_says(monkeypatch):
     assert (ids_QN[:, 5] == -1).all() and np.isinf(distances_QN[:, 5]).all()
 
 
+@pytest.mark.parametrize("num_queries", [0, 1, 7])
+def test_a_table_is_found_in_two_parts_as_in_one(num_queries):
+    rng = np.random.default_rng(0)
+    vectors_TW = rng.normal(size=(50, 8)).astype(np.float16)
+    queries_QW = rng.normal(size=(num_queries, 8)).astype(np.float16)
+    built = index.build_index(vectors_TW, "exact")
+    allowed_QT = rng.random((num_queries, 50)) < 0.5
+
+    def allowed(rows, ids):
+        return allowed_QT[rows[:, None], ids]
+
+    found = neighbours.exact_neighbours(
+        built, queries_QW, 5, allowed, lambda ids: vectors_TW[ids]
+    )
+    wanted = find_neighbours(built, queries_QW, 5, allowed)
+    for got, expected in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
 def test_a_document_that_owns_all_nearest_entries_is_passed_over():
     """100 entries of its own lie before the first that is allowed."""
     rng = np.random.default_rng(0)

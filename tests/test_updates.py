@@ -163,6 +163,21 @@ def test_one_writer_at_a_time(database):
         database.add([{"text": NEWS}])
 
 
+def test_no_change_while_a_build_makes_what_it_would_stand_on(database):
+    with (
+        versions.sole_builder(database.folder),
+        pytest.raises(ValueError, match="another process is building or changing"),
+    ):
+        database.add([{"text": NEWS}])
+    with (
+        versions.sole_writer(database.folder),
+        pytest.raises(ValueError, match="another process is building or changing"),
+        versions.sole_builder(database.folder),
+    ):
+        pass
+    assert database.add([{"text": NEWS}]) == 1
+
+
 def test_where_there_are_no_locks_it_is_said(database, monkeypatch, capsys):
     def refuse(*_):
         raise OSError(errno.ENOTSUP, "Operation not supported")
