@@ -63,16 +63,18 @@ class Build:
         """Makes all stages up to the last one named; the manifest after the last of all.
 
         Raises:
-            ValueError: for an unknown stage, a corpus that holds nothing usable, another
-                build in this folder, or updates whose base would be made otherwise.
+            ValueError: for an unknown stage or model, a corpus that holds nothing usable,
+                another build in this folder, or updates whose base would change.
         """
-        stages = self.stages
-        if last_stage not in stages:
-            raise ValueError(f"no stage {last_stage!r}; there are {', '.join(stages)}")
+        known = self.stages
+        if last_stage not in known:
+            raise ValueError(f"no stage {last_stage!r}; there are {', '.join(known)}")
+        wanted = known[: known.index(last_stage) + 1]
+        stages.check_models(self._cfg, wanted)
         self._folder.mkdir(parents=True, exist_ok=True)
         versions.check_not_compacted(self._folder)
         with versions.sole_builder(self._folder):
-            for stage in stages[: stages.index(last_stage) + 1]:
+            for stage in wanted:
                 if stage == "dataset":
                     self._write_manifest()  # it is made from a finished database
                 getattr(self, f"make_{stage}")()

@@ -66,18 +66,30 @@ def load_embedder(
       ValueError: when the weights of minilm are missing or not the pinned ones, or when
         sentence-transformers is needed and not installed.
     """
+    folder = check_embedder(name)
+    if folder is None:
+        return SentenceTransformerEmbedder(name)
+    pinned = MINILM_SHA256 if name == "minilm" else None
+    model = bert_lib.load_bert(folder, precision=precision, expected_sha256=pinned)
+    return BertEmbedder(model, folder / "tokenizer.json")
+
+
+def check_embedder(name: str) -> pathlib.Path | None:
+    """The folder of the BERT that `name` stands for, found without loading anything.
+
+    None of a model that sentence-transformers must find.
+
+    Raises:
+      FileNotFoundError, ValueError: as `load_embedder`, but for the weights.
+    """
     if name == "minilm":
-        folder = minilm_folder()
-        model = bert_lib.load_bert(
-            folder, precision=precision, expected_sha256=MINILM_SHA256
-        )
-        return BertEmbedder(model, folder / "tokenizer.json")
+        return minilm_folder()
     if pathlib.Path(name).is_dir() and _is_bert(pathlib.Path(name)):
-        model = bert_lib.load_bert(name, precision=precision)
-        return BertEmbedder(model, pathlib.Path(name) / "tokenizer.json")
+        return pathlib.Path(name)
     if name.startswith((".", "/", "~")) and not pathlib.Path(name).exists():
         raise FileNotFoundError(f"there is no embedder folder {name!r}")
-    return SentenceTransformerEmbedder(name)
+    _check_sentence_transformers(name)
+    return None
 
 
 def minilm_folder() -> pathlib.Path:
@@ -259,11 +271,7 @@ class SentenceTransformerEmbedder:
         Raises:
           ValueError: when sentence-transformers is not installed.
         """
-        if importlib.util.find_spec("sentence_transformers") is None:
-            raise ValueError(
-                f"embedder {name!r} needs sentence-transformers: "
-                "pip install 'retro-jax[torch]' (the embedder 'minilm' does not)"
-            )
+        _check_sentence_transformers(name)
         # By name, so that the type checker does not want what is not in the core.
         sentence_transformers = importlib.import_module("sentence_transformers")
         self._model = sentence_transformers.SentenceTransformer(name, device=device)
@@ -293,6 +301,14 @@ class SentenceTransformerEmbedder:
             show_progress_bar=False,
         )
         return np.asarray(vectors_QW, np.float32)
+
+
+def _check_sentence_transformers(name: str) -> None:
+    if importlib.util.find_spec("sentence_transformers") is None:
+        raise ValueError(
+            f"embedder {name!r} needs sentence-transformers: "
+            "pip install 'retro-jax[torch]' (the embedder 'minilm' does not)"
+        )
 
 
 def _torch_fingerprint(model: Any) -> str:

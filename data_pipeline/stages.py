@@ -27,7 +27,7 @@ from data_pipeline import neighbours as neighbour_tables
 from data_pipeline.columns import open_array
 from data_pipeline.config import DataConfig
 from data_pipeline.costs import Speed
-from data_pipeline.embedder import Embedder, load_embedder
+from data_pipeline.embedder import Embedder, check_embedder, load_embedder
 from data_pipeline.engine import write_json
 from data_pipeline.index import sharded
 from data_pipeline.tokenizer import Tokenizer
@@ -241,6 +241,20 @@ def index_parts(folder: Path, max_rows: int) -> tuple[tuple[str, ...], ...]:
     names = shard_names(folder, "train")
     sizes = {name: len(chunk_table(folder, [name])) for name in names}
     return tuple(map(tuple, sharded.split_rows(sizes, max_rows).values()))
+
+
+def check_models(cfg: DataConfig, wanted: Sequence[str]) -> None:
+    """Refuses wrong names of models before hours of reading rather than after.
+
+    Args:
+        wanted: the stages that will be made.
+    Raises:
+        ValueError, FileNotFoundError: as `Tokenizer.load` and `check_embedder`.
+    """
+    if cfg.tokenizer and "tokenizer" in wanted:
+        Tokenizer.load(cfg.tokenizer)
+    if "embeddings" in wanted:
+        check_embedder(cfg.embedder)
 
 
 @functools.lru_cache(maxsize=1)

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import build, corpora, costs, engine, local_engine, versions
+from data_pipeline import (
+    build,
+    corpora,
+    costs,
+    embedder,
+    engine,
+    local_engine,
+    stages,
+    versions,
+)
 from data_pipeline.batches import Sequences
 from data_pipeline.build import STAGES, STEPS, Build
 from data_pipeline.database import Database
@@ -128,6 +137,23 @@ def test_shards_of_the_index_find_what_one_index_finds(copy, tiny_corpus_folder)
     for split, ids_TN in zip(("train", "test"), expected, strict=True):
         found = tiny_corpus.neighbour_ids(several, split)
         assert (found == ids_TN).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embedder": "./no_such_folder"}, "no embedder folder './no_such_folder'"),
+        ({"tokenizer": "none.model"}, "none.model"),
+    ],
+)
+def test_models_that_are_not_there_are_refused_before_anything_is_read(
+    tiny_corpus_folder, tmp_path, monkeypatch, changes, message
+):
+    monkeypatch.setattr(stages, "check_embedder", embedder.check_embedder)
+    cfg = tiny_corpus.config(tiny_corpus_folder, **changes)
+    with pytest.raises(OSError, match=message):
+        Build(cfg, tmp_path / "database").run()
+    assert not (tmp_path / "database").exists()
 
 
 def test_one_build_at_a_time(copy, tiny_corpus_folder):

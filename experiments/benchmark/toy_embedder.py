@@ -43,6 +43,7 @@ def in_place_of_all() -> Iterator[None]:
     toy = mock.Mock(side_effect=lambda name: ToyEmbedder())
     with (
         mock.patch.object(stages, "load_embedder", toy),
+        mock.patch.object(stages, "check_embedder"),
         mock.patch.object(embedder, "load_embedder", toy),
     ):
         yield
