@@ -20,6 +20,7 @@ from jaxtyping import Int
 from retro_jax.config import MeshConfig
 
 PARAMETER_AXES = {"V": "model", "H": "model", "F": "model", "D": "data", "E": "data"}
+_KEY_HEADS = ("w_k_EHK", "w_v_EHK")  # may be fewer than those of queries
 ACTIVATION_AXES = {"B": "data", "H": "model", "F": "model", "V": "model"}
 
 
@@ -121,27 +122,51 @@ def _spec(letters: str, axes: dict[str, str]) -> P:
     return P(*entries)
 
 
+def _fitted_spec(name: str, array, mesh) -> P:
+    """As `parameter_spec`; heads of keys that a mesh can't split are held whole."""
+    spec = parameter_spec(name, array)
+    if name.endswith(_KEY_HEADS) and array.shape[1] % mesh.shape["model"]:
+        return P(spec[0], None, None)
+    return spec
+
+
 def state_shardings(state, mesh: Mesh):
     """Shardings of a tree of arrays whose innermost keys are parameter names.
 
     So parameters and the optimizer's slots, which keep the names, are treated alike.
 
     Raises:
-        ValueError: naming an array that its mesh axis does not divide.
+        ValueError: naming a setting of the mesh that does not divide an array, and what
+            would.
     """
 
-    def sharding(path, array):
-        name = str(getattr(path[-1], "key", "")) if path else ""
-        spec = parameter_spec(name, array) if array.ndim else P()
-        for size, axis in zip(array.shape, spec, strict=False):
-            if axis is not None and size % mesh.shape[axis]:
-                raise ValueError(
-                    f"{name} {array.shape}: mesh axis '{axis}' of {mesh.shape[axis]} "
-                    f"does not divide {size}"
-                )
-        return NamedSharding(mesh, spec)
+    def name_of(path) -> str:
+        return str(getattr(path[-1], "key", "")) if path else ""
 
-    return jax.tree_util.tree_map_with_path(sharding, state)
+    sizes: dict[str, dict[int, str]] = {axis: {} for axis in mesh.axis_names}
+    for path, array in jax.tree_util.tree_leaves_with_path(state):
+        spec = _fitted_spec(name_of(path), array, mesh)
+        for size, axis in zip(array.shape, spec, strict=False):
+            if axis is not None:
+                sizes[axis].setdefault(size, f"{name_of(path)} {array.shape}")
+    for axis, arrays in sizes.items():
+        _check_divides(axis, mesh.shape[axis], arrays)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, array: NamedSharding(
+            mesh, _fitted_spec(name_of(path), array, mesh)
+        ),
+        state,
+    )
+
+
+def _check_divides(axis: str, parts: int, arrays: dict[int, str]) -> None:
+    """Raises ValueError if sizes, each of the array that it names, can't be split."""
+    for size, array in arrays.items():
+        if size % parts:
+            raise ValueError(
+                f"{array}: mesh.{axis}={parts} does not divide {size}; for this model it "
+                f"must divide {math.gcd(*arrays)} (mesh.replicas takes further devices)"
+            )
 
 
 def activation_spec(letters: str) -> P:
@@ -187,7 +212,8 @@ def constrain_stacked(x, path):
     if num_devices() == 1:
         return x
     name = next(key.name for key in reversed(path) if key.name != "value")
-    of_layer = parameter_spec(name, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
+    layer = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+    of_layer = _fitted_spec(name, layer, jax.sharding.get_abstract_mesh())
     return jax.lax.with_sharding_constraint(x, P(None, *of_layer))
 
 

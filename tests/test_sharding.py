@@ -184,12 +184,27 @@ def test_a_name_that_does_not_match_the_rank_is_refused(name):
 def test_an_axis_that_does_not_divide_is_refused_by_name():
     mesh = tiny_model.mesh(4, 2)
     state = {"decoder/1/ffw/w_in_DF": np.zeros((6, 8))}
-    message = r"decoder/1/ffw/w_in_DF \(6, 8\): mesh axis 'data' of 4 .* divide 6"
+    message = (
+        r"decoder/1/ffw/w_in_DF \(6, 8\): mesh.data=4 does not divide 6; .* divide 6"
+    )
     with pytest.raises(ValueError, match=message):
         sharding.state_shardings(state, mesh)
-    message = r"w_out_FD \(9, 4\): mesh axis 'model' of 2 .* divide 9"
+    message = r"w_out_FD \(9, 4\): mesh.model=2 does not divide 9; .* must divide 3 \("
     with pytest.raises(ValueError, match=message):
-        sharding.state_shardings({"a": {"w_out_FD": np.zeros((9, 4))}}, mesh)
+        state = {"w_out_FD": np.zeros((9, 4)), "w_in_DF": np.zeros((4, 12))}
+        sharding.state_shardings({"a": state}, mesh)
+
+
+def test_key_heads_that_a_mesh_can_not_split_are_held_whole():
+    mesh = tiny_model.mesh(2, 4)
+    state = {"w_k_EHK": np.zeros((8, 2, 4)), "w_q_DHK": np.zeros((8, 8, 4))}
+    specs = {n: s.spec for n, s in sharding.state_shardings(state, mesh).items()}
+    assert specs == {
+        "w_k_EHK": P("data", None, None),
+        "w_q_DHK": P("data", "model", None),
+    }
+    split = sharding.state_shardings(state, tiny_model.mesh(4, 2))["w_k_EHK"].spec
+    assert split == P("data", "model", None)
 
 
 def test_optimizer_slots_are_spread_as_their_parameters():
@@ -259,13 +274,14 @@ class _Trained:
 
 
 @functools.cache
-def _trained(data: int, model: int, replicas: int = 1) -> _Trained:
+def _trained(data: int, model: int, replicas: int = 1, **changes) -> _Trained:
+    cfg = dataclasses.replace(CFG, **changes)
     mesh = tiny_model.mesh(data, model, replicas)
     optimizer = make_optimizer(OPTIMIZER, STEPS)
-    params = tiny_model.parameters(CFG)
+    params = tiny_model.parameters(cfg)
     state = {"params": params, "optimizer": optimizer.init(params)}
     shardings = sharding.state_shardings(state, mesh)
-    step = functools.partial(train.train_step, CFG, optimizer, ACCUMULATION)
+    step = functools.partial(train.train_step, cfg, optimizer, ACCUMULATION)
     losses, norms = [], []
     with jax.set_mesh(mesh):
         state = jax.device_put(state, shardings)
@@ -293,7 +309,16 @@ def _trained(data: int, model: int, replicas: int = 1) -> _Trained:
 )
 def test_every_mesh_learns_what_one_device_learns(data, model, replicas):
     """Retrieval, packed documents and micro-batches included."""
-    one, got = _trained(1, 1), _trained(data, model, replicas)
+    _assert_same(_trained(data, model, replicas), _trained(1, 1))
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_so_does_one_that_can_not_split_the_heads_of_keys(scan_layers):
+    changes = {"num_key_heads": 2, "positions": "rotary", "scan_layers": scan_layers}
+    _assert_same(_trained(2, 4, **changes), _trained(1, 1, **changes))
+
+
+def _assert_same(got: _Trained, one: _Trained) -> None:
     assert len(set(one.losses)) == 5
     np.testing.assert_allclose(got.losses, one.losses, rtol=2e-6)
     np.testing.assert_allclose(got.gradient_norms, one.gradient_norms, rtol=2e-5)
