@@ -200,34 +200,44 @@ class Job:
         sharding.check_batch("evaluation.batch_size", size, self._mesh)
         run, params = self._parameters()
         step = run["step"]
-        folder = self._workdir / "evaluation"
-        folder.mkdir(exist_ok=True)
         judged = [dataclasses.asdict(self._cfg.evaluation), step, self._run_identity()]
-        known = read_json(folder / "results.json")
-        if known is not None and known["fingerprint"] == fingerprint(judged):
-            say("evaluation: up to date")
-        else:
+        path = self._workdir / "evaluation" / "results.json"
+        path.parent.mkdir(exist_ok=True)
+        results = read_json(path) or {}
+        if results.get("fingerprint") != fingerprint(judged):
             sequences = self._sequences(self._cfg.evaluation.split)
             results = measure.conditions(
                 self._cfg, params, self._mesh, sequences, self.database
             )
-            made = samples.of_held_out(self._cfg, params, self.database)
             results |= {"fingerprint": fingerprint(judged), "step": step}
             results |= {"init_from": run.get("init_from")}
-            with Progress("samples", self._cfg.evaluation.num_samples, "texts") as done:
-                results["samples"] = []
-                for sample in made:
-                    results["samples"].append(sample)
-                    done.advance(1)
-            if processes.is_first():
-                write_json(folder / "results.json", results)
+            _write_if_first(path, results)  # samples take long, too
+        if "samples" in results:
+            say("evaluation: up to date")
+        else:
+            results["samples"] = self._samples(params)
+            _write_if_first(path, results)
         if processes.is_first():
             report.write(self._workdir, self.database)
+
+    def _samples(self, params: state.Parameters) -> list[dict]:
+        made = samples.of_held_out(self._cfg, params, self.database)
+        found = []
+        with Progress("samples", self._cfg.evaluation.num_samples, "texts") as progress:
+            for sample in made:
+                found.append(sample)
+                progress.advance(1)
+        return found
 
     def generate(self) -> None:
         """Continues the prompt and prints the text with its sources."""
         _, params = self._parameters()
         _generate(self._cfg, params, self.database)
+
+
+def _write_if_first(path: Path, results: dict) -> None:
+    if processes.is_first():
+        write_json(path, results)
 
 
 def generate_from_service(

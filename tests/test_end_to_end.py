@@ -91,6 +91,29 @@ def test_a_second_run_uses_everything_again(
 
 
 @pytest.mark.usefixtures("toy_embedder")
+def test_what_was_measured_is_kept_if_samples_fail(
+    trained, tiny_database, tiny_corpus_folder, tmp_path, monkeypatch
+):
+    workdir = shutil.copytree(trained[1], tmp_path / "run")
+    path = workdir / "evaluation" / "results.json"
+    before = json.loads(path.read_text())
+    path.unlink()
+    cfg = _experiment(tiny_corpus_folder)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="gone"):
+        patch.setattr(jobs.samples, "of_held_out", _gone)
+        jobs.Job(cfg, workdir, tiny_database.folder).evaluate()
+    kept = {name: value for name, value in before.items() if name != "samples"}
+    assert json.loads(path.read_text()) == kept
+    monkeypatch.setattr(jobs.measure, "conditions", _gone)
+    jobs.Job(cfg, workdir, tiny_database.folder).evaluate()
+    assert json.loads(path.read_text()) == before
+
+
+def _gone(*_):
+    raise OSError("gone")
+
+
+@pytest.mark.usefixtures("toy_embedder")
 def test_a_model_is_measured_with_other_neighbours_than_it_was_trained_with(
     trained, tiny_database, tiny_corpus_folder, tmp_path, capsys
 ):
