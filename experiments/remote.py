@@ -5,6 +5,7 @@ from the service, its tokenizer too.
 """
 
 import dataclasses
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,6 +91,8 @@ class RemoteDatabase:
             raise ValueError(
                 f"--database={address} needs gRPC: pip install 'retro-jax[serve]' ({error})"
             ) from error
+        # Before the first connection: else gRPC logs what the error says.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         token = security.read_token(Path(token_file) if token_file else None)
         authority = Path(tls_ca) if tls_ca else None
         return cls(RetrievalClient(address, tls_ca=authority, token=token), address)

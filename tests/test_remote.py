@@ -73,13 +73,24 @@ def test_a_search_over_tls_with_a_token(run, running, tiny_database, tmp_path):
     assert "this server wants its token" in err
 
 
+def test_a_service_without_tls_is_told_from_none(run, running, tiny_database):
+    shard = running.shard(tiny_database, 0, 1)
+    router = running.router(tiny_database, shard.address)
+    status, _, err = run(*_QUERY, f"--database=grpcs://localhost:{router.port}")
+    assert status == 2
+    assert "the server there has no TLS: use grpc://" in err
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
         (("stats", "--database=grpc://a:1"), "needs the database's folder: grpc://a:1"),
         (("compact", "--database=grpcs://a:1"), "is a service, which only searches"),
         (("search", "x", "--database=grpc://a"), "no address of a retrieval service"),
-        (("search", "x", "--database=grpc://127.0.0.1:{port}"), "gave no answer"),
+        (
+            ("search", "x", "--database=grpc://127.0.0.1:{port}"),
+            "gave no answer: UNAVAILABLE: nothing listens there",
+        ),
         (
             ("search", "x", "--database=grpc://a:1", "--tls_ca=README.md"),
             "tls_ca needs grpcs://",

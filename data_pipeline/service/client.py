@@ -223,7 +223,8 @@ class RetrievalClient:
             if code in _CALLERS_FAULT:
                 raise ValueError(f"{self._address}: {details}") from error
             raise ConnectionError(
-                f"{self._address} gave no answer: {code.name}: {details}"
+                f"{self._address} gave no answer: {code.name}: "
+                f"{security.in_words(details)}"
             ) from error
 
     def close(self) -> None:

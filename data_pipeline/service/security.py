@@ -28,6 +28,23 @@ def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
     return () if token is None else (("authorization", f"Bearer {token}"),)
 
 
+# What gRPC's words for a connection that failed mean to who asked for it.
+_MEANINGS = {
+    "WRONG_VERSION_NUMBER": "the server there has no TLS: use grpc://",
+    "CERTIFICATE_VERIFY_FAILED": "no authority that is known vouches for the server's "
+    "certificate: name its PEM file with tls_ca",
+    "Socket closed": "the server there closed the connection: if it has TLS, use grpcs://",
+    "Connection refused": "nothing listens there: start the service, or look at the port",
+}
+
+
+def in_words(details: str) -> str:
+    """What went wrong with a connection, where gRPC's own words do not say it."""
+    is_ours = details.startswith("failed to connect")  # not a router's to its shards
+    found = (meaning for words, meaning in _MEANINGS.items() if words in details)
+    return next(found, details) if is_ours else details
+
+
 def server_credentials(
     cert: Path | None, key: Path | None
 ) -> grpc.ServerCredentials | None:
