@@ -5,6 +5,7 @@ with everything saved: start the same command again; 130 stopped by Ctrl-C.
 """
 
 import difflib
+import errno
 import os
 import re
 import signal
@@ -26,6 +27,7 @@ PREEMPTED = os.EX_TEMPFAIL  # 75
 # Errors that say what the user can do about them; all others are ours and keep their
 # traceback.
 _EXPLAINED = (ValueError, FloatingPointError, OSError, ImportError)
+_FULL_DISK = "the disk is full. Make room and start the same command again"
 
 
 def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
@@ -63,10 +65,10 @@ def _mute_orbax() -> None:
 def _in_words(error: Exception) -> str:
     # All that numpy says of a full disk.
     if re.fullmatch(r"\d+ requested and \d+ written", str(error)):
-        return (
-            f"an array could not be written ({error}): the disk is full. "
-            "Make room and start the same command again"
-        )
+        return f"an array could not be written ({error}): {_FULL_DISK}"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return f"{error.filename}: {_FULL_DISK if is_full else error.strerror}"
     return str(error)
 
 
@@ -135,6 +137,15 @@ def no_arguments(argv: list[str]) -> None:
         raise ValueError(
             f"unknown argument {argv[1]!r}; flags are written --name=value"
         )
+
+
+def output_file(path: Path) -> None:
+    """Raises ValueError if a file can't be written there; makes its folder if need be."""
+    if path.is_dir():
+        raise ValueError(f"can't write to {path}: it is a folder, name a file in it")
+    folder(str(path.parent))
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ValueError(f"can't write to {path}: {os.strerror(errno.EACCES)}")
 
 
 def folder(path: str | None) -> Path:

@@ -127,6 +127,8 @@ def _show(args: argparse.Namespace) -> None:
 def _stats(args: argparse.Namespace) -> None:
     from experiments import database_facts
 
+    if args.plot:
+        commands.output_file(args.plot)
     opened = _open(args)
     for name, value in database_facts.facts(opened):
         print(f"{name:<28} {value}")

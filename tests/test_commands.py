@@ -1,5 +1,7 @@
 """A user's mistakes end in one line; Ctrl-C ends a command, and it can be gone on with."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -82,3 +84,28 @@ def test_a_full_disk_is_called_so(capsys):
         "error: an array could not be written (100000 requested and "
     )
     assert "the disk is full" in line
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EACCES, "error: /a/b: Permission denied"),
+        (errno.ENOSPC, "error: /a/b: the disk is full. Make room and start"),
+    ],
+)
+def test_errors_of_the_system_name_the_file_and_no_numbers(capsys, number, said):
+    def fail(_):
+        raise OSError(number, os.strerror(number), "/a/b")
+
+    assert commands.run(fail, []) == commands.USER_ERROR
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_file_that_can_not_be_written_is_refused(tmp_path):
+    commands.output_file(tmp_path / "new" / "plot.png")
+    assert (tmp_path / "new").is_dir()
+    with pytest.raises(ValueError, match="it is a folder, name a file in it"):
+        commands.output_file(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="can't write to .*/file"):
+        commands.output_file(tmp_path / "file" / "plot.png")

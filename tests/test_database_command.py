@@ -135,6 +135,7 @@ def test_a_damaged_version_is_listed_and_can_be_left(run, folder, tmp_path):
         (["show", "-1"], "chunk ids go from 0 to"),
         (["show", "1000000000000"], "chunk ids go from 0 to"),
         (["verify", "--blocks=-1"], "--blocks must be at least 0, is -1"),
+        (["stats", "--plot=/dev/null/plot.png"], "can't write to /dev/null"),
         (["verify", "--seed=-1"], "--seed must be at least 0, is -1"),
         (["add", ""], "the name of the corpus is empty"),
         (["add", "/no/such/file.jsonl"], "/no/such/file.jsonl"),
