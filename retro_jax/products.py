@@ -113,13 +113,13 @@ def _backward(_, turned, kept, gradient_TN):
         einsum = "TN,NC->TC" if turned else "TN,CN->TC"
         gradient_x = _dot(einsum, gradient_TN, w).astype(of_x.dtype)
     if x_TC is not None:
-        by_rows = turned or x_TC.shape[1] > gradient_TN.shape[1]  # few are fastest
+        by_rows = x_TC.shape[1] > gradient_TN.shape[1]  # the smaller is turned
         gradient_w = (
             _dot("NT,TC->NC", _turned(gradient_TN), x_TC)
             if by_rows
             else _dot("CT,TN->CN", _turned(x_TC), gradient_TN)
         )
-        gradient_w = _turned(gradient_w) if by_rows and not turned else gradient_w
+        gradient_w = gradient_w if by_rows == turned else _turned(gradient_w)
         gradient_w = gradient_w.astype(of_w.dtype)
     return gradient_x, gradient_w
 

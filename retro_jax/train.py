@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from retro_jax import checkpoints, metrics, preemption, retrofit, sharding, state
 from retro_jax.compiling import compiled
 from retro_jax.config import ModelConfig, OptimizerConfig, TrainConfig
+from retro_jax.cross_entropy import cross_entropy
 from retro_jax.optimizer import make_optimizer
 from retro_jax.step_log import StepLog
 
@@ -59,9 +60,7 @@ def token_losses(
         batch.get("neighbour_lengths_BCN"),
         batch["segments_BL"],
     )
-    return optax.softmax_cross_entropy_with_integer_labels(
-        logits_BLV, batch["targets_BL"]
-    )
+    return cross_entropy(logits_BLV, batch["targets_BL"])
 
 
 def summed_loss(cfg: ModelConfig, params: state.Parameters, batch):

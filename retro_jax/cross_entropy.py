@@ -1,0 +1,40 @@
+"""The loss of a token, whose gradient is written over the logits."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def cross_entropy(
+    logits_BLV: Float[Array, "B L V"], targets_BL: Int[Array, "B L"]
+) -> Float[Array, "B L"]:
+    """Minus the logarithm of each target's probability, in nats, from float32 logits.
+
+    The usual function. JAX's own gradient needs three arrays of the logits' size, the
+    largest of a small model, at a time when all activations are in memory as well: it
+    keeps exponentials, and adds what it scatters into zeros. Ours keeps the logits, and
+    since rows of it are plain rows of them, XLA writes it in their place.
+    """
+    logits_TV = logits_BLV.reshape(-1, logits_BLV.shape[-1])
+    return _of_rows(logits_TV, targets_BL.reshape(-1)).reshape(targets_BL.shape)
+
+
+@jax.custom_vjp
+def _of_rows(logits_TV, targets_T):
+    return _forward(logits_TV, targets_T)[0]
+
+
+def _forward(logits_TV, targets_T):
+    norm_T = jax.nn.logsumexp(logits_TV, axis=-1)
+    of_target_T = jnp.take_along_axis(logits_TV, targets_T[:, None], axis=-1)[:, 0]
+    return norm_T - of_target_T, (logits_TV, targets_T, norm_T)
+
+
+def _backward(kept, gradient_T):
+    logits_TV, targets_T, norm_T = kept
+    probability_TV = jnp.exp(logits_TV - norm_T[:, None])
+    is_target_TV = jnp.arange(logits_TV.shape[-1]) == targets_T[:, None]
+    return (probability_TV - is_target_TV) * gradient_T[:, None], None
+
+
+_of_rows.defvjp(_forward, _backward)
