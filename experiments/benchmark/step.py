@@ -71,7 +71,8 @@ class Step:
     def start(self) -> None:
         """Makes the state anew and takes a first step, which no one measures."""
         with jax.set_mesh(self._mesh):
-            self._state = self._make_state()
+            self._state = jax.block_until_ready(self._make_state())
+        give_back_memory()  # training makes the state before it compiles, and then does
         self.run(1)
 
     def run(self, steps: int) -> float:
