@@ -108,10 +108,13 @@ def test_nobody_outlives_a_build_that_ends(tmp_path, sent):
     marks = tmp_path / "marks"
     marks.mkdir()
     code = (
+        "import signal\n"
         "from pathlib import Path\n"
         "from data_pipeline import local_engine\n"
         "from data_pipeline.engine import run_stage\n"
         "from tests import sent_work\n"
+        # Who runs the tests in the background may have it ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "local_engine._LONG_S = -1.0\n"
         f"work = sent_work.Slow(Path({str(marks)!r}))\n"
         "engine = local_engine.LocalEngine(workers=2)\n"
@@ -121,9 +124,13 @@ def test_nobody_outlives_a_build_that_ends(tmp_path, sent):
     build = subprocess.Popen(
         [sys.executable, "-c", code], cwd=root, stderr=subprocess.DEVNULL
     )
-    _await(lambda: len(list(marks.iterdir())) == 2)
-    build.send_signal(sent)
-    build.wait(timeout=30)
+    try:
+        _await(lambda: len(list(marks.iterdir())) == 2)
+        build.send_signal(sent)
+        build.wait(timeout=30)
+    finally:
+        build.kill()
+        build.wait()
     helpers = [int(path.name) for path in marks.iterdir()]
     _await(lambda: not any(_is_alive(pid) for pid in helpers))
 
