@@ -75,8 +75,14 @@ def exact_neighbours(
 ) -> tuple[Int[np.ndarray, "Q N"], Float[np.ndarray, "Q N"]]:
     """What a table holds: `find_neighbours`, `with_exact_distances`.
 
-    By two threads, a part of the queries each: what was found is sorted out on one core,
-    while the other thread's search has the rest. An eighth less time on two cores.
+    By two threads, a half of the queries each: what one has found is sorted out while the
+    other searches, for only searches use all cores (`BENCHMARKS.md`, "Growth").
+
+    Args:
+        index, queries_QW, num_neighbours, allowed: as `find_neighbours`.
+        vectors_of: as `with_exact_distances`.
+    Returns:
+        Ids and squared distances, nearest first; -1 and inf where there are no more.
     """
 
     def find(part: slice):

@@ -8,12 +8,17 @@ from jaxtyping import Array, Float, Int
 def cross_entropy(
     logits_BLV: Float[Array, "B L V"], targets_BL: Int[Array, "B L"]
 ) -> Float[Array, "B L"]:
-    """Minus the logarithm of each target's probability, in nats, from float32 logits.
+    """Minus the logarithm of each target's probability, in nats.
 
-    The usual function. JAX's own gradient needs three arrays of the logits' size, the
-    largest of a small model, at a time when all activations are in memory as well: it
-    keeps exponentials, and adds what it scatters into zeros. Ours keeps the logits, and
-    since rows of it are plain rows of them, XLA writes it in their place.
+    The usual function. JAX's own gradient holds two arrays of the logits' size, a small
+    model's largest, while all activations are in memory as well. Ours keeps the logits
+    and is written in their place: in two dimensions, for a reshape between would make
+    XLA hold both.
+
+    Args:
+        logits_BLV: float32.
+        targets_BL: 0 .. V - 1.
+    Source: ours.
     """
     logits_TV = logits_BLV.reshape(-1, logits_BLV.shape[-1])
     return _of_rows(logits_TV, targets_BL.reshape(-1)).reshape(targets_BL.shape)

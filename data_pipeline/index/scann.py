@@ -49,8 +49,9 @@ class ScannIndex:
     """A tree of about 2 sqrt(T) leaves over quantised vectors; satisfies `Index`.
 
     Distances are exact, to float32, for the rows returned: in another process they may
-    differ in the last digit, for ScaNN sums in an order that seeded hashes decide. Which rows are found depends
-    on the data; the number of leaves searched was chosen for `recall` of 2 neighbours.
+    differ in the last digit, for ScaNN sums in an order that seeded hashes decide. Which
+    rows are found depends on the data; the number of leaves searched was chosen for
+    `recall` of 2 neighbours.
     """
 
     def __init__(self, searcher: Any, norms_T: np.ndarray, facts: dict[str, Any]):
