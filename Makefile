@@ -53,11 +53,11 @@ serve-db: install  ## Serves DATABASE at PORT from this machine, in SHARDS proce
 	@exec $(PY) -m data_pipeline.service.serve_local '--database=$(DATABASE)' \
 		--num_shards=$(SHARDS) --port=$(PORT) $(ARGS)
 
-bench: install  ## Speeds of embedder, indexes, input and tiny steps; more: -m experiments.benchmark --help
-	@$(PY) -m experiments.benchmark embed
-	@$(PY) -m experiments.benchmark index
-	@$(PY) -m experiments.benchmark input $(if $(wildcard $(DATABASE)/manifest.json),'--database=$(DATABASE)')
-	@$(PY) -m experiments.benchmark train
+bench: install  ## Speeds of embedder, indexes, input and tiny steps; more: -m tools.benchmark --help
+	@$(PY) -m tools.benchmark embed
+	@$(PY) -m tools.benchmark index
+	@$(PY) -m tools.benchmark input $(if $(wildcard $(DATABASE)/manifest.json),'--database=$(DATABASE)')
+	@$(PY) -m tools.benchmark train
 
 test: install  ## Runs the tests.
 	@# A file's tests share what they compile and build: one process runs them all.
@@ -66,7 +66,7 @@ test: install  ## Runs the tests.
 lint: install  ## Checks style, formatting and types.
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/mypy retro_jax data_pipeline experiments
+	@$(VENV)/bin/mypy retro_jax data_pipeline experiments tools
 
 format: install  ## Formats the code.
 	@$(VENV)/bin/ruff format .
@@ -85,7 +85,7 @@ install-ray: install  ## Adds Ray, for `--engine=ray`.
 	@$(PY) -m pip install -q --require-hashes -r requirements-ray.lock
 
 aot: install-aot  ## Compiles the training step for TPU slices: what fits, what limits it.
-	@$(PY) -m experiments.aot --config=$(AOT_CONFIG) --topology=$(TOPOLOGY) \
+	@$(PY) -m tools.aot --config=$(AOT_CONFIG) --topology=$(TOPOLOGY) \
 		--out='work/aot-$(lastword $(subst :, ,$(AOT_CONFIG)))' $(ARGS)
 
 install-aot: $(AOT)/installed  ## Adds the TPU compiler, for `make aot`.
@@ -108,7 +108,7 @@ proto:  ## Generates the messages' code from retrieval.proto.
 	@[ -x $(PROTO_VENV)/bin/python ] || $(PYTHON) -m venv $(PROTO_VENV)
 	@$(PROTO_VENV)/bin/python -m pip install -q grpcio-tools==1.76.0
 	@$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
-		data_pipeline/service/retrieval.proto
+		data_pipeline/service/wire/retrieval.proto
 
 clean:  ## Removes the environment and all runs.
 	rm -rf $(VENV) work

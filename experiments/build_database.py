@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import commands, remote
+from experiments import command_line
+from experiments.jobs import remote_database
 
 if TYPE_CHECKING:
-    from data_pipeline.engine import Engine
+    from data_pipeline.build.engine import Engine
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings.")
 _DATABASE = flags.DEFINE_string("database", None, "Folder of the database.")
@@ -33,18 +34,18 @@ _WORKERS = flags.DEFINE_integer(
 
 
 def build(argv: list[str]) -> None:
-    commands.no_arguments(argv)
-    from data_pipeline.build import Build  # after the flags were checked
+    command_line.no_arguments(argv)
+    from data_pipeline.build.pipeline import Build  # after the flags were checked
 
-    remote.folder_only(_DATABASE.value or "", "building")
-    folder = commands.folder(_DATABASE.value)
+    remote_database.folder_only(_DATABASE.value or "", "building")
+    folder = command_line.folder(_DATABASE.value)
     Build(_CONFIG.value.data, folder, _engine(folder)).run(_STAGE.value)
 
 
 def _engine(folder: Path) -> "Engine":
     if _ENGINE.value == "ray":
         try:
-            from data_pipeline.ray_engine import RayEngine
+            from data_pipeline.build.ray_engine import RayEngine
         except ImportError as error:
             raise ValueError(
                 f"--engine=ray needs Ray: make install-ray ({error})"
@@ -52,11 +53,11 @@ def _engine(folder: Path) -> "Engine":
         return RayEngine(_RAY_ADDRESS.value, folder, workers=_WORKERS.value)
     if _RAY_ADDRESS.value:
         raise ValueError("--ray_address is for --engine=ray")
-    from data_pipeline.local_engine import LocalEngine
+    from data_pipeline.build.local_engine import LocalEngine
 
     return LocalEngine(workers=_WORKERS.value)
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "database"])
-    commands.start(build)
+    command_line.start(build)

@@ -22,13 +22,14 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments import commands, remote
+from experiments import command_line
+from experiments.jobs import remote_database
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command in `argv`; gives its exit status."""
     args = _parser().parse_args(argv)
-    return commands.run(lambda _: args.run(args), [])
+    return command_line.run(lambda _: args.run(args), [])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,19 +69,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _open(args: argparse.Namespace, version: int | None = None):
-    remote.folder_only(args.database, "this command")
-    from data_pipeline.database import Database  # after the flags were checked
+    remote_database.folder_only(args.database, "this command")
+    from data_pipeline.database.database import Database  # after the flags were checked
 
     return Database.open(args.database, version)
 
 
 @contextlib.contextmanager
 def _open_to_search(args: argparse.Namespace):
-    remote.check(args.database, args.token_file, args.tls_ca)
-    if not remote.is_address(args.database):
+    remote_database.check(args.database, args.token_file, args.tls_ca)
+    if not remote_database.is_address(args.database):
         yield _open(args)
         return
-    service = remote.RemoteDatabase.open(
+    service = remote_database.RemoteDatabase.open(
         args.database, token_file=args.token_file, tls_ca=args.tls_ca
     )
     with contextlib.closing(service):
@@ -113,7 +114,7 @@ def _indented(text: str) -> str:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from experiments import database_facts
+    from experiments.report import database_facts
 
     opened = _open(args)
     passage = database_facts.passage(opened, args.chunk_id)
@@ -125,10 +126,10 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _stats(args: argparse.Namespace) -> None:
-    from experiments import database_facts
+    from experiments.report import database_facts
 
     if args.plot:
-        commands.output_file(args.plot)
+        command_line.output_file(args.plot)
     opened = _open(args)
     for name, value in database_facts.facts(opened):
         print(f"{name:<28} {value}")
@@ -138,7 +139,7 @@ def _stats(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from data_pipeline import verify
+    from data_pipeline.database import verify
 
     for flag in ("blocks", "seed"):
         if getattr(args, flag) < 0:
@@ -160,8 +161,9 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _add(args: argparse.Namespace) -> None:
-    from data_pipeline import corpora, updates
-    from data_pipeline.documents import Skipped
+    from data_pipeline.database import updates
+    from data_pipeline.text import corpora
+    from data_pipeline.text.documents import Skipped
 
     if not args.corpus:
         raise ValueError("the name of the corpus is empty: give a folder or a file")
@@ -189,7 +191,7 @@ def _compact(args: argparse.Namespace) -> None:
 
 
 def _versions(args: argparse.Namespace) -> None:
-    from data_pipeline import versions
+    from data_pipeline.database import versions
 
     if args.use is not None:
         versions.use(_open(args, args.use).folder, args.use)  # if it is whole
@@ -211,5 +213,5 @@ if __name__ == "__main__":
     os.environ.setdefault(
         "JAX_PLATFORMS", "cpu"
     )  # accelerators are for builds and training
-    commands.end_at_interrupt()
+    command_line.end_at_interrupt()
     sys.exit(main())

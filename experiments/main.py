@@ -25,9 +25,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import commands, remote
+from experiments import command_line
 from experiments.config import Experiment
-from retro_jax import processes
+from experiments.jobs import remote_database
+from retro_jax.devices import processes
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -70,13 +71,13 @@ _JOIN_TIMEOUT_S = flags.DEFINE_integer(
 
 def main(argv: list[str]) -> None:
     """Checks the flags, then does the job, in all processes if there are several."""
-    commands.no_arguments(argv)
+    command_line.no_arguments(argv)
     cluster = _cluster()
     if cluster is None:
         _do_job()
         return
     with processes.Together(cluster):
-        status = commands.run(lambda _: _do_job(), argv)
+        status = command_line.run(lambda _: _do_job(), argv)
         if status:
             sys.exit(status)
 
@@ -101,15 +102,15 @@ def _cluster() -> processes.Cluster | None:
 def _do_job() -> None:
     cfg: Experiment = _CONFIG.value
     address = _DATABASE.value or ""
-    remote.check(address, _TOKEN_FILE.value, _TLS_CA.value)
+    remote_database.check(address, _TOKEN_FILE.value, _TLS_CA.value)
     if _JOB.value != "generate":
-        remote.folder_only(address, f"--job={_JOB.value}")
-    workdir = commands.folder(_WORKDIR.value)
+        remote_database.folder_only(address, f"--job={_JOB.value}")
+    workdir = command_line.folder(_WORKDIR.value)
     # Imported late: a wrong flag should be reported at once, TensorFlow takes seconds.
-    from experiments import jobs
+    from experiments.jobs import job as jobs
 
-    if remote.is_address(address):
-        database = remote.RemoteDatabase.open(
+    if remote_database.is_address(address):
+        database = remote_database.RemoteDatabase.open(
             address, token_file=_TOKEN_FILE.value, tls_ca=_TLS_CA.value
         )
         with contextlib.closing(database):
@@ -129,7 +130,7 @@ def _do_job() -> None:
 
 def _record_settings(cfg: Experiment, workdir: Path) -> None:
     """What was run, for whoever reads the results later."""
-    from data_pipeline.engine import write_json
+    from data_pipeline.storage.files import write_json
 
     write_json(
         workdir / "settings.json",
@@ -155,4 +156,4 @@ def _commit() -> str:
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     flags.mark_flags_as_required(["config", "workdir", "job"])
-    commands.start(main)
+    command_line.start(main)

@@ -1,6 +1,7 @@
 """Eight simulated devices for every test, hypothesis without clocks; long files first."""
 
 import os
+from pathlib import Path
 
 from tests.patience import PATIENT
 
@@ -27,37 +28,38 @@ hypothesis.settings.load_profile("tests")
 
 # Files that take long, the longest first: a worker that began one last would be waited for.
 _LONG = [
-    "processes",
-    "configs",
-    "preemption",
-    "ray_engine",
-    "end_to_end",
-    "sharding",
-    "train",
-    "bert",
-    "killed_updates",
-    "benchmark_faults",
-    "benchmark",
-    "damage",
-    "database_damage",
-    "build",
-    "retrofit",
-    "variants",
-    "service_following",
-    "service_breaker",
-    "index",
-    "service_faults",
-    "batches",
-    "attention",
-    "hybrid",
-    "updates",
+    "retro_jax/devices/test_processes",
+    "experiments/test_configs",
+    "retro_jax/runs/test_preemption",
+    "data_pipeline/build/test_ray_engine",
+    "test_end_to_end",
+    "retro_jax/devices/test_sharding",
+    "retro_jax/training/test_train",
+    "data_pipeline/embedding/test_bert",
+    "data_pipeline/database/test_killed_updates",
+    "tools/faults/test_faults",
+    "tools/benchmark/test_benchmark",
+    "retro_jax/runs/test_damaged_checkpoints",
+    "data_pipeline/database/test_integrity",
+    "data_pipeline/build/test_pipeline",
+    "retro_jax/training/test_retrofit",
+    "retro_jax/model/test_variants",
+    "data_pipeline/service/server/test_version_follower",
+    "data_pipeline/service/routing/test_breaker",
+    "data_pipeline/index/test_index",
+    "data_pipeline/service/test_faults",
+    "data_pipeline/sequences/test_batches",
+    "retro_jax/model/test_attention",
+    "data_pipeline/database/test_search",
+    "data_pipeline/database/test_updates",
 ]
 
 
 def pytest_collection_modifyitems(items):
     """Puts the tests of long files first; else, and in a file, the order stays."""
-    places = {f"test_{name}.py": place for place, name in enumerate(_LONG)}
-    items.sort(key=lambda item: places.get(item.path.name, len(_LONG)))
+    tests = Path(__file__).parent
+    places = {tests / f"{name}.py": place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(_LONG)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -102,13 +104,13 @@ def tiny_corpus_folder(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def tiny_database(tiny_corpus_folder, tmp_path_factory):
     """A finished database of the tiny corpus; not to be changed."""
-    from data_pipeline import build
+    from data_pipeline.build import pipeline
     from data_pipeline.database import Database
     from tests import tiny_corpus
 
     folder = tmp_path_factory.mktemp("database")
     with tiny_corpus.toy_embedder():
-        build.Build(tiny_corpus.config(tiny_corpus_folder), folder).run()
+        pipeline.Build(tiny_corpus.config(tiny_corpus_folder), folder).run()
         database = Database.open(folder)
         assert database.embedder.width == 32  # loaded while the toy is in place
     return database
@@ -117,7 +119,7 @@ def tiny_database(tiny_corpus_folder, tmp_path_factory):
 @pytest.fixture(scope="session")
 def sharded_database(tiny_corpus_folder, tmp_path_factory):
     """The tiny database with an index in several shards; not to be changed."""
-    from data_pipeline import build
+    from data_pipeline.build import pipeline
     from data_pipeline.database import Database
     from tests import tiny_corpus
 
@@ -126,7 +128,7 @@ def sharded_database(tiny_corpus_folder, tmp_path_factory):
         cfg = tiny_corpus.config(
             tiny_corpus_folder, shard_size_bytes=1500, index_shard_rows=100
         )
-        build.Build(cfg, folder).run()
+        pipeline.Build(cfg, folder).run()
         database = Database.open(folder)
         assert database.embedder.width == 32  # loaded while the toy is in place
     return database

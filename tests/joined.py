@@ -14,8 +14,9 @@ def train(
     coordinator: str, count: str, number: str, data: str, model: str, *folders: str
 ) -> None:
     """Trains in each FOLDER/run, anew or from what is there; measures losses of chunks."""
-    from retro_jax import evaluate, processes, sharding
+    from retro_jax import evaluation
     from retro_jax.config import MeshConfig
+    from retro_jax.devices import processes, sharding
     from tests import tiny_training
 
     cluster = processes.Cluster(
@@ -29,7 +30,7 @@ def train(
         mesh = sharding.make_mesh(MeshConfig(data=int(data), model=int(model)))
         for folder in folders:
             state = tiny_training.run(Path(folder) / "run", mesh)
-        losses = evaluate.chunk_losses(
+        losses = evaluation.chunk_losses(
             tiny_training.CFG,
             state["params"],
             mesh,
@@ -44,8 +45,8 @@ def train(
 
 def jobs(*flags: str) -> None:
     """Trains, then evaluates, as experiments.main does; with the toy embedder."""
-    from experiments import commands, main
-    from retro_jax import processes
+    from experiments import command_line, main
+    from retro_jax.devices import processes
     from tests import tiny_corpus
 
     def both(argv: list[str]) -> None:
@@ -53,11 +54,11 @@ def jobs(*flags: str) -> None:
         assert cluster is not None
         with tiny_corpus.toy_embedder(), processes.Together(cluster):
             for job in ("train", "evaluate"):
-                commands.flags.FLAGS.job = job
+                command_line.flags.FLAGS.job = job
                 main._do_job()
 
     sys.argv = ["main", *flags, "--job=train"]
-    commands.start(both)
+    command_line.start(both)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import tensorflow_datasets  # noqa: F401  imported once, so that children start at once
 
-from data_pipeline import build
+from data_pipeline.build import pipeline
 from tests import tiny_corpus
 
 
 def run(corpus: str, folder: Path) -> None:
     with tiny_corpus.toy_embedder():
-        build.Build(tiny_corpus.config(corpus), folder).run()
+        pipeline.Build(tiny_corpus.config(corpus), folder).run()
 
 
 def start(corpus: str, folder: Path) -> int:

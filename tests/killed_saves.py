@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from retro_jax.checkpoints import Checkpoints, abstract
+from retro_jax.runs.checkpoints import Checkpoints, abstract
 
 SIZE = 4_000_000  # numbers: 16 MB
 SPAN_S = 0.4  # longest time from the start of a save to the kill

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import jax
 
-from experiments import commands
-from retro_jax import train
+from experiments import command_line
 from retro_jax.config import MeshConfig, OptimizerConfig, TrainConfig
-from retro_jax.sharding import make_mesh
+from retro_jax.devices.sharding import make_mesh
+from retro_jax.training import train
 from tests import tiny_model
 
 # Its embedding is large enough for each process to have a file of its own.
@@ -40,4 +40,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(commands.run(main, sys.argv[1:]))
+    sys.exit(command_line.run(main, sys.argv[1:]))

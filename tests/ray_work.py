@@ -9,14 +9,14 @@ from pathlib import Path
 
 import ray
 
-from data_pipeline import stages
+from data_pipeline.build import shard_work
 from tests.sent_work import Write
 from tests.toy_embedder import ToyEmbedder
 
 
 def use_toy_embedder() -> None:
     """Of every worker process; runs when it starts."""
-    stages.load_embedder = lambda name: ToyEmbedder()
+    shard_work.load_embedder = lambda name: ToyEmbedder()
 
 
 @dataclasses.dataclass(frozen=True)

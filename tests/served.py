@@ -8,9 +8,12 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from data_pipeline.database import Database
-from data_pipeline.service import messages, replicas, router, serving, shard_server
-from data_pipeline.service.endpoints import Endpoint
-from data_pipeline.service.observing import Log, Metrics
+from data_pipeline.service import router, shard_server
+from data_pipeline.service.routing import replica_set
+from data_pipeline.service.server import server as serving
+from data_pipeline.service.server.endpoints import Endpoint
+from data_pipeline.service.server.observability import Log, Metrics
+from data_pipeline.service.wire import messages
 
 
 @dataclasses.dataclass
@@ -99,7 +102,7 @@ class Servers:
 
         async def make() -> router.Router:
             log = Log("router", self.said.append)
-            sets = replicas.connect(
+            sets = replica_set.connect(
                 shards,
                 credentials=credentials,
                 token=listening.get("token"),

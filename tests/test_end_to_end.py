@@ -12,14 +12,15 @@ from pathlib import Path
 import jax
 import pytest
 
-from data_pipeline.build import Build
-from experiments import jobs, remote
+from data_pipeline.build.pipeline import Build
 from experiments.config import EvaluationConfig, Experiment
+from experiments.jobs import job as jobs
+from experiments.jobs import remote_database
 from retro_jax.config import OptimizerConfig, TrainConfig
-from retro_jax.metrics import read_metrics
+from retro_jax.runs.metrics import read_metrics
 from tests import served, tiny_corpus, tiny_model
 
-_ROOT = Path(__file__).parent.parent
+_ROOT = Path(__file__).parents[1]
 
 
 def _experiment(corpus: str, *, steps: int = 20, **model) -> Experiment:
@@ -173,7 +174,9 @@ def test_generation_through_a_service_is_the_databases(
     with served.servers() as running:
         shard = running.shard(tiny_database, 0, 1)
         address = f"grpc://{running.router(tiny_database, shard.address).address}"
-        with contextlib.closing(remote.RemoteDatabase.open(address)) as database:
+        with contextlib.closing(
+            remote_database.RemoteDatabase.open(address)
+        ) as database:
             jobs.generate_from_service(cfg, trained[1], database)
             assert capsys.readouterr().out == expected
             cfg.model.chunk_len = 4

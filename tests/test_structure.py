@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-_ROOT = Path(__file__).parent.parent
+_ROOT = Path(__file__).parents[1]
 _PACKAGES = ("retro_jax", "data_pipeline", "experiments")
 _FILES = sorted(
     path

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline import build
+from data_pipeline.build import pipeline
 from data_pipeline.config import DataConfig
 from data_pipeline.database import Database
-from data_pipeline.deduplicate import digest, split_of
-from experiments.benchmark.fault_kills import contents
+from data_pipeline.text.deduplicate import digest, split_of
 from tests.toy_embedder import in_place_of_all as toy_embedder
+from tools.faults.kills import contents
 
 __all__ = ["contents", "toy_embedder"]
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.15
@@ -100,7 +100,7 @@ def config(corpus: str, **changes) -> DataConfig:
 def recorded() -> Iterator[list[tuple[str, str]]]:
     """Collects the stage and the name of every shard that is made."""
     made: list[tuple[str, str]] = []
-    run_stage = build.run_stage
+    run_stage = pipeline.run_stage
 
     def recording(folder, settings, inputs, shards, work, engine, **rest):
         def recorded_work(shard, shard_folder):
@@ -112,7 +112,7 @@ def recorded() -> Iterator[list[tuple[str, str]]]:
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "run_stage", recording)
+        patch.setattr(pipeline, "run_stage", recording)
         yield made
 
 

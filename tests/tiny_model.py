@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from retro_jax import sharding, state
 from retro_jax.config import MeshConfig, ModelConfig
+from retro_jax.devices import sharding
+from retro_jax.model import parameters as named_parameters
 
 
 def config(**changes) -> ModelConfig:
@@ -58,7 +59,7 @@ def parameters(cfg: ModelConfig, seed: int = 0) -> dict[str, jax.Array]:
 @functools.cache
 def shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Shape of each parameter."""
-    make = functools.partial(state.initial_parameters, cfg, 0)
+    make = functools.partial(named_parameters.initial_parameters, cfg, 0)
     return {name: array.shape for name, array in jax.eval_shape(make).items()}
 
 
@@ -67,7 +68,7 @@ def forward(cfg: ModelConfig):
     """The jitted model: (params, inputs, neighbours, lengths, segments) -> logits."""
 
     def model(params, *inputs):
-        return state.rebuild(cfg, params)(*inputs)
+        return named_parameters.rebuild(cfg, params)(*inputs)
 
     return jax.jit(model)
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from retro_jax import sharding, train
 from retro_jax.config import OptimizerConfig, TrainConfig
-from retro_jax.metrics import read_metrics
+from retro_jax.devices import sharding
+from retro_jax.runs.metrics import read_metrics
+from retro_jax.training import train
 from tests import tiny_model
 
 CFG = tiny_model.small_config(

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from data_pipeline.index import exact, scann_training
-from data_pipeline.index.tuning import Effort, Goal
+from data_pipeline.index.recall_goal import Effort, Goal
 
 MIN_ROWS = 1_000  # fewer do not train its quantiser
 _PARALLEL_QUERIES = 64

@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from data_pipeline import index as indexes
-from data_pipeline.columns import open_array
-from data_pipeline.costs import Cost, Speed
-from data_pipeline.engine import read_json
 from data_pipeline.index import exact
 from data_pipeline.index.protocol import Index
+from data_pipeline.storage.costs import Cost, Speed
+from data_pipeline.storage.files import read_json
+from data_pipeline.storage.mapped_arrays import open_array
 
 _RECALLS = ("recall@2", "recall@10")
 MAX_QUERIES = 4000  # to tune and to measure an index with

@@ -3,7 +3,7 @@
     retriever = RetrievalClient("grpc://localhost:50050")
     retriever.search(["how tall is the tower"], 4)
 
-It is a `Retriever` (`retro_jax/generate.py`): a model generates with it in the database's
+It is a `Retriever` (`retro_jax/generation.py`): a model generates with it in the database's
 place. Mistakes of the caller are ValueErrors, as the database's are; a service that is not
 there, too busy or too slow is a ConnectionError.
 """
@@ -17,10 +17,10 @@ import grpc
 import numpy as np
 from jaxtyping import Float, Integer
 
-from data_pipeline.database import Found, Retrieved
-from data_pipeline.service import messages, security
-from data_pipeline.service import retrieval_pb2 as pb
-from data_pipeline.service.stubs import stub_of
+from data_pipeline.database.database import Found, Retrieved
+from data_pipeline.service.wire import messages, security
+from data_pipeline.service.wire import retrieval_pb2 as pb
+from data_pipeline.service.wire.stubs import stub_of
 
 SCHEMES = ("grpc://", "grpcs://")
 _CALLERS_FAULT = (

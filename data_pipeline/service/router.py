@@ -31,14 +31,16 @@ from google.protobuf.message import Message
 
 from data_pipeline.database import Database
 from data_pipeline.index import sharded
-from data_pipeline.service import messages, replicas, security, serving
-from data_pipeline.service import retrieval_pb2 as pb
-from data_pipeline.service.admission import Admission, Refused
-from data_pipeline.service.asking import Shards
-from data_pipeline.service.batching import MicroBatches
-from data_pipeline.service.endpoints import Endpoint, Method
-from data_pipeline.service.observing import Log, Metrics
-from data_pipeline.service.switching import Switch
+from data_pipeline.service.routing import replica_set
+from data_pipeline.service.routing.fan_out import Shards
+from data_pipeline.service.routing.micro_batches import MicroBatches
+from data_pipeline.service.routing.served_version import Switch
+from data_pipeline.service.server import server as serving
+from data_pipeline.service.server.admission import Admission, Refused
+from data_pipeline.service.server.endpoints import Endpoint, Method
+from data_pipeline.service.server.observability import Log, Metrics
+from data_pipeline.service.wire import messages, security
+from data_pipeline.service.wire import retrieval_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Retrieval"].full_name
 # Of the time that is left: a missing shard must not cost the others' answers.
@@ -51,7 +53,7 @@ class Router:
     def __init__(
         self,
         database: Database,
-        shards: Sequence[replicas.ReplicaSet],
+        shards: Sequence[replica_set.ReplicaSet],
         *,
         embed_window_s: float,
         limits: messages.Limits,
@@ -204,7 +206,7 @@ async def start(args: argparse.Namespace) -> _Running:
     listening = serving.listening_of(args)
     serving.check_port(listening.host, listening.port)
     metrics, log = Metrics(), Log("router")
-    shards = replicas.connect(
+    shards = replica_set.connect(
         args.shards,
         credentials=security.channel_credentials(args.tls_ca),
         token=listening.token,

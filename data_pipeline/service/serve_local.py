@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from data_pipeline.database import Database
-from data_pipeline.service import serving
+from data_pipeline.service.server import server
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _PACKAGE = "data_pipeline.service"
@@ -145,7 +145,7 @@ class Local:
         port: int,
         flags: Sequence[str],
         *,
-        follow_s: float = serving.FOLLOW_S,
+        follow_s: float = server.FOLLOW_S,
     ) -> "Local":
         """Starts all, the router when the shards serve; all end if one does not start.
 
@@ -219,13 +219,13 @@ def shards_here(database: Path, asked: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = serving.parser_of("serve_local", (__doc__ or "").splitlines()[0])
+    parser = server.parser_of("serve_local", (__doc__ or "").splitlines()[0])
     parser.add_argument("--database", type=Path, required=True)
     parser.add_argument(
         "--num_shards", type=int, default=0, help="0: one for four cores"
     )
-    parser.add_argument("--port", type=serving.port, default=50050)
-    serving.add_follow_argument(parser)
+    parser.add_argument("--port", type=server.port, default=50050)
+    server.add_follow_argument(parser)
     return parser
 
 
@@ -233,14 +233,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves until a signal; flags that it does not know are the router's."""
     args, flags = _parser().parse_known_args(argv)
 
-    async def start() -> serving.Stoppable:
-        serving.check_port("127.0.0.1", args.port)
+    async def start() -> server.Stoppable:
+        server.check_port("127.0.0.1", args.port)
         count = shards_here(args.database, args.num_shards)
         return await Local().start(
             args.database, count, args.port, flags, follow_s=args.follow_s
         )
 
-    return serving.command(start)
+    return server.command(start)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,14 @@ from pathlib import Path
 import grpc
 
 from data_pipeline.database import Database
-from data_pipeline.service import messages, serving
-from data_pipeline.service import retrieval_pb2 as pb
-from data_pipeline.service.admission import Admission, Refused
-from data_pipeline.service.endpoints import Endpoint
-from data_pipeline.service.following import Follower
-from data_pipeline.service.observing import Log, Metrics
-from data_pipeline.service.shard_versions import HeldVersions, ShardVersion
+from data_pipeline.service.server import server as serving
+from data_pipeline.service.server.admission import Admission, Refused
+from data_pipeline.service.server.endpoints import Endpoint
+from data_pipeline.service.server.observability import Log, Metrics
+from data_pipeline.service.server.version_follower import Follower
+from data_pipeline.service.shards.held_versions import HeldVersions, ShardVersion
+from data_pipeline.service.wire import messages
+from data_pipeline.service.wire import retrieval_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Shard"].full_name
 _LONGEST_S = 60.0  # that a version is held for; a router asks again and again

@@ -16,8 +16,8 @@ that baseline, frozen, and trains the encoder and CCA alone:
 
 The chunk (64), the
 neighbour (128) and two neighbours a chunk are the paper's; all else is smaller, and CCA
-starts as a copier (`retro_jax/mimetic.py`): 0.7 M tokens are too few to find copying. A
-retrofit starts as a copier that is switched off (`retro_jax/retrofit.py`).
+starts as a copier (`retro_jax/model/initial_copier.py`): 0.7 M tokens are too few to find copying. A
+retrofit starts as a copier that is switched off (`retro_jax/training/retrofit.py`).
 """
 
 from data_pipeline.config import DataConfig

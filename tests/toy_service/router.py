@@ -2,7 +2,7 @@
 
 import sys
 
-from data_pipeline import embedder
+from data_pipeline.embedding import embedder
 from data_pipeline.service import router
 from tests.toy_embedder import ToyEmbedder
 

@@ -1,0 +1,1 @@
+"""How a database is built: the stages, and the engines that make their shards."""

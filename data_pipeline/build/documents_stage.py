@@ -1,0 +1,207 @@
+"""From a corpus to the tables of its documents, in four steps that follow each other.
+
+    texts/      each part of the corpus, read; of every document what choosing needs
+    kept/       which documents remain, and in which table
+    tables/     each table, written
+    documents/  the tables as one stage; the other three go
+
+Parts and tables are made by any engine. What needs to know of all documents at once, the
+choice, sees no text but of those that are nearly copies.
+"""
+
+import dataclasses
+import functools
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipeline.config import DataConfig
+from data_pipeline.storage.files import link, read_json, write_json
+from data_pipeline.storage.mapped_arrays import open_array
+from data_pipeline.text import corpora, deduplicate
+from data_pipeline.text.document_store import Spool, Writer
+from data_pipeline.text.documents import Skipped, write_documents
+
+_KEYS, _SIGNATURES, _SKIPPED = "keys.parquet", "signatures.npy", "skipped.json"
+_KEYS_SCHEMA = pa.schema(
+    {"id": pa.string(), "digest": pa.binary(), "size_bytes": pa.int64()}
+)
+_FACTS = "facts.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """Reads a part of the corpus; told are its files."""
+
+    cfg: DataConfig
+    parts: tuple[corpora.Part, ...]
+
+    def __call__(self, shard: str, made: Path) -> Iterator[int | str]:
+        """Raises what `corpora.read_part` raises."""
+        cfg, part, skipped = self.cfg, self.parts[int(shard)], Skipped()
+        if not part:
+            yield f"reading {cfg.corpus_name}"
+        limit = None if cfg.corpus else cfg.embedded_size_bytes
+        holds_out = cfg.validation_share + cfg.test_share > 0
+        sign = _signer() if holds_out else None
+        keys: dict[str, list] = {name: [] for name in _KEYS_SCHEMA.names}
+        signatures = []
+        with Writer(made) as spool:
+            for document in corpora.read_part(cfg.corpus, part, skipped, limit):
+                spool.append(document)
+                keys["id"].append(document.id)
+                keys["digest"].append(deduplicate.digest(document.text))
+                keys["size_bytes"].append(len(document.text.encode()))
+                if sign is not None:
+                    signatures.append(sign(document.text))
+        pq.write_table(pa.table(keys, _KEYS_SCHEMA), made / _KEYS)
+        np.save(made / _SIGNATURES, np.array(signatures, np.uint32))
+        write_json(made / _SKIPPED, skipped.as_dict())
+        yield len(part)
+
+
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """Chooses the documents that remain, in one piece, and the tables that they go to.
+
+    Attributes:
+        texts: folders of the parts that were read, in order.
+        skipped: what could not even be looked for, as `Skipped.as_dict`.
+    """
+
+    cfg: DataConfig
+    texts: tuple[Path, ...]
+    skipped: Mapping
+
+    def __call__(self, shard: str, made: Path) -> Iterator[str]:
+        """Raises ValueError if there is no text, or none is left to train on."""
+        cfg = self.cfg
+        keys = pa.concat_tables(
+            [
+                _KEYS_SCHEMA.empty_table(),
+                *(pq.read_table(t / _KEYS) for t in self.texts),
+            ]
+        )
+        skipped = Skipped()
+        for found in (self.skipped, *(read_json(t / _SKIPPED) for t in self.texts)):
+            skipped.include(found or {})
+        if not keys.num_rows:
+            raise corpora.no_usable_text(cfg.corpus, skipped)
+        ids = corpora.unique_ids(keys["id"].to_pylist())
+        kept = self._choose(ids, keys["digest"].to_pylist())
+        for line in skipped.summary_lines():
+            yield f"left out: {line}"
+        if not kept.numbers["train"]:
+            raise ValueError(
+                f"no training document is left of {cfg.corpus!r}: give more text, "
+                "or smaller data.validation_share and data.test_share"
+            )
+        facts: dict = {
+            "exact_duplicates": kept.exact_duplicates,
+            "near_duplicates": kept.near_duplicates,
+            "skipped": skipped.as_dict(),
+        }
+        sizes_bytes = keys["size_bytes"].to_numpy()
+        for split, numbers in kept.numbers.items():
+            size = int(sizes_bytes[numbers].sum())
+            facts[split] = {"documents": len(numbers), "size_bytes": size}
+            self._write_tables(made, split, numbers, ids, sizes_bytes[numbers])
+            yield f"{split}: {len(numbers):,} documents, {size / 1e6:.2f} MB"
+        yield (
+            f"dropped {kept.exact_duplicates} exact duplicates and "
+            f"{kept.near_duplicates} near copies of held-out documents"
+        )
+        write_json(made / _FACTS, facts)
+
+    def _choose(self, ids: list[str], digests: list[bytes]) -> deduplicate.Kept:
+        signatures = [open_array(text / _SIGNATURES) for text in self.texts]
+        with Spool(self.texts) as spool:
+
+            def signature_of(number: int) -> np.ndarray:
+                part, row = spool.place(number)
+                return signatures[part][row]
+
+            return deduplicate.choose(
+                ids,
+                digests,
+                signature_of,
+                lambda number: spool.read(number).text,
+                self.cfg.validation_share,
+                self.cfg.test_share,
+            )
+
+    def _write_tables(
+        self,
+        made: Path,
+        split: str,
+        numbers: list[int],
+        ids: list[str],
+        sizes_bytes: np.ndarray,
+    ) -> None:
+        """Says of each table which documents it holds: number, id and row in the split."""
+        for count, rows in enumerate(_cut(sizes_bytes, self.cfg.shard_size_bytes)):
+            chosen = [numbers[row] for row in rows]
+            columns = {
+                "number": chosen,
+                "id": [ids[number] for number in chosen],
+                "row": list(rows),
+            }
+            pq.write_table(pa.table(columns), made / f"{split}-{count:05d}.parquet")
+
+
+def _cut(
+    sizes_bytes: Sequence[int] | np.ndarray, table_size_bytes: int
+) -> Iterator[range]:
+    """Rows of tables of about so many bytes: each ends with the document that fills it."""
+    start = size_bytes = 0
+    for row, of_document in enumerate(sizes_bytes):
+        size_bytes += of_document
+        if size_bytes >= table_size_bytes or row == len(sizes_bytes) - 1:
+            yield range(start, row + 1)
+            start, size_bytes = row + 1, 0
+
+
+def tables(kept: Path) -> dict[str, int]:
+    """Tables that are to be written, and how many documents each will have."""
+    paths = sorted(kept.glob("*.parquet"))
+    return {path.stem: pq.read_metadata(path).num_rows for path in paths}
+
+
+@dataclasses.dataclass(frozen=True)
+class Write:
+    """Writes a table of documents; told are these."""
+
+    texts: tuple[Path, ...]
+    kept: Path
+
+    def __call__(self, shard: str, made: Path) -> Iterator[int]:
+        chosen = pq.read_table(self.kept / f"{shard}.parquet").to_pydict()
+        with Spool(self.texts) as spool:
+            documents = [
+                dataclasses.replace(spool.read(number), id=unique)
+                for number, unique in zip(chosen["number"], chosen["id"], strict=True)
+            ]
+        first_row = chosen["row"][0]
+        write_documents(made / f"{shard}.parquet", documents, first_row=first_row)
+        yield len(documents)
+
+
+@dataclasses.dataclass(frozen=True)
+class Join:
+    """Brings all tables together, by links where the file system can."""
+
+    kept: Path
+    tables: Path
+
+    def __call__(self, shard: str, made: Path) -> Iterator[str]:
+        yield from ()
+        for name in tables(self.kept):
+            link(self.tables / name / f"{name}.parquet", made / f"{name}.parquet")
+        shutil.copyfile(self.kept / _FACTS, made / _FACTS)
+
+
+_signer = functools.cache(deduplicate.Signer)  # it learns words as it goes

@@ -1,0 +1,284 @@
+"""The work of the stages that are made shard by shard.
+
+Each is a frozen dataclass, so that it can be sent to another process: it holds settings,
+the database's folder and fingerprints, never what they stand for. Embedder, tokenizer and
+index are loaded where they are used, once a process and one of a kind at a time.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+from jaxtyping import Float, Int
+
+from data_pipeline.config import DataConfig
+from data_pipeline.database import database
+from data_pipeline.database import neighbours as neighbour_tables
+from data_pipeline.embedding import chunk_vectors
+from data_pipeline.embedding.embedder import Embedder, check_embedder, load_embedder
+from data_pipeline.index import lexical, sharded
+from data_pipeline.sequences import dataset, packing
+from data_pipeline.storage.costs import Speed
+from data_pipeline.storage.files import write_json
+from data_pipeline.storage.mapped_arrays import open_array
+from data_pipeline.text import chunks
+from data_pipeline.text.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """Cuts the documents of a shard into chunks."""
+
+    folder: Path
+    tokenizer: str  # contents of the stage, as of the others below
+    chunk_len: int
+
+    def __call__(self, shard: str, made: Path) -> Iterator[int]:
+        table = read_documents(self.folder, shard, ["row", "text"])
+        chunks.write_shard(
+            table.column("text").to_pylist(),
+            table.column("row")[0].as_py(),
+            _tokenizer(self.folder, self.tokenizer),
+            self.chunk_len,
+            made,
+        )
+        yield 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Embed:
+    """Embeds the chunks of a shard."""
+
+    folder: Path
+    tokenizer: str
+    embedder: str  # as in `DataConfig`
+    fingerprint: str  # of the embedder
+
+    def __call__(self, shard: str, made: Path) -> Iterator[int]:
+        """Raises ValueError if the embedder is another one where this runs."""
+        embed = embedder(self.embedder)
+        if embed.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"embedder {self.embedder!r} has fingerprint {embed.fingerprint} on one "
+                f"machine and {self.fingerprint} where the build was started: install "
+                "the same on all"
+            )
+        tokenizer = _tokenizer(self.folder, self.tokenizer)
+        table = chunk_table(self.folder, [shard])
+        tokens_TM = table.take("tokens", np.arange(len(table)))
+        blocks = []
+        for block_TW in chunk_vectors.embed_blocks(tokens_TM, tokenizer, embed):
+            blocks.append(block_TW)
+            yield len(block_TW)
+        np.save(made / "vectors.npy", np.concatenate(blocks), allow_pickle=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexWords:
+    """Indexes the words of the chunks that a shard of the index is over."""
+
+    folder: Path
+    tokenizer: str
+    parts: tuple[tuple[str, ...], ...]
+
+    def __call__(self, shard: str, made: Path) -> Iterator[str]:
+        table, _, ids_T = _searchable(self.folder, self.parts, int(shard))
+        yield f"indexing the words of {len(ids_T):,} chunks"
+        tokenizer = _tokenizer(self.folder, self.tokenizer)
+        lexical.write_shard(made, ids_T, lexical.texts_of(table, ids_T, tokenizer))
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildIndex:
+    """Indexes consecutive shards of the training split, and measures recall and speed.
+
+    Attributes:
+        width: W of the embeddings.
+        parts: shards that each shard of the index is over.
+        held_out: shards of the other splits, for queries.
+    """
+
+    folder: Path
+    kind: str
+    recall_target: float
+    width: int
+    parts: tuple[tuple[str, ...], ...]
+    held_out: tuple[str, ...]
+
+    def __call__(self, shard: str, made: Path) -> Iterator[str | Speed]:
+        _, ids, ids_T = _searchable(self.folder, self.parts, int(shard))
+        vectors_TW = self._vectors(self.parts[int(shard)])[ids_T - ids.start]
+        yield f"indexing {len(vectors_TW):,} vectors"
+        index, facts, speed = sharded.build_shard(
+            ids_T,
+            vectors_TW,
+            self.kind,
+            recall_target=self.recall_target,
+            queries_QW=self._vectors(self.held_out, sharded.MAX_QUERIES),
+            scratch=made,
+        )
+        index.save(made)
+        write_json(made / "facts.json", facts)
+        yield speed
+        yield f"{facts['kind']}: {sharded.in_words(facts, speed.queries_per_s)}"
+
+    def _vectors(
+        self, shards: Sequence[str], at_most: int | None = None
+    ) -> Float[np.ndarray, "T W"]:
+        folders = [self.folder / "embeddings" / shard for shard in shards]
+        return chunk_vectors.read_vectors(folders, self.width, at_most)
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """Finds the nearest allowed chunks of a shard's chunks in one shard of the index.
+
+    So nobody holds the whole index. The shard's name is a pair, as `pair` gives it. What is
+    found lies in `searches/` until it is merged.
+    """
+
+    folder: Path
+    database: str  # its fingerprint
+    candidates: int
+
+    @staticmethod
+    def pair(index: str, queries: str) -> str:
+        """In their order, who makes them one by one opens each index shard once."""
+        return f"{index}.{queries}"
+
+    def __call__(self, shard: str, made: Path) -> Iterator[int]:
+        index, queries = shard.split(".")
+        split, number = queries.split("-")
+        opened = _database(self.folder, self.database)
+        rows = opened.chunks(split).rows_of_shard(int(number))
+        vectors_QW = chunk_vectors.vectors(self.folder / "embeddings" / queries)
+        found = neighbour_tables.exact_neighbours(
+            _index_shard(self.folder, index, self.database),
+            vectors_QW,
+            self.candidates,
+            opened.allowed_for(split, np.asarray(rows)),
+            opened.vectors,
+        )
+        neighbour_tables.write_shard(made, *found)
+        yield len(vectors_QW)
+
+
+@dataclasses.dataclass(frozen=True)
+class Merge:
+    """The nearest of what was found for a shard's chunks in each shard of the index.
+
+    Exact: a chunk among the N nearest allowed of all is among those of its index shard.
+    """
+
+    folder: Path
+    indexes: tuple[str, ...]
+    candidates: int
+
+    def __call__(self, shard: str, made: Path) -> Iterator[int]:
+        found = []
+        for index in self.indexes:
+            pair = self.folder / "searches" / Search.pair(index, shard)
+            arrays = [open_array(pair / f"{n}.npy") for n in ("ids", "distances")]
+            found.append((arrays[0], arrays[1]))
+        neighbour_tables.write_shard(made, *sharded.merge(found, self.candidates))
+        yield from ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Pack:
+    """Packs some of a split's chunks and their neighbours into sequences.
+
+    What is written lies in `sequences/` until it is joined into the dataset.
+    """
+
+    folder: Path
+    database: str  # its fingerprint
+    version: int  # of the database
+    cfg: DataConfig
+
+    def __call__(self, shard: str, made: Path) -> Iterator[int]:
+        opened = _database(self.folder, self.database, self.version)
+        split = shard.split("-")[0]
+        packed_SC = _packed(self.folder, self.database, self.version, split, self.cfg)
+        yield from dataset.write_shard(opened, self.cfg, shard, packed_SC, made)
+
+
+def _searchable(folder: Path, parts: Sequence[Sequence[str]], number: int):
+    """The table of training chunks; ids of a part of it, and of those that have text."""
+    table = chunk_table(folder, [name for part in parts for name in part])
+    part = parts[number]
+    first, last = (int(name.split("-")[1]) for name in (part[0], part[-1]))
+    ids = range(table.rows_of_shard(first).start, table.rows_of_shard(last).stop)
+    return table, ids, np.asarray(ids, np.int64)[table.has_text(ids)]
+
+
+def shard_names(folder: Path, split: str = "*") -> list[str]:
+    """Of the documents, and so of chunks, embeddings and neighbours; in order."""
+    paths = (folder / "documents" / "all").glob(f"{split}-*.parquet")
+    return sorted(path.stem for path in paths)
+
+
+def read_documents(folder: Path, shard: str, columns: list[str]) -> pyarrow.Table:
+    path = folder / "documents" / "all" / f"{shard}.parquet"
+    return pyarrow.parquet.read_table(path, columns=columns)
+
+
+def chunk_table(folder: Path, shards: Sequence[str]) -> chunks.ChunkTable:
+    """The chunks of some shards."""
+    return chunks.ChunkTable([folder / "chunks" / shard for shard in shards])
+
+
+def index_parts(folder: Path, max_rows: int) -> tuple[tuple[str, ...], ...]:
+    """Consecutive shards of the training split, as many as an index may have rows."""
+    names = shard_names(folder, "train")
+    sizes = {name: len(chunk_table(folder, [name])) for name in names}
+    return tuple(map(tuple, sharded.split_rows(sizes, max_rows).values()))
+
+
+def check_models(cfg: DataConfig, wanted: Sequence[str]) -> None:
+    """Refuses wrong names of models before hours of reading rather than after.
+
+    Args:
+        wanted: the stages that will be made.
+    Raises:
+        ValueError, FileNotFoundError: as `Tokenizer.load` and `check_embedder`.
+    """
+    if cfg.tokenizer and "tokenizer" in wanted:
+        Tokenizer.load(cfg.tokenizer)
+    if "embeddings" in wanted:
+        check_embedder(cfg.embedder)
+
+
+@functools.lru_cache(maxsize=1)
+def embedder(name: str) -> Embedder:
+    """`load_embedder`, once a process."""
+    return load_embedder(name)
+
+
+# Fingerprints are arguments below so that a database that was made again is opened again.
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(folder: Path, contents: str) -> Tokenizer:
+    return Tokenizer.load(folder / "tokenizer" / "all" / "tokenizer.model")
+
+
+@functools.lru_cache(maxsize=1)
+def _database(folder: Path, fingerprint: str, version: int = 0) -> database.Database:
+    return database.Database.open(folder, version)
+
+
+@functools.lru_cache(maxsize=1)
+def _packed(
+    folder: Path, fingerprint: str, version: int, split: str, cfg: DataConfig
+) -> Int[np.ndarray, "S C"]:
+    return packing.pack(_database(folder, fingerprint, version), split, cfg)
+
+
+@functools.lru_cache(maxsize=1)
+def _index_shard(folder: Path, shard: str, fingerprint: str) -> sharded.ShardedIndex:
+    width = _database(folder, fingerprint).manifest["embedding_width"]
+    return sharded.ShardedIndex([sharded.load_shard(folder / "index" / shard)], width)

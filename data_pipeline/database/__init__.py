@@ -1,0 +1,6 @@
+"""The database: open it, search it, change it."""
+
+from data_pipeline.database.database import Database
+from data_pipeline.database.results import Found, Retrieved
+
+__all__ = ["Database", "Found", "Retrieved"]

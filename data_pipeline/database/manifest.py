@@ -1,0 +1,102 @@
+"""What a database's directory holds: `manifest.json`, without which there is no database."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from data_pipeline.config import DataConfig
+from data_pipeline.embedding import embedder as embedders
+from data_pipeline.embedding.embedder import Embedder
+from data_pipeline.index import sharded
+from data_pipeline.storage import costs
+from data_pipeline.storage.files import (
+    fingerprint,
+    read_json,
+    read_sealed,
+    write_sealed,
+)
+from data_pipeline.storage.stage_record import read_stage
+from data_pipeline.text.tokenizer import Tokenizer
+
+FORMAT_VERSION = 1
+
+
+def write(
+    folder: Path,
+    cfg: DataConfig,
+    embedder: Embedder,
+    num_chunks: Mapping[str, int],
+    contents: Mapping[str, str],
+) -> None:
+    """Says what is there.
+
+    Args:
+        num_chunks: of each split.
+        contents: fingerprints of the stages that are made, the dataset's left out.
+    """
+    tokenizer = Tokenizer.load(folder / "tokenizer" / "all" / "tokenizer.model")
+    built = [cost for cost in costs.read(folder) if cost.stage == "index"]
+    speed = sharded.queries_per_s(
+        built
+    )  # of where it was built: no part of the contents
+    # The words follow from the chunks, and no sequence depends on them.
+    identity = {s: c for s, c in contents.items() if s != "lexical"}
+    write_sealed(
+        folder / "manifest.json",
+        {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": fingerprint(identity),
+            "contents": dict(contents),
+            "chunk_len": cfg.chunk_len,
+            "vocab_size": tokenizer.vocab_size,
+            "tokenizer_fingerprint": tokenizer.fingerprint,
+            "embedder": cfg.embedder,
+            "embedder_fingerprint": embedder.fingerprint,
+            "embedding_width": embedder.width,
+            "corpus": cfg.corpus_name,
+            "chunks": dict(num_chunks),
+            "documents": read_json(folder / "documents" / "all" / "facts.json"),
+            "index": {**sharded.read_facts(folder / "index"), "queries_per_s": speed},
+            "settings": dataclasses.asdict(cfg),
+        },
+    )
+
+
+def read(folder: Path) -> dict:
+    """What a finished database says of itself; ValueError as `Database.open`."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        raise ValueError(
+            f"{folder} holds no finished database (no manifest.json): build it with "
+            "python -m experiments.build_database"
+        )
+    manifest = read_sealed(path, ())
+    if manifest is None:
+        raise ValueError(
+            f"{path} is damaged: run the build again, it makes what is missing"
+        )
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder} has database format {manifest.get('format_version')}, this "
+            f"code reads {FORMAT_VERSION}: build it again"
+        )
+    for stage, contents in manifest["contents"].items():
+        made = read_stage(folder / stage) or {}
+        if made.get("contents") != contents:
+            raise ValueError(
+                f"{folder / stage} is not what {path} speaks of: "
+                "a build was broken off, start it again"
+            )
+    return manifest
+
+
+def load_embedder_of(folder: Path, manifest: dict) -> Embedder:
+    """The embedder of a database; ValueError if its weights are not the same now."""
+    embedder = embedders.load_embedder(manifest["embedder"])
+    if embedder.fingerprint != manifest["embedder_fingerprint"]:
+        raise ValueError(
+            f"embedder {manifest['embedder']!r} has fingerprint "
+            f"{embedder.fingerprint}, {folder} was built with "
+            f"{manifest['embedder_fingerprint']}: build it again"
+        )
+    return embedder

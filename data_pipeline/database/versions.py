@@ -1,0 +1,338 @@
+"""Versions of a database: what was added to and deleted from it since it was built.
+
+    versions/current.json     the number of the version in force; its rename is the switch
+    versions/000001.json      what a version consists of, never changed once written
+    versions/000001.npy       its deleted documents: rows, ascending
+    deltas/000001/            documents that were added: a shard of every stage in one folder
+    compacted/000003/         shards of the build, written again without deleted text
+
+Version 0 is the build itself and has no files. Everything but `current.json` is written
+under a name that no version knows yet, so whoever is killed leaves the old version or the
+new one; what no version knows is cleared away before the next change. `current.json` is
+there before the first version is: without it versions are an error, not the build.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from data_pipeline.storage.files import (
+    fingerprint,
+    read_json,
+    read_sealed,
+    sha256_of,
+    write_sealed,
+)
+from data_pipeline.storage.mapped_arrays import open_array
+from data_pipeline.storage.progress import say
+from data_pipeline.storage.stage_record import was_begun_otherwise
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+_BASE_STAGES = ("documents", "tokenizer", "chunks", "embeddings")
+# What is in the files of versions that were written without checksums.
+_UNSEALED = ("base", "deltas", "deleted_sha256", "replaced")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Version:
+    """One state of a database.
+
+    Attributes:
+        base: fingerprint of the build's chunks and vectors, which rows and ids count on.
+        deltas: folders of what was added, in order.
+        deleted_D: rows of documents that are no longer there, ascending.
+        replaced: paths in the database's folder -> paths of what stands in for them.
+        contents: of each of its own shards the fingerprint of what `shard.json` holds;
+            empty for a version that was written without them.
+    """
+
+    number: int
+    base: str
+    deltas: tuple[str, ...] = ()
+    deleted_D: Int[np.ndarray, " D"] = dataclasses.field(
+        default_factory=lambda: np.zeros(0, np.int64)
+    )
+    replaced: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    contents: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with everything in it; what names a delta is never used again."""
+        deleted = self.deleted_D.tolist()
+        parts = [self.number, self.base, self.deltas, deleted, dict(self.replaced)]
+        return fingerprint([*parts, dict(self.contents)] if self.contents else parts)
+
+    @property
+    def own_shards(self) -> list[str]:
+        """Paths of the shards that it has and the build has not."""
+        stand_ins = {"/".join(Path(p).parts[:3]) for p in self.replaced.values()}
+        return sorted(stand_ins) + [f"deltas/{name}" for name in self.deltas]
+
+    def is_deleted(self, rows: Int[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
+        """Which of these documents are no longer there, by row."""
+        if not len(self.deleted_D):
+            return np.zeros(np.shape(rows), bool)
+        places = np.searchsorted(self.deleted_D, rows)
+        return self.deleted_D[np.minimum(places, len(self.deleted_D) - 1)] == rows
+
+
+def base_of(manifest: Mapping) -> str:
+    """What the rows and ids of a database count on, as a fingerprint."""
+    return fingerprint({stage: manifest["contents"][stage] for stage in _BASE_STAGES})
+
+
+def name_of(number: int) -> str:
+    """Of a version's files, as 000001."""
+    return f"{number:06d}"
+
+
+def numbers(folder: Path) -> list[int]:
+    """Versions that can be opened; 0, the build, unless it was compacted since."""
+    found, oldest = _written(folder), folder / "versions" / "oldest.json"
+    first = _number(oldest) if oldest.exists() else 0
+    if first is None:
+        raise ValueError(
+            f"{oldest} is damaged: name the oldest version that was left by compacting "
+            f'in it (of {found}), as {{"version": 3}}'
+        )
+    return [n for n in [0, *found] if n >= first]
+
+
+def _written(folder: Path) -> list[int]:
+    """Numbers that version files have."""
+    paths = (folder / "versions").glob("[0-9]*.json")
+    return sorted(int(path.stem) for path in paths)
+
+
+def _number(path: Path) -> int | None:
+    """The version that a file names; None if it is damaged."""
+    named = read_sealed(path, ["version"]) or {}
+    number = named.get("version")
+    return number if type(number) is int else None
+
+
+def in_force(folder: Path) -> int:
+    """Number of the version in force.
+
+    Raises:
+        ValueError: if what names it is damaged or lost: the build may hold what was
+            deleted.
+    """
+    written = _written(folder)  # first: `current.json` is there before they are
+    path = folder / "versions" / "current.json"
+    if not path.exists() and not written:
+        return 0
+    number = _number(path)
+    if number is None:
+        problem = "damaged" if path.exists() else "missing"
+        raise ValueError(
+            f"{path} is {problem}: restore it, or name a version that is there "
+            f'({numbers(folder)}) in it, as {{"version": 3}}'
+        )
+    return number
+
+
+def _check_there(folder: Path, number: int) -> None:
+    there = numbers(folder)
+    if number not in there:
+        path = folder / "versions" / f"{name_of(number)}.json"
+        raise ValueError(
+            f"{folder} has no version {number} ({path} is missing, or compacting gave it "
+            f"up); there are {there}"
+        )
+
+
+def read(folder: Path, manifest: Mapping, number: int | None = None) -> Version:
+    """A version of the database in a folder, the one in force if no number is given.
+
+    Raises:
+        ValueError: if there is no such version, it is damaged or counts on another build.
+    """
+    if number is None:
+        number = in_force(folder)
+    _check_there(folder, number)
+    base = base_of(manifest)
+    if number == 0:
+        return Version(number=0, base=base)
+    facts = _facts(folder, number)
+    deleted = folder / "versions" / f"{name_of(number)}.npy"
+    if sha256_of(deleted) != facts["deleted_sha256"]:
+        raise ValueError(f"{deleted} is damaged: restore it, or open another version")
+    if facts["base"] != base:
+        raise ValueError(
+            f"{folder} was built again with other text since it was updated: move its "
+            "versions/ and deltas/ away, or build into another folder"
+        )
+    return Version(
+        number=number,
+        base=base,
+        deltas=tuple(facts["deltas"]),
+        deleted_D=np.asarray(open_array(deleted)),
+        replaced=facts["replaced"],
+        contents=facts.get("contents", {}),
+    )
+
+
+def _facts(folder: Path, number: int) -> dict:
+    """What a version's file holds; nothing, of the build."""
+    path = folder / "versions" / f"{name_of(number)}.json"
+    facts = read_sealed(path, _UNSEALED) if number else {}
+    if facts is None:
+        raise ValueError(
+            f"{path} is damaged: restore it, open another version, or remove it to give "
+            "this one up"
+        )
+    return facts
+
+
+def check_not_compacted(folder: Path) -> None:
+    """Raises ValueError if a build's own shards were given up by compacting."""
+    if (folder / "versions" / "oldest.json").exists():
+        raise ValueError(
+            f"{folder} was compacted: building here would bring back what was deleted. "
+            "Build into another folder, or go on with add, replace and delete"
+        )
+
+
+def check_base(
+    stage: Path, settings: Mapping, inputs: Mapping[str, str], shards: Mapping[str, int]
+) -> None:
+    """Raises ValueError if versions stand on a stage that would be made otherwise."""
+    if (
+        stage.name in _BASE_STAGES
+        and _written(stage.parent)
+        and was_begun_otherwise(stage, settings, inputs, shards)
+    ):
+        raise ValueError(
+            f"{stage.parent} was updated since it was built, and its versions stand on "
+            f"{stage.name} that these settings would make anew: build into another folder, "
+            "or move its versions/ and deltas/ away"
+        )
+
+
+def publish(folder: Path, version: Version) -> None:
+    """Puts a version in force. Its deltas are there already."""
+    path = folder / "versions" / f"{name_of(version.number)}.json"
+    path.parent.mkdir(exist_ok=True)
+    if not (path.parent / "current.json").exists():  # the first version
+        write_sealed(path.parent / "current.json", {"version": 0})
+    deleted = path.with_suffix(".npy")
+    np.save(deleted, version.deleted_D, allow_pickle=False)
+    facts = {
+        "base": version.base,
+        "deltas": list(version.deltas),
+        "deleted_sha256": sha256_of(deleted),
+        "replaced": dict(version.replaced),
+        "contents": _contents(folder, version),
+    }
+    write_sealed(path, facts)
+    put_in_force(folder, version.number)
+
+
+def _contents(folder: Path, version: Version) -> dict[str, str]:
+    """As in `Version`; of shards that a version before knew what it knew."""
+    return {
+        path: version.contents.get(path)
+        or fingerprint(read_json(folder / path / "shard.json"))
+        for path in version.own_shards
+    }
+
+
+def put_in_force(folder: Path, number: int) -> None:
+    """Switches to a version that is there: one rename. For who is the sole writer."""
+    write_sealed(folder / "versions" / "current.json", {"version": number})
+
+
+def use(folder: Path, number: int) -> None:
+    """Switches to a version, also from one that is lost or damaged.
+
+    Raises:
+        ValueError: if it is not there, or another process is changing the database.
+    """
+    with _locked(folder, ".writer", "changing"):
+        _check_there(folder, number)
+        put_in_force(folder, number)
+
+
+def sole_builder(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Keeps other builds and changes out meanwhile; ValueError if there is one."""
+    return _locked(folder, ".builder", "building or changing")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, name: str, doing: str) -> Iterator[None]:
+    with (folder / name).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is {doing} {folder}: wait until it is done"
+            ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            say(
+                f"{folder} is on a file system without locks: see to it that no other "
+                f"process is {doing} it meanwhile"
+            )
+        yield
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path, *, in_build: bool = False) -> Iterator[None]:
+    """Keeps others from changing the database meanwhile; clears what a kill has left.
+
+    Args:
+        in_build: by the build itself. Other changes keep builds out, and are kept out by
+            one: it may be making anew what they would stand on.
+    Raises:
+        ValueError: if another process is changing or building it, or what says what is to
+            be kept is damaged.
+    """
+    builds = contextlib.nullcontext() if in_build else sole_builder(folder)
+    with _locked(folder, ".writer", "changing"), builds:
+        _check_there(folder, in_force(folder))
+        clear_unknown(folder)
+        yield
+
+
+def clear_unknown(folder: Path) -> None:
+    """Removes deltas and compacted shards that no version consists of."""
+    deltas: set[str] = set()
+    compacted: set[str] = set()
+    for number in numbers(folder):
+        facts = _facts(folder, number)
+        deltas |= set(facts.get("deltas", ()))
+        stand_ins = facts.get("replaced", {}).values()
+        compacted |= {Path(path).parts[1] for path in stand_ins}
+    for parent, known in (("deltas", deltas), ("compacted", compacted)):
+        for path in (folder / parent).glob("*"):
+            if path.name not in known:
+                shutil.rmtree(path)
+    for path in (folder / "versions").glob("[0-9]*"):
+        if int(path.name[:6]) not in numbers(folder):
+            _remove(path)
+    # What is replaced in the oldest is replaced in all that came after.
+    for path in _facts(folder, min(numbers(folder))).get("replaced", {}):
+        _remove(folder / path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def forget_before(folder: Path, number: int) -> None:
+    """Gives up all versions before one, so that what only they know can be cleared."""
+    (folder / "versions").mkdir(exist_ok=True)  # nothing was ever changed
+    write_sealed(folder / "versions" / "oldest.json", {"version": number})
+    clear_unknown(folder)

@@ -1,0 +1,1 @@
+"""From chunks and their neighbours to batches."""

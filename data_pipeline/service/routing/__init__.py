@@ -1,0 +1,1 @@
+"""How a router asks all shards: replicas, hedging, circuit breakers, merging."""

@@ -1,0 +1,160 @@
+"""Asks all shards, and puts together what they say.
+
+Every request carries the version that it is for, so what is merged here is of one version.
+A shard that does not answer is missing, with the reason; the others' answers stand.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import grpc
+import numpy as np
+
+from data_pipeline.service.routing import replica_set
+from data_pipeline.service.server.admission import Refused
+from data_pipeline.service.server.observability import Log, Metrics
+from data_pipeline.service.wire import messages
+from data_pipeline.service.wire import retrieval_pb2 as pb
+
+# What a shard found: ids and distances, (Q, k) each.
+Answer = tuple[np.ndarray, np.ndarray]
+
+
+class Shards:
+    """All shards of a database."""
+
+    def __init__(
+        self, shards: Sequence[replica_set.ReplicaSet], *, metrics: Metrics, log: Log
+    ):
+        """Takes the shards in order."""
+        self._shards, self._metrics, self._log = shards, metrics, log
+        self._missing: set[int] = set()  # as last logged
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    async def search(
+        self,
+        state: pb.DatabaseState,
+        request: pb.SearchRequest,
+        vectors_QW: np.ndarray,
+        timeout_s: float,
+    ) -> tuple[dict[int, Answer], dict[int, str]]:
+        """What each shard found, and why the others are missing.
+
+        Raises:
+            Refused: if all are, or one says that the request is wrong or that it is
+                overloaded.
+        """
+        vectors, k = messages.pack_vectors(vectors_QW), request.k
+
+        async def ask(shard: int):
+            """What one shard found, or in words why it is missing."""
+            asked = pb.ShardSearchRequest(
+                database=state,
+                shard=shard,
+                num_shards=len(self._shards),
+                vectors=vectors,
+                k=k,
+                exclude_documents=request.exclude_documents,
+            )
+            try:
+                found = await self._shards[shard].call("Search", asked, timeout_s)
+            except replica_set.Unanswered as error:
+                return _reason(error)
+            return messages.unpack_found(found, len(vectors_QW), k)
+
+        each = await asyncio.gather(*map(ask, range(len(self._shards))))
+        missing = {s: why for s, why in enumerate(each) if isinstance(why, str)}
+        self._note_missing(missing)
+        if len(missing) == len(each):
+            said = "; ".join(f"shard {s}: {why}" for s, why in missing.items())
+            raise Refused(grpc.StatusCode.UNAVAILABLE, f"no shard answered: {said}")
+        return {s: found for s, found in enumerate(each) if s not in missing}, missing
+
+    def _note_missing(self, missing: dict[int, str]) -> None:
+        """Counts missing shards and logs when others are missing than before."""
+        if missing:
+            self._metrics.partials.inc()
+        for shard in missing:
+            self._metrics.missing.labels(str(shard)).inc()
+        if set(missing) != self._missing:
+            self._missing = set(missing)
+            self._log("missing_shards", reasons=missing)
+
+    async def passages(
+        self,
+        state: pb.DatabaseState,
+        request: pb.SearchRequest,
+        answers: dict[int, Answer],
+        ids_QN: np.ndarray,
+        timeout_s: float,
+    ) -> list[pb.Passage]:
+        """Passages of ids, each once, by the shard that found it or by another.
+
+        Raises:
+            Refused: if no shard can read them.
+        """
+
+        async def read(shard: int, chunk_ids: list[int]):
+            asked = pb.PassagesRequest(
+                database=state,
+                chunk_ids=chunk_ids,
+                passage_len=request.passage_len,
+                without_sources=request.without_sources,
+            )
+            return await self.read(shard, asked, timeout_s)
+
+        finders = _finders(np.unique(ids_QN[ids_QN >= 0]), answers)
+        each = await asyncio.gather(*(read(*finder) for finder in finders.items()))
+        return [passage for response in each for passage in response.passages]
+
+    async def read(
+        self, first: int, asked: pb.PassagesRequest, timeout_s: float
+    ) -> pb.PassagesResponse:
+        """Asks one shard, then the others, for passages, each for half the time left.
+
+        Raises:
+            Refused: if no shard can read them.
+        """
+        loop = asyncio.get_running_loop()
+        ends_s, said = loop.time() + timeout_s, "no time left"
+        count = len(self._shards)
+        for shard in ((first + step) % count for step in range(count)):
+            left_s = ends_s - loop.time()
+            if left_s <= 0:
+                break
+            is_last = shard == (first - 1) % count
+            try:
+                return await self._shards[shard].call(
+                    "Passages", asked, left_s if is_last else left_s / 2
+                )
+            except replica_set.Unanswered as error:
+                said = _reason(error)
+        raise Refused(
+            grpc.StatusCode.UNAVAILABLE, f"no shard could read the passages: {said}"
+        )
+
+    async def close(self) -> None:
+        """Ends the connections."""
+        for shard in self._shards:
+            await shard.close()
+
+
+def _reason(error: replica_set.Unanswered) -> str:
+    """Why a shard is missing; what the caller has to hear is raised instead."""
+    if error.code in (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ):
+        raise Refused(error.code, str(error).split(": ", 1)[-1]) from error
+    return f"{error.code.name}: {error}"
+
+
+def _finders(ids_X: np.ndarray, answers: dict[int, Answer]) -> dict[int, list[int]]:
+    """Which shard found which of the ids."""
+    found = {
+        shard: ids_X[np.isin(ids_X, ids_QN)].tolist()
+        for shard, (ids_QN, _) in answers.items()
+    }
+    return {shard: ids for shard, ids in found.items() if ids}

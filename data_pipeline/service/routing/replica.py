@@ -1,0 +1,162 @@
+"""A shard server at an address: how it is called, how it does, which versions it has."""
+
+import asyncio
+import time
+
+import grpc
+import grpc.aio
+
+from data_pipeline.service.routing.breaker import Breaker
+from data_pipeline.service.server.observability import Log, Metrics
+from data_pipeline.service.wire import retrieval_pb2 as pb
+from data_pipeline.service.wire import security
+from data_pipeline.service.wire.stubs import stub_of
+
+# Whoever says this works: the fault is the caller's, or there are too many.
+_WORKING = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
+_LOST_AFTER = 3  # holds in a row without an answer
+
+
+class Unanswered(Exception):
+    """No replica answered; `code` is the last one's status."""
+
+    def __init__(self, code: grpc.StatusCode, message: str):
+        """`message` names the replica and what it said."""
+        super().__init__(message)
+        self.code = code
+
+
+class Replica:
+    """A shard server and its circuit breaker."""
+
+    def __init__(
+        self, address: str, credentials, token: str | None, metrics: Metrics, log: Log
+    ):
+        """Connects at the first call, and again whenever the connection is lost."""
+        options = [
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 5000),
+        ]
+        self._channel = (
+            grpc.aio.insecure_channel(address, options)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options)
+        )
+        self._stub = stub_of(self._channel, "Shard")
+        self._metadata, self._log = security.metadata(token), log
+        self._left_alone = metrics.left_alone.labels(address)
+        self._left_alone.set(0)
+        self.address, self.in_flight, self.breaker = address, 0, Breaker()
+        self._code = grpc.StatusCode.UNKNOWN  # of the newest failure
+        self._holds: list[pb.DatabaseState] | None = None  # None: it was not asked yet
+        self._missed = 0
+        self._trials: set[asyncio.Task] = set()
+
+    async def call(self, method: str, request, timeout_s: float, fair_s: float):
+        """The answer; `Unanswered` if there is none.
+
+        Without one within `timeout_s` the server has failed, if that is `fair_s` or more:
+        a caller in a hurry tells nothing of it.
+        """
+        self.in_flight += 1
+        try:
+            call = getattr(self._stub, method)
+            answer = await call(request, timeout=timeout_s, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            code, details = error.code(), f"{self.address}: {error.details()}"
+            is_late = code == grpc.StatusCode.DEADLINE_EXCEEDED
+            if code in _WORKING:
+                self._answered()
+            elif not is_late or timeout_s >= fair_s:
+                self._code = code
+                self._failed(details)
+            raise Unanswered(code, details) from error
+        finally:
+            self.in_flight -= 1
+        self._answered()
+        return answer
+
+    def _answered(self) -> None:
+        if self.breaker.answered():
+            self._left_alone.set(0)
+            self._log("replica_is_back", replica=self.address)
+
+    def _failed(self, reason: str, *, was_slow: bool = False) -> None:
+        if self.breaker.failed(time.monotonic(), reason, was_slow=was_slow):
+            self._left_alone.set(1)
+            self._log("replica_left_alone", replica=self.address, reason=reason)
+
+    def was_outrun(self) -> None:
+        """Another replica answered first, though it was asked later."""
+        self._failed("slower than another replica", was_slow=True)
+
+    def left_alone(self) -> Unanswered:
+        """What a request gets that would have gone to this replica."""
+        pause_s = max(0.0, self.breaker.retry_at_s - time.monotonic())
+        return Unanswered(
+            self._code,
+            f"left alone after {self.breaker.in_a_row} failures in a row, tried again in "
+            f"{pause_s:.1f} s; it said: {self.breaker.reason}",
+        )
+
+    def try_if_due(self, method: str, request, timeout_s: float, fair_s: float) -> None:
+        """Sends a request that nobody waits for, if the pause is over."""
+        if not self.breaker.begin_trial(time.monotonic()):
+            return
+
+        async def trial() -> None:
+            try:
+                await self.call(method, request, max(timeout_s, fair_s), fair_s)
+            except Unanswered:
+                pass
+            finally:
+                self.breaker.end_trial(time.monotonic())
+
+        task = asyncio.get_running_loop().create_task(trial())
+        self._trials.add(task)
+        task.add_done_callback(self._trials.discard)
+
+    def version_changed(self) -> None:
+        """It has another version now, or is asked for another: a refusal is forgotten."""
+        if self._code == grpc.StatusCode.FAILED_PRECONDITION:
+            self._answered()
+
+    async def hold(self, request: pb.HoldRequest, timeout_s: float) -> None:
+        """Asks it to keep versions, and learns which it has."""
+        try:
+            answer = await self._stub.Hold(
+                request, timeout=timeout_s, metadata=self._metadata
+            )
+        except grpc.aio.AioRpcError:
+            self._missed += 1
+            return
+        held = list(answer.databases)
+        if self.is_lost:
+            self._answered()
+        elif held != self._holds:
+            self.version_changed()
+        self._holds, self._missed = held, 0
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has not answered for some time."""
+        return self._missed >= _LOST_AFTER
+
+    def may_have(self, state: pb.DatabaseState) -> bool:
+        """Whether it can answer for a version, as far as is known."""
+        return self._holds is None or state in self._holds
+
+    def surely_has(self, state: pb.DatabaseState) -> bool:
+        """Whether it said so when last asked, which was just now."""
+        return not self._missed and self._holds is not None and state in self._holds
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        for task in self._trials:
+            task.cancel()
+        await self._channel.close()

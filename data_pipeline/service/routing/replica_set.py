@@ -1,0 +1,180 @@
+"""One shard's replicas, called as if they were one server that neither fails nor stalls.
+
+A request goes to the replica with the fewest requests under way. If there is no answer
+after as long as 95 of 100 recent answers took, a second replica is asked too and the first
+answer wins (a hedge, Dean & Barroso 2013): so about one request in twenty is asked twice,
+also when all are slow. If a replica can't answer, another is asked at once (a retry).
+
+Who fails again and again is left alone (`breaker.py`): if all replicas are, there is no
+answer, at once. Who only is slower again and again than the others is asked after them.
+"""
+
+import asyncio
+import collections
+import random
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from data_pipeline.service.routing.replica import Replica, Unanswered
+from data_pipeline.service.server.observability import Log, Metrics
+from data_pipeline.service.wire import retrieval_pb2 as pb
+
+# The hedging delay is drawn from so many answers, anew after every 20 of them.
+_RECENT, _ENOUGH = 200, 20
+_FIRST_HEDGE_S, _SHORTEST_HEDGE_S = 0.1, 0.005
+# Times the hedging delay, but not less than that: what is a fair time to answer in.
+_FAIR, _SHORTEST_FAIR_S = 4, 0.1
+# The caller's own fault, or no time left: no replica would say anything else.
+_FINAL = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+class ReplicaSet:
+    """The servers that hold the same shard."""
+
+    def __init__(
+        self, replicas: Sequence[Replica], *, hedge_s: float | None, metrics: Metrics
+    ):
+        """`hedge_s` fixes the delay of hedges; None draws it from recent answers."""
+        self._replicas, self._metrics = replicas, metrics
+        self._is_fixed = hedge_s is not None
+        self._hedge_s = _FIRST_HEDGE_S if hedge_s is None else hedge_s
+        self._recent_s: collections.deque[float] = collections.deque(maxlen=_RECENT)
+        self._num_new = 0  # answers since the delay was drawn
+
+    async def call(self, method: str, request, timeout_s: float) -> Any:
+        """The first answer of a replica.
+
+        Raises:
+            Unanswered: if none answers in time, with what the last one said; at once if
+                all are left alone.
+        """
+        loop = asyncio.get_running_loop()
+        start_s, fair_s = loop.time(), self._fair_s()
+        for replica in self._replicas:
+            replica.try_if_due(method, request, timeout_s, fair_s)
+        waiting = self._in_order(request.database)
+        if not waiting:
+            raise next(r for r in self._replicas if r.breaker.is_open).left_alone()
+        running: dict[asyncio.Task, Replica] = {}
+
+        def ask_next() -> None:
+            replica = waiting.pop(0)
+            left_s = max(0.001, start_s + timeout_s - loop.time())
+            task = loop.create_task(replica.call(method, request, left_s, fair_s))
+            running[task] = replica
+
+        ask_next()
+        try:
+            while True:
+                hedge_s = self._hedge_s if waiting else None
+                done, _ = await asyncio.wait(
+                    running, timeout=hedge_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    self._metrics.hedges.inc()
+                    ask_next()
+                for task, error in [(task, task.exception()) for task in done]:
+                    del running[task]
+                    if error is None:
+                        self._note(loop.time() - start_s, method, running)
+                        return task.result()
+                    if not isinstance(error, Unanswered) or error.code in _FINAL:
+                        raise error
+                    if waiting:
+                        self._metrics.retries.inc()
+                        ask_next()
+                    elif not running:
+                        raise error
+        finally:
+            for task in running:
+                task.cancel()
+
+    def _in_order(self, state: pb.DatabaseState) -> list[Replica]:
+        """Whom to ask, one after another; none if all are left alone."""
+        able = [r for r in self._replicas if r.may_have(state)] or self._replicas
+        asked = [r for r in able if not r.breaker.is_open or r.breaker.is_slow]
+
+        def rank(replica: Replica):
+            return replica.breaker.is_slow, replica.in_flight, random.random()
+
+        return sorted(asked, key=rank)
+
+    def _fair_s(self) -> float:
+        return max(_SHORTEST_FAIR_S, _FAIR * self._hedge_s)
+
+    def _note(self, elapsed_s: float, method: str, outrun) -> None:
+        if method == "Search":  # reading passages takes another time
+            self._recent_s.append(elapsed_s)
+            self._num_new += 1
+        if self._num_new == _ENOUGH:
+            self._num_new = 0
+            if not self._is_fixed:
+                late_s = statistics.quantiles(self._recent_s, n=20)[-1]
+                self._hedge_s = max(_SHORTEST_HEDGE_S, late_s)
+        for replica in outrun.values():
+            replica.was_outrun()
+
+    async def hold(self, request: pb.HoldRequest, timeout_s: float) -> None:
+        """Asks all replicas to keep versions, and learns which they have."""
+        await asyncio.gather(*(r.hold(request, timeout_s) for r in self._replicas))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no replica has answered for some time."""
+        return all(replica.is_lost for replica in self._replicas)
+
+    def has(self, state: pb.DatabaseState) -> bool:
+        """Whether a replica answers for a version."""
+        return any(replica.surely_has(state) for replica in self._replicas)
+
+    def version_changed(self) -> None:
+        """Another version is asked for from now on."""
+        for replica in self._replicas:
+            replica.version_changed()
+
+    async def close(self) -> None:
+        """Ends the connections."""
+        for replica in self._replicas:
+            await replica.close()
+
+
+def connect(
+    addresses: str,
+    *,
+    credentials,
+    token: str | None,
+    hedge_s: float | None,
+    metrics: Metrics,
+    log: Log,
+) -> list[ReplicaSet]:
+    """The replicas of every shard.
+
+    Args:
+        addresses: 'host:port|host:port,host:port': shards in order, their replicas
+            separated by '|'.
+    Raises:
+        ValueError: naming an address that is none, or is there twice.
+    """
+    shards = [
+        [address.strip() for address in shard.split("|")]
+        for shard in addresses.split(",")
+    ]
+    seen: set[str] = set()
+    for address in (address for shard in shards for address in shard):
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ValueError(f"shards: {address!r} is no host:port")
+        if address in seen:
+            raise ValueError(f"shards: {address} is there twice")
+        seen.add(address)
+    return [
+        ReplicaSet(
+            [Replica(address, credentials, token, metrics, log) for address in shard],
+            hedge_s=hedge_s,
+            metrics=metrics,
+        )
+        for shard in shards
+    ]

@@ -1,0 +1,1 @@
+"""What every server of the service does: admission, deadlines, health, versions."""

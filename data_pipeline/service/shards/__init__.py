@@ -1,0 +1,1 @@
+"""A shard server's versions of the database."""

@@ -1,0 +1,1 @@
+"""What goes over the wire: messages, method stubs, TLS and tokens."""

@@ -1,0 +1,1 @@
+"""Files of a database: written whole, described by checksums, read where they lie."""

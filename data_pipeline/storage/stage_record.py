@@ -1,0 +1,78 @@
+"""What a finished stage says of itself: `stage.json`, written last of all its files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from data_pipeline.storage.files import fingerprint, read_json
+
+
+def read_stage(folder: Path) -> dict | None:
+    """What a stage that is finished says of itself; None if it is not finished.
+
+    Raises:
+        ValueError: if its `stage.json` is damaged: it holds fingerprints of all its parts.
+    """
+    path = folder / "stage.json"
+    if not path.exists():
+        return None
+    made = read_json(path)
+    if not isinstance(made, dict) or not _agrees_with_itself(made):
+        raise ValueError(f"{path} is damaged: restore it, or build again")
+    return made
+
+
+def _agrees_with_itself(made: Mapping) -> bool:
+    of_stage = {name: made.get(name) for name in ("settings", "inputs", "shards")}
+    contents = fingerprint(made.get("files"))
+    return (made.get("fingerprint"), made.get("contents")) == (
+        fingerprint(of_stage),
+        contents,
+    )
+
+
+def contents_if_finished(
+    folder: Path,
+    settings: Mapping,
+    inputs: Mapping[str, str],
+    shards: Mapping[str, int],
+) -> str | None:
+    """The contents of a stage that is whole and up to date; None if it is not."""
+    finished = read_json(folder / "stage.json")
+    wanted = fingerprint(identity(settings, inputs, shards))
+    is_right = (
+        isinstance(finished, dict)
+        and _agrees_with_itself(finished)
+        and finished["fingerprint"] == wanted
+        and _all_there(folder, finished)
+    )
+    return finished["contents"] if finished and is_right else None
+
+
+def was_begun_otherwise(
+    folder: Path,
+    settings: Mapping,
+    inputs: Mapping[str, str],
+    shards: Mapping[str, int],
+) -> bool:
+    """Whether a stage holds shards of other settings or inputs, which would be removed."""
+    wanted = fingerprint(identity(settings, inputs, shards))
+    building = read_json(folder / "building.json")
+    return building is not None and building.get("fingerprint") != wanted
+
+
+def identity(settings: Mapping, inputs: Mapping[str, str], shards: Mapping) -> dict:
+    return {
+        "settings": dict(settings),
+        "inputs": dict(inputs),
+        "shards": list(shards),
+    }
+
+
+def _all_there(folder: Path, finished: dict) -> bool:
+    """Whether every file still has its size; a missing or cut file is made again."""
+    return all(
+        (folder / shard / name).is_file()
+        and (folder / shard / name).stat().st_size == entry["size_bytes"]
+        for shard, files in finished["files"].items()
+        for name, entry in files.items()
+    )

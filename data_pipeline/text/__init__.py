@@ -1,0 +1,1 @@
+"""From a corpus to chunks: readers, copies, splits, tokenizer."""

@@ -1,0 +1,311 @@
+"""Corpora: the user's text, wherever it is, as a stream of documents.
+
+Called by the database build and by its updates. The one thing to know: a fault in the
+data is counted by name in `Skipped` and never ends a run; a fault in what was asked for
+(no such folder, an unknown kind of file) raises at once.
+"""
+
+import dataclasses
+import os
+import platform
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.storage.files import fingerprint
+from data_pipeline.text import document_files
+from data_pipeline.text.documents import Document, Skipped
+
+__all__ = ["Document", "Skipped", "read_documents"]
+
+# Files that are read together, in order; none: the corpus can't be taken apart.
+Part = tuple[Path, ...]
+
+ACCEPTED = (
+    'accepted are "python" (the embedded corpus), a folder, a .jsonl or text file'
+    f" ({' '.join(document_files.TEXT_SUFFIXES)}; both also with"
+    f" {' '.join(document_files.COMPRESSIONS)}), a .parquet file,"
+    " tfds:NAME[/CONFIG][:SPLIT] and hf:NAME[,CONFIG][:SPLIT]"
+)
+
+# Kept by version control and Python, beside the folders hidden by a leading dot.
+_PASSED_OVER = {"CVS", "_darcs", "__pycache__"}
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+def read_documents(
+    corpus: str, skipped: Skipped, *, max_size_bytes: int | None = None
+) -> Iterator[Document]:
+    """Reads the documents of a corpus as a stream, in the same order every time.
+
+    A folder is read with all below it, sorted by path: every file of records by its own
+    reader, every other file that is UTF-8 text as one document (WikiText as its
+    articles); hidden files are passed over. Records have the field `text` and may have
+    `id`, `title`, `uri`, `licence`. The second document of an id gets "#2" added.
+
+    Args:
+      corpus: "" or "python" for the embedded corpus, or what `ACCEPTED` says.
+      skipped: receives what could not be used, as the stream is read.
+      max_size_bytes: ends the stream once so many UTF-8 bytes of text were given; the
+        size of the sample of the embedded corpus. None for all.
+    Returns:
+      Documents with unique ids and with text that is not empty.
+    Raises:
+      FileNotFoundError: at once, if the path does not exist.
+      ValueError: at once, if the corpus is of no known kind; at the end of the stream,
+        if nothing usable was in it.
+      ImportError: at once, if a library that the corpus needs is not installed.
+    Source: ours; the paper's MassiveText is not public.
+    """
+    if max_size_bytes is not None and max_size_bytes < 1:
+        raise ValueError(
+            f"max_size_bytes={max_size_bytes}: must be at least 1, or None"
+        )
+    documents = _open_corpus(corpus, skipped, max_size_bytes)
+    limited = _limited(_with_unique_ids(documents), max_size_bytes)
+    return _require_some(limited, corpus, skipped)
+
+
+def parts(corpus: str, skipped: Skipped, size_bytes: int) -> list[Part]:
+    """What can be read by `read_part`, by itself: all parts together are the corpus.
+
+    A folder has a part for about every `size_bytes` of its files; all else is one. What
+    can't be looked into is added to `skipped`.
+    """
+    if corpus in ("", "python") or not Path(corpus).is_dir():
+        return [()]
+    found: list[list[Path]] = []
+    left_bytes = 0
+    for path in _files(Path(corpus), skipped):
+        if left_bytes <= 0:
+            found.append([])
+            left_bytes = size_bytes
+        found[-1].append(path)
+        left_bytes -= path.stat().st_size if path.is_file() else 0
+    return [tuple(files) for files in found]
+
+
+def read_part(
+    corpus: str, part: Part, skipped: Skipped, max_size_bytes: int | None = None
+) -> Iterator[Document]:
+    """Reads a part as `read_documents` does all, but ids are as they are found.
+
+    Raises:
+      FileNotFoundError: also if a folder is not there, as on another machine.
+    """
+    if not part:
+        return _limited(_open_corpus(corpus, skipped, max_size_bytes), max_size_bytes)
+    if not Path(corpus).is_dir():
+        raise FileNotFoundError(
+            f"corpus {corpus!r} is not there on a machine that reads a part of it: give"
+            " an absolute path that all of them share"
+        )
+    return _read_files(Path(corpus), part, skipped)
+
+
+def _open_corpus(
+    corpus: str, skipped: Skipped, max_size_bytes: int | None
+) -> Iterator[Document]:
+    if corpus in ("", "python"):
+        from data_pipeline.text import python_corpus
+
+        return python_corpus.read_documents(skipped, max_size_bytes=max_size_bytes)
+    path = Path(corpus)
+    if not path.exists():
+        scheme, colon, name = corpus.partition(":")
+        if colon and scheme == "tfds":
+            return _open_tfds(name, skipped)
+        if colon and scheme == "hf":
+            return _open_hugging_face(name, skipped)
+        if colon and scheme.isalnum():
+            raise ValueError(
+                f"corpus {corpus!r}: unknown scheme {scheme!r}; {ACCEPTED}"
+            )
+        raise FileNotFoundError(f"corpus {corpus!r}: no such path; {ACCEPTED}")
+    if path.is_dir():
+        return _read_files(path, _files(path, skipped), skipped)
+    if not document_files.kind(path):
+        raise ValueError(f"corpus {corpus!r}: unknown kind of file; {ACCEPTED}")
+    return document_files.read_file(path, path.name, skipped)
+
+
+def _read_files(
+    folder: Path, files: Iterable[Path], skipped: Skipped
+) -> Iterator[Document]:
+    for path in files:
+        name = _printable(path.relative_to(folder))
+        if path.is_file():
+            yield from document_files.read_file(path, name, skipped)
+        else:  # a broken link, a pipe, a socket: opening it could wait for ever
+            skipped.add("unreadable", name)
+
+
+def _files(folder: Path, skipped: Skipped) -> list[Path]:
+    """Paths of the files below a folder, sorted; links to folders are not followed."""
+
+    def unreadable(error: OSError) -> None:
+        skipped.add("unreadable", _printable(PurePath(error.filename)))
+
+    paths = []
+    for place, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = [f for f in folders if f[0] != "." and f not in _PASSED_OVER]
+        paths += [Path(place, name) for name in names if name[0] != "."]
+    return sorted(paths, key=lambda path: path.relative_to(folder).parts)
+
+
+def _printable(path: PurePath) -> str:
+    """Posix form; bytes of a name that are no UTF-8 become U+FFFD."""
+    return os.fsencode(path.as_posix()).decode(errors="replace")
+
+
+class _UniqueIds:
+    """Makes ids unique, one after the other."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+
+    def __call__(self, given: str) -> str:
+        unique = given
+        while unique in self._seen:
+            self._seen[given] += 1
+            unique = f"{given}#{self._seen[given]}"
+        self._seen[unique] = 1
+        return unique
+
+
+def unique_ids(ids: Iterable[str]) -> list[str]:
+    """Ids of documents in the order they are read, as `read_documents` gives them."""
+    return list(map(_UniqueIds(), ids))
+
+
+def _with_unique_ids(documents: Iterable[Document]) -> Iterator[Document]:
+    unique = _UniqueIds()
+    for document in documents:
+        yield dataclasses.replace(document, id=unique(document.id))
+
+
+def _limited(
+    documents: Iterable[Document], max_size_bytes: int | None
+) -> Iterator[Document]:
+    size_bytes = 0
+    for document in documents:
+        yield document
+        size_bytes += len(document.text.encode())
+        if max_size_bytes is not None and size_bytes >= max_size_bytes:
+            return
+
+
+def _require_some(
+    documents: Iterable[Document], corpus: str, skipped: Skipped
+) -> Iterator[Document]:
+    some = False
+    for document in documents:
+        some = True
+        yield document
+    if not some:
+        raise no_usable_text(corpus, skipped)
+
+
+def no_usable_text(corpus: str, skipped: Skipped) -> ValueError:
+    """What is wrong with a corpus without a document."""
+    why = "; ".join(skipped.summary_lines()) or "it is empty"
+    return ValueError(f"corpus {corpus or 'python'!r} holds no usable text ({why})")
+
+
+def _open_tfds(name: str, skipped: Skipped) -> Iterator[Document]:
+    """Opens NAME[/CONFIG][:VERSION][:SPLIT]; TFDS_DATA_DIR says where the data are."""
+    import tensorflow_datasets as tfds
+
+    builder_name, split = _split_name(name)
+    try:
+        builder = tfds.builder(builder_name, data_dir=os.environ.get("TFDS_DATA_DIR"))
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise ValueError(f"corpus 'tfds:{name}': no such TFDS dataset") from error
+    features = builder.info.features
+    if "text" not in features or not _is_string(features["text"]):
+        raise ValueError(
+            f"corpus 'tfds:{name}': no string feature 'text'; its features are"
+            f" {sorted(features)}"
+        )
+    builder.download_and_prepare()  # returns at once when the data are there
+    if split not in builder.info.splits:
+        raise ValueError(
+            f"corpus 'tfds:{name}': no split {split!r}; its splits are"
+            f" {sorted(builder.info.splits)}"
+        )
+    rows = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
+    return _records(rows, f"{builder_name}/{split}", f"tfds:{name}", skipped)
+
+
+def _is_string(feature: Any) -> bool:
+    """A list of strings and a nested feature have another shape."""
+    return feature.shape == () and np.dtype(feature.np_dtype) == object
+
+
+def _open_hugging_face(name: str, skipped: Skipped) -> Iterator[Document]:
+    """Opens NAME[,CONFIG][:SPLIT] as a stream."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(
+            f"corpus 'hf:{name}' needs the datasets library:"
+            " pip install 'retro-jax[hf]'"
+        ) from error
+    dataset_name, split = _split_name(name)
+    path, _, config = dataset_name.partition(",")
+    rows = datasets.load_dataset(path, config or None, split=split, streaming=True)
+    features = rows.features  # None where only the data tell
+    if features is not None and "text" not in features:
+        raise ValueError(
+            f"corpus 'hf:{name}': no feature 'text'; its features are {sorted(features)}"
+        )
+    return _records(rows, f"{dataset_name}/{split}", f"hf:{name}", skipped)
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Takes the split off; a last part like "1.0.0" is a version, not a split."""
+    dataset, colon, split = name.rpartition(":")
+    if not colon or _VERSION.fullmatch(split):
+        return name, "train"
+    return dataset, split
+
+
+def _records(
+    rows: Iterable[Mapping[str, Any]], name: str, uri: str, skipped: Skipped
+) -> Iterator[Document]:
+    for number, row in enumerate(rows):
+        # numpy scalars hide their kind from `document_of`.
+        fields = {k: v.item() if hasattr(v, "item") else v for k, v in row.items()}
+        at = f"{name}:{number}"
+        yield from document_files.document_of(fields, at, uri, at, skipped)
+
+
+def identity(corpus: str) -> dict:
+    """What tells whether a corpus is still the one that was read.
+
+    For files their names, sizes and times of change; for this Python's own text the
+    versions of what is installed; for a named dataset its name.
+    """
+    if corpus in ("", "python"):
+        installed = sorted(
+            f"{found.metadata['Name']}=={found.version}"
+            for found in metadata.distributions()
+        )
+        return {
+            "python": platform.python_version(),
+            "installed": fingerprint(installed),
+        }
+    path = Path(corpus)
+    if not path.exists():  # tfds:NAME, hf:NAME, or a mistake, which the reader explains
+        return {"corpus": corpus}
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*"))
+    listing = [
+        [str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns]
+        for file in files
+        if file.is_file()
+    ]
+    return {"files": fingerprint(listing)}

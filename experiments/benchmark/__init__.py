@@ -1,1 +1,0 @@
-"""Measures speeds, beside others' where there are others: `python -m experiments.benchmark`."""

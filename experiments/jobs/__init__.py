@@ -1,0 +1,1 @@
+"""What `experiments.main` does: train, evaluate, generate."""

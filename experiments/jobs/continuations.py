@@ -1,0 +1,106 @@
+"""Continuations of a text, each with the passages that were read for it."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_pipeline.database.database import Database, Found
+from experiments.config import Experiment
+from experiments.jobs.remote_database import RemoteDatabase
+from retro_jax import generation
+from retro_jax.model import parameters
+
+_PROMPT_CHUNKS = 2  # of a held-out document; the chunk after them is shown as the truth
+
+
+def continuation(
+    cfg: Experiment,
+    params: parameters.Parameters,
+    database: Database | RemoteDatabase,
+    prompt: str,
+) -> dict:
+    """The text that follows a prompt and its sources, as JSON.
+
+    Raises:
+        ValueError: for a prompt of nothing but white space.
+    """
+    if not prompt.strip():
+        raise ValueError(
+            "no prompt: give --config.evaluation.prompt='...' (make generate PROMPT='...')"
+        )
+    tokenizer = database.tokenizer
+    tokens = tokenizer.encode(prompt)
+    made = generation.generate(
+        cfg.model,
+        params,
+        tokens,
+        database if cfg.model.cca_layers else None,
+        num_tokens=cfg.evaluation.sample_tokens,
+        window_chunks=cfg.data.sequence_chunks,
+        num_neighbours=cfg.data.num_neighbours,
+        eod_id=tokenizer.eod_id,
+        temperature=cfg.evaluation.temperature,
+        top_p=cfg.evaluation.top_p,
+        seed=cfg.evaluation.seed,
+        vocab_size=tokenizer.vocab_size,
+    )
+    return {
+        "prompt": prompt,
+        "text": tokenizer.decode(made.tokens),
+        "sources": [
+            dataclasses.asdict(found)
+            for source in made.sources
+            if source.stop > len(tokens)  # the others were read for the prompt alone
+            for found in _passages(database, source)
+        ],
+    }
+
+
+def _passages(
+    database: Database | RemoteDatabase, source: generation.Source
+) -> Iterator[Found]:
+    for chunk_id, distance in zip(source.chunk_ids_N, source.distances_N, strict=True):
+        if chunk_id >= 0:
+            yield database.found(int(chunk_id), float(distance))
+
+
+def of_held_out(
+    cfg: Experiment, params: parameters.Parameters, database: Database
+) -> Iterator[dict]:
+    """Continuations of text from held-out documents, with what really follows.
+
+    From the middle of each: openings are licences and imports, the same everywhere.
+    """
+    split, chunk_len = cfg.evaluation.split, cfg.model.chunk_len
+    table, decode = database.chunks(split), database.tokenizer.decode
+    rows, first, counts = np.unique(
+        table.column("documents"), return_index=True, return_counts=True
+    )
+    long_enough = np.flatnonzero(counts > _PROMPT_CHUNKS + 1)
+    rng = np.random.default_rng(cfg.evaluation.seed)
+    for place in rng.permutation(long_enough)[: cfg.evaluation.num_samples]:
+        middle = (counts[place] - _PROMPT_CHUNKS - 1) // 2
+        ids = first[place] + middle + np.arange(_PROMPT_CHUNKS + 1)
+        tokens = table.take("tokens", ids).reshape(-1)
+        prompt_len = _PROMPT_CHUNKS * chunk_len
+        sample = continuation(cfg, params, database, decode(tokens[:prompt_len]))
+        sample["truth"] = decode(tokens[prompt_len:])
+        document = database.documents(split).slice(int(rows[place]), 1)
+        sample["document"] = document.to_pylist()[0]
+        yield sample
+
+
+def print_continuation(sample: dict, say) -> None:
+    """The text with its sources below, for a terminal or a log."""
+    say(f"\n{sample['prompt']} >>> {sample['text']}\n")
+    for number, source in enumerate(sample["sources"], start=1):
+        passage = " ".join((source["text"] + source["continuation"]).split())
+        say(f"[{number}] {source['document_id']}  {source['title']}")
+        say(
+            f"    {source['uri']}, byte {source['offset']:,}, "
+            f"distance {source['distance']:.3f}"
+        )
+        say(f"    {passage[:300]}")
+    if not sample["sources"]:
+        say("(no sources: nothing was retrieved)")

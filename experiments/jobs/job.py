@@ -1,0 +1,302 @@
+"""The jobs of a run: what `main.py` does once the flags are read."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from data_pipeline.database import Database
+from data_pipeline.sequences.batches import Sequences
+from data_pipeline.storage.files import fingerprint, read_json, write_json
+from data_pipeline.storage.progress import Progress
+from experiments.config import Experiment
+from experiments.jobs import continuations, measurement
+from experiments.jobs.remote_database import RemoteDatabase
+from experiments.report import report
+from retro_jax import evaluation
+from retro_jax.devices import processes, sharding
+from retro_jax.model import parameters
+from retro_jax.runs import checkpoints
+from retro_jax.runs.metrics import say
+from retro_jax.training import retrofit
+from retro_jax.training import train as training
+
+# What belongs to a run and is put aside with it.
+_RUN_FILES = (
+    "checkpoints",
+    "metrics",
+    "evaluation",
+    "report.html",
+    "report.md",
+    "report_files",
+)
+
+
+class Job:
+    """One run: its settings, its folder and its database."""
+
+    def __init__(self, cfg: Experiment, workdir: Path, database: Path):
+        """Raises ValueError if there is no database or it was made for other settings."""
+        self._cfg, self._workdir = cfg, workdir
+        self.database = Database.open(database)
+        _fit(cfg, database, self.database.chunk_len)
+        cfg.set_vocab_size(self.database.manifest["vocab_size"])
+        self._mesh = sharding.make_mesh(cfg.mesh)
+
+    def _sequences(self, split: str) -> Sequences:
+        """A split of the dataset; refuses one that was made from another database."""
+        found = Sequences(self.database.folder / "dataset" / "all", split)
+        if found.metadata.get("database") != self.database.fingerprint:
+            raise ValueError(
+                f"{self.database.folder}/dataset was made from another database "
+                f"({found.metadata.get('database')}, this one is "
+                f"{self.database.fingerprint}): build it again"
+            )
+        made_for, cfg = found.metadata["data"], self._cfg.data
+        for name, value in made_for.items():
+            if getattr(cfg, name) != value:
+                raise ValueError(
+                    f"the dataset was made with data.{name}={value}, this run has "
+                    f"{getattr(cfg, name)}: build the database again"
+                )
+        return found
+
+    def _run_identity(self) -> dict:
+        """What a checkpoint must agree with."""
+        stage = read_json(self.database.folder / "dataset" / "stage.json") or {}
+        return {
+            **self._cfg.identity(),
+            "dataset": stage.get("contents"),
+            "tokenizer": self.database.manifest["tokenizer_fingerprint"],
+        }
+
+    def train(self, *, restart: bool) -> None:
+        """Trains to the last step, from the newest checkpoint of this same run."""
+        baseline = self._baseline()
+        identity = self._run_identity() | {"init_from": self._start_of(baseline)}
+        marker = self._workdir / "run.json"
+        known = read_json(marker)
+        processes.wait_for_all("run.json is read")
+        if known is not None and known != identity:
+            self._put_aside(known, identity, restart)
+        if processes.is_first():
+            write_json(marker, identity)
+        processes.wait_for_all("run.json is written")
+        if read_json(marker) != identity:
+            raise ValueError(
+                f"{self._workdir} is not the folder of process 0: all processes need a "
+                "--workdir on storage that they share, and the same settings"
+            )
+        split = self._cfg.evaluation.split
+        if not self.database.manifest["chunks"][split]:
+            say(
+                f"the {split} split has no text: there will be a model and no report; for "
+                f"one give more text, or a larger data.{split}_share"
+            )
+        if self._last_step() == self._cfg.train.steps:
+            say(f"training: up to date, {self._cfg.train.steps} steps are done")
+            return
+        # A wrong dataset is refused before anything is compiled.
+        self._sequences("train")
+        begins = self._last_step() is None
+        backbone = baseline.params if baseline is not None and begins else None
+        del baseline  # a run that goes on has its own copy
+        training.train(
+            self._cfg.model,
+            self._cfg.optimizer,
+            self._cfg.train,
+            self._mesh,
+            self._batches_from,
+            self._workdir,
+            identity,
+            trained=self._trained(),
+            backbone=backbone,
+        )
+
+    def _baseline(self) -> retrofit.Baseline | None:
+        """What a retrofit starts from; checked and read even by one that goes on."""
+        if not self._cfg.init_from:
+            return None
+        path = Path(self._cfg.init_from).expanduser().resolve()
+        own = self._workdir.resolve()
+        if path == own or path.is_relative_to(own / "checkpoints"):
+            raise ValueError(
+                f"init_from {path} is this run's own folder: give the retrofit another "
+                "--workdir (and --database, if that lies in the baseline's)"
+            )
+        baseline = retrofit.load(
+            path, self._cfg.model, self._mesh, self._run_identity()
+        )
+        say(f"retrofits step {baseline.step} of {path} ({baseline.fingerprint})")
+        return baseline
+
+    def _start_of(self, baseline: retrofit.Baseline | None) -> dict | None:
+        """A retrofit's start by its contents: a folder may be moved, not exchanged."""
+        if baseline is None:
+            return None
+        return {
+            "step": baseline.step,
+            "parameters": baseline.fingerprint,
+            "freeze": self._cfg.train.freeze,
+        }
+
+    def _trained(self) -> frozenset[str] | None:
+        """Names of the parameters that are trained; None for all."""
+        frozen = self._cfg.init_from and self._cfg.train.freeze
+        return retrofit.new_names(self._cfg.model) if frozen else None
+
+    def _batches_from(self, first_step: int) -> Iterator[training.Batch]:
+        sequences = self._sequences("train")
+        batches = sequences.shuffled(
+            self._cfg.train.batch_size,
+            seed=self._cfg.train.seed,
+            first_step=first_step,
+            num_steps=self._cfg.train.steps,
+            rows=sharding.local_rows(self._cfg.train.batch_size, self._mesh),
+        )
+        return map(evaluation.model_inputs, batches)
+
+    def _put_aside(self, known: dict, identity: dict, restart: bool) -> None:
+        differing = [k for k in identity if known.get(k) != identity[k]]
+        if not restart:
+            raise ValueError(
+                f"{self._workdir} holds a run with other settings "
+                f"({', '.join(differing)}): use another --workdir, or "
+                "--on_other_run=restart to put that run aside"
+            )
+        if not processes.is_first():
+            return
+        aside = next(
+            path
+            for number in itertools.count(1)
+            if not (path := self._workdir / f"previous-{number}").exists()
+        )
+        aside.mkdir()
+        for name in _RUN_FILES:
+            if (self._workdir / name).exists():
+                os.replace(self._workdir / name, aside / name)
+        say(f"other settings ({', '.join(differing)}): the old run is now in {aside}")
+
+    def _last_step(self) -> int | None:
+        with contextlib.closing(_checkpoints(self._workdir)) as keeper:
+            return keeper.latest_step()
+
+    def _parameters(self) -> tuple[dict, parameters.Parameters]:
+        """What the newest whole checkpoint says of itself, and its parameters.
+
+        The dataset may be another than it was trained on: with more neighbours, or of a
+        database that has changed since.
+        """
+        now = self._run_identity()
+        identity = {**self._cfg.model_identity(), "tokenizer": now["tokenizer"]}
+        run, params = _restored(self._cfg, self._mesh, self._workdir, identity)
+        if run.get("dataset") != now["dataset"]:
+            say("the model was trained on another dataset than it is used with")
+        return run, params
+
+    def evaluate(self) -> None:
+        """Measures retrieval on, off and random on held-out text; writes the report."""
+        size = self._cfg.evaluation.batch_size
+        sharding.check_batch("evaluation.batch_size", size, self._mesh)
+        run, params = self._parameters()
+        step = run["step"]
+        judged = [dataclasses.asdict(self._cfg.evaluation), step, self._run_identity()]
+        path = self._workdir / "evaluation" / "results.json"
+        path.parent.mkdir(exist_ok=True)
+        results = read_json(path) or {}
+        if results.get("fingerprint") != fingerprint(judged):
+            sequences = self._sequences(self._cfg.evaluation.split)
+            results = measurement.conditions(
+                self._cfg, params, self._mesh, sequences, self.database
+            )
+            results |= {"fingerprint": fingerprint(judged), "step": step}
+            results |= {"init_from": run.get("init_from")}
+            _write_if_first(path, results)  # samples take long, too
+        if "samples" in results:
+            say("evaluation: up to date")
+        else:
+            results["samples"] = self._samples(params)
+            _write_if_first(path, results)
+        if processes.is_first():
+            report.write(self._workdir, self.database)
+
+    def _samples(self, params: parameters.Parameters) -> list[dict]:
+        made = continuations.of_held_out(self._cfg, params, self.database)
+        found = []
+        with Progress("samples", self._cfg.evaluation.num_samples, "texts") as progress:
+            for sample in made:
+                found.append(sample)
+                progress.advance(1)
+        return found
+
+    def generate(self) -> None:
+        """Continues the prompt and prints the text with its sources."""
+        _, params = self._parameters()
+        _generate(self._cfg, params, self.database)
+
+
+def _write_if_first(path: Path, results: dict) -> None:
+    if processes.is_first():
+        write_json(path, results)
+
+
+def generate_from_service(
+    cfg: Experiment, workdir: Path, database: RemoteDatabase
+) -> None:
+    """As `Job.generate`, with passages that a service finds.
+
+    Raises:
+        ValueError: if the model in the workdir was not trained with the tokenizer and the
+            chunk length of the service's database, or with other settings.
+    """
+    _fit(cfg, database.address, database.chunk_len)
+    run = read_json(workdir / "run.json") or {}
+    database.check_trained_with(run.get("tokenizer"), workdir)
+    cfg.set_vocab_size(database.tokenizer.vocab_size)
+    identity = {**cfg.model_identity(), "tokenizer": database.tokenizer.fingerprint}
+    mesh = sharding.make_mesh(cfg.mesh)
+    _, params = _restored(cfg, mesh, workdir, identity)
+    _generate(cfg, params, database)
+
+
+def _fit(cfg: Experiment, database: object, chunk_len: int) -> None:
+    if chunk_len != cfg.model.chunk_len:
+        raise ValueError(
+            f"{database} has chunks of {chunk_len} tokens, model.chunk_len is "
+            f"{cfg.model.chunk_len}"
+        )
+
+
+def _checkpoints(workdir: Path) -> checkpoints.Checkpoints:
+    """A run's, to be read."""
+    return checkpoints.Checkpoints(workdir / "checkpoints", keep=None)
+
+
+def _restored(
+    cfg: Experiment, mesh: jax.sharding.Mesh, workdir: Path, identity: dict
+) -> tuple[dict, parameters.Parameters]:
+    """What the newest whole checkpoint says of itself, and its parameters."""
+    shapes = jax.eval_shape(
+        functools.partial(parameters.initial_parameters, cfg.model, 0)
+    )
+    shardings = sharding.state_shardings(shapes, mesh)
+    wanted = {"params": checkpoints.abstract(shapes, shardings)}
+    with contextlib.closing(_checkpoints(workdir)) as keeper:
+        step, restored = keeper.restore(wanted, identity, part=True)
+        run, newest = keeper.about(step), keeper.latest_step()
+    if step != newest:
+        damaged = workdir / "checkpoints" / str(newest)
+        say(f"using step {step}; to train again what came after, delete {damaged}")
+    return run, restored["params"]
+
+
+def _generate(
+    cfg: Experiment, params: parameters.Parameters, database: Database | RemoteDatabase
+) -> None:
+    sample = continuations.continuation(cfg, params, database, cfg.evaluation.prompt)
+    continuations.print_continuation(sample, say)

@@ -1,0 +1,153 @@
+"""Bits per byte on held-out text, with retrieval and without, and how sure they are.
+
+Bits per byte compare models over tokenizers. Chunks of a document are not independent,
+so uncertainty comes from drawing whole documents anew (bootstrap). Two conditions are
+compared on the same documents, draw by draw, which removes how hard the documents are.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from retro_jax.config import ModelConfig
+from retro_jax.devices import sharding
+from retro_jax.runs import metrics
+from retro_jax.training import train
+
+NUM_RESAMPLES = 2000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChunkLosses:
+    """What a model lost on each chunk of a split, in the order of the batches.
+
+    Attributes:
+        loss_nats_X: summed over the chunk's scored targets.
+        bytes_X: UTF-8 bytes of those targets.
+        tokens_X: how many they are; 0 for padding.
+        documents_X: the document of each chunk.
+    """
+
+    loss_nats_X: Float[np.ndarray, " X"]
+    bytes_X: Float[np.ndarray, " X"]
+    tokens_X: Float[np.ndarray, " X"]
+    documents_X: Int[np.ndarray, " X"]
+
+    def bits_per_byte(self, keep_X: np.ndarray | None = None) -> float:
+        """Over all chunks, or over some; NaN where there is no text."""
+        keep = np.ones(len(self.bytes_X), bool) if keep_X is None else keep_X
+        return metrics.bits_per_byte(
+            float(self.loss_nats_X[keep].sum()), float(self.bytes_X[keep].sum())
+        )
+
+    def by_document(self) -> tuple[np.ndarray, np.ndarray]:
+        """Loss in nats and bytes of each document."""
+        _, rows = np.unique(self.documents_X, return_inverse=True)
+        return (
+            np.bincount(rows, weights=self.loss_nats_X),
+            np.bincount(rows, weights=self.bytes_X),
+        )
+
+
+def chunk_losses(
+    cfg: ModelConfig,
+    params,
+    mesh,
+    batches: Iterable[train.Batch],
+    *,
+    retrieval: bool,
+    advance: Callable[[int], None] = lambda sequences: None,
+) -> ChunkLosses:
+    """Losses of every chunk of these batches.
+
+    Args:
+        batches: whole batches, also where several processes share the devices.
+        retrieval: whether the neighbours in the batches are looked at.
+        advance: called with the number of sequences done, for showing progress.
+    """
+    parts: dict[str, list] = {"nats": [], "bytes": [], "tokens": [], "documents": []}
+    with jax.set_mesh(mesh):
+        for batch in batches:
+            documents_BC = batch["documents_BC"]
+            rows = sharding.local_rows(len(documents_BC), mesh)
+            mine = {name: array[rows] for name, array in model_inputs(batch).items()}
+            if not (retrieval and batch["neighbour_lengths_BCN"].any()):
+                mine = train.without_neighbours(mine)
+            sums = _sums_by_chunk(cfg, params, sharding.to_devices(mine, mesh))
+            for name, values_BC in sharding.on_host(sums).items():
+                parts[name].append(values_BC.reshape(-1).astype(np.float64))
+            parts["documents"].append(documents_BC.reshape(-1))
+            advance(len(documents_BC))
+    joined = {name: np.concatenate(values) for name, values in parts.items()}
+    return ChunkLosses(
+        joined["nats"], joined["bytes"], joined["tokens"], joined["documents"]
+    )
+
+
+_MODEL_INPUTS = (
+    "inputs_BL",
+    "targets_BL",
+    "loss_weights_BL",
+    "target_bytes_BL",
+    "segments_BL",
+    "neighbours_BCNR",
+    "neighbour_lengths_BCN",
+)
+
+
+def model_inputs(batch: train.Batch) -> train.Batch:
+    """The part of a batch that goes to the devices."""
+    return {name: batch[name] for name in _MODEL_INPUTS if name in batch}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sums_by_chunk(cfg: ModelConfig, params, batch):
+    weights_BL = batch["loss_weights_BL"]
+    # Zero weight and a loss that is not finite must give zero, hence not a product.
+    losses_BL = train.token_losses(cfg, params, batch)
+    losses_BL = jnp.where(weights_BL > 0, losses_BL * weights_BL, 0.0)
+
+    def by_chunk(values_BL):
+        return values_BL.reshape(len(values_BL), -1, cfg.chunk_len).sum(axis=-1)
+
+    return {
+        "nats": by_chunk(losses_BL),
+        "bytes": by_chunk(batch["target_bytes_BL"] * weights_BL),
+        "tokens": by_chunk(weights_BL),
+    }
+
+
+def interval(
+    losses: ChunkLosses, other: ChunkLosses | None = None, *, seed: int = 0
+) -> tuple[float, float]:
+    """95 % bootstrap interval over documents of bits per byte, or of a difference.
+
+    Args:
+        losses: of one condition.
+        other: of another on the same documents; the interval is then of
+            bits_per_byte(losses) - bits_per_byte(other).
+    Returns:
+        The 2.5th and the 97.5th percentile; NaN for less than two documents.
+    """
+    nats_D, bytes_D = losses.by_document()
+    if other is not None:
+        other_nats_D, other_bytes_D = other.by_document()
+        if not np.array_equal(bytes_D, other_bytes_D):
+            raise ValueError(
+                "the two conditions were not measured on the same documents"
+            )
+        nats_D = nats_D - other_nats_D
+    scored = bytes_D > 0
+    nats_D, bytes_D = nats_D[scored], bytes_D[scored]
+    if len(bytes_D) < 2:
+        return (float("nan"), float("nan"))
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, len(bytes_D), (NUM_RESAMPLES, len(bytes_D)))
+    values = nats_D[draws].sum(axis=1) / (bytes_D[draws].sum(axis=1) * np.log(2))
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)

@@ -1,0 +1,1 @@
+"""What a run keeps: checkpoints, metrics, and its answer to being stopped."""

@@ -1,0 +1,1 @@
+"""The loss, the step and the loop."""

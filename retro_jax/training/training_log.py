@@ -1,0 +1,134 @@
+"""What a run says of its steps: lines for whoever watches, numbers for later."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+
+from retro_jax.config import OptimizerConfig, TrainConfig
+from retro_jax.runs import metrics
+from retro_jax.training.optimizer import learning_rate
+
+T = TypeVar("T")
+
+
+class StepLog:
+    """Collects the sums of steps and writes them every `log_every` steps.
+
+    The sums of a step are read once the next one has been started, so that looking at
+    them does not hold up the device.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        optimizer_cfg: OptimizerConfig,
+        cfg: TrainConfig,
+        first_step: int,
+    ):
+        self._cfg = cfg
+        self._schedule = learning_rate(optimizer_cfg, cfg.steps)
+        self._writer = metrics.MetricsWriter(
+            folder, first_step=first_step, writes=jax.process_index() == 0
+        )
+        self._rate = metrics.Rate()
+        self._began_s, self._first_step = time.perf_counter(), first_step
+        self._pending: tuple[int, dict] | None = None
+        self._totals: dict[str, float] = {}
+        self._waited_s = 0.0
+        self._updates, self._skipped_in_a_row = 0, 0
+        self._gradient_norm = math.nan  # of the last update since the last line
+
+    def waiting_for(self, get: Callable[[], T]) -> T:
+        """What `get` gives; the time it takes is time spent waiting for data."""
+        start_s = time.perf_counter()
+        batch = get()
+        self._waited_s = time.perf_counter() - start_s
+        return batch
+
+    def after_step(self, step: int, sums: dict) -> None:
+        """Takes the sums of a step, which need not be done yet."""
+        waited_s = self._waited_s
+        self.flush()
+        self._pending = (step, sums)
+        self._totals["waited_s"] = waited_s
+
+    def flush(self) -> None:
+        """Reads the sums of the last step.
+
+        Raises:
+            FloatingPointError: if too many steps in a row were not finite.
+        """
+        if self._pending is None:
+            return
+        step, sums = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in jax.device_get(sums).items()}
+        self._updates = int(values["updates"])
+        tokens, waited_s = values["tokens"], self._totals.pop("waited_s", 0.0)
+        self._rate.add(int(tokens) if math.isfinite(tokens) else 0, waited_s)
+        if math.isfinite(values["loss_nats"]) and math.isfinite(
+            values["gradient_norm"]
+        ):
+            self._skipped_in_a_row = 0
+            self._gradient_norm = values["gradient_norm"]
+            for name in ("loss_nats", "tokens", "bytes"):
+                self._totals[name] = self._totals.get(name, 0.0) + values[name]
+        else:
+            self._count_skipped(step, values)
+        if step % self._cfg.log_every == 0 or step == self._cfg.steps:
+            self._write(step)
+
+    def _count_skipped(self, step: int, values: dict[str, float]) -> None:
+        self._skipped_in_a_row += 1
+        most = self._cfg.max_skipped_steps
+        what = (
+            f"the loss of step {step} is {values['loss_nats']}, its gradient norm "
+            f"{values['gradient_norm']}"
+        )
+        if self._skipped_in_a_row > most:
+            raise FloatingPointError(
+                f"{what}, the {self._skipped_in_a_row}. such step in a row "
+                f"(train.max_skipped_steps={most}). The parameters and the newest "
+                "checkpoint are from before; try a lower optimizer.learning_rate, or "
+                "float32"
+            )
+        metrics.say(
+            f"{what}: not applied ({self._skipped_in_a_row} of {most} in a row)"
+        )
+
+    def _write(self, step: int) -> None:
+        totals, self._totals = self._totals, {}
+        totals = {"loss_nats": math.nan, "tokens": 0.0, "bytes": 0.0} | totals
+        gradient_norm, self._gradient_norm = self._gradient_norm, math.nan
+        values = {
+            "loss_nats_per_token": totals["loss_nats"] / max(totals["tokens"], 1.0),
+            "bits_per_byte": metrics.bits_per_byte(
+                totals["loss_nats"], totals["bytes"]
+            ),
+            "gradient_norm": gradient_norm,
+            # Of the last update; the schedule counts updates.
+            "learning_rate": float(self._schedule(max(self._updates - 1, 0))),
+            "skipped_steps": step - self._updates,
+            **self._rate.take(),
+        }
+        self._writer.write(step, values)
+        done = step - self._first_step
+        elapsed_s = time.perf_counter() - self._began_s
+        left_s = elapsed_s / done * (self._cfg.steps - step)
+        metrics.say(
+            f"step {step}/{self._cfg.steps}  {values['bits_per_byte']:.3f} bits/byte  "
+            f"{values['tokens_per_s']:,.0f} tokens/s  "
+            f"waiting for data {values['waiting_for_data_share']:.0%}  "
+            f"{metrics.duration(left_s)} left"
+        )
+
+    def close(self) -> None:
+        """Reads the last step's sums, and closes the files whatever they say."""
+        try:
+            self.flush()
+        finally:
+            self._writer.close()

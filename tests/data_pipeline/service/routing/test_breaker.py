@@ -1,0 +1,174 @@
+"""Who fails is left alone: nobody waits for a server that is known not to answer."""
+
+import concurrent.futures
+import json
+import threading
+import time
+
+import pytest
+
+from data_pipeline.service.client import RetrievalClient
+from data_pipeline.service.routing import breaker, replica_set
+from data_pipeline.service.routing.breaker import Breaker
+from tests.served import servers
+
+_QUERY = ["the same again"]
+_TIMEOUT_S = 4.0  # of which a shard gets 2.4
+
+
+@pytest.fixture
+def running():
+    with servers() as made:
+        yield made
+
+
+class Gate:
+    """A shard's search that stands still while the gate is shut."""
+
+    def __init__(self):
+        self.open = threading.Event()
+
+    def __call__(self, nearest):
+        def search(*arguments):
+            assert self.open.wait(30)
+            return nearest(*arguments)
+
+        return search
+
+
+def test_three_failures_in_a_row_open_and_one_answer_closes():
+    made = Breaker()
+    assert [made.failed(0, "x") for _ in range(2)] == [False, False]
+    assert not made.answered()
+    assert [made.failed(0, f"{n}") for n in range(4)] == [False, False, True, False]
+    assert made.is_open
+    assert made.reason == "3"
+    assert made.answered()
+    assert not made.is_open
+
+
+def test_trials_are_single_and_rarer_and_rarer(monkeypatch):
+    monkeypatch.setattr(breaker.random, "uniform", lambda low, high: 1.0)
+    made, now_s, pauses_s = Breaker(), 100.0, []
+    assert not made.begin_trial(now_s)
+    for _ in range(3):
+        made.failed(now_s, "x")
+    for _ in range(7):
+        pauses_s.append(made.retry_at_s - now_s)
+        assert not made.begin_trial(made.retry_at_s - 0.01)
+        now_s = made.retry_at_s
+        assert made.begin_trial(now_s)
+        assert not made.begin_trial(now_s + 100)  # one is under way
+        made.failed(now_s, "x")
+        made.end_trial(now_s)
+    assert pauses_s == [1, 2, 4, 8, 16, 30, 30]
+    assert made.begin_trial(made.retry_at_s)
+    made.answered()
+    made.end_trial(now_s)
+    for _ in range(3):
+        made.failed(0, "x")
+    assert made.retry_at_s == 1
+
+
+def test_who_is_only_slow_is_not_cut_off():
+    made = Breaker()
+    for _ in range(3):
+        made.failed(0, "slower", was_slow=True)
+    assert made.is_open
+    assert made.is_slow
+    made.failed(0, "gone")
+    assert made.is_open
+    assert not made.is_slow
+    assert made.reason == "gone"
+    made.failed(0, "slower", was_slow=True)
+    assert not made.is_slow
+
+
+def test_a_stalled_shard_costs_nothing_once_it_is_known(
+    running, sharded_database, monkeypatch
+):
+    monkeypatch.setattr(breaker, "_FIRST_PAUSE_S", 0.3)
+    gate = Gate()
+    stalled = running.shard(sharded_database, 0, 2, nearest=gate)
+    other = running.shard(sharded_database, 1, 2)
+    made = running.router(sharded_database, f"{stalled.address},{other.address}")
+    expected = sharded_database.search(_QUERY, 3)
+
+    def is_left_alone() -> bool:
+        name = "retro_replica_left_alone"
+        return made.metrics.value(name, replica=stalled.address) == 1
+
+    options = {"timeout_s": _TIMEOUT_S, "allow_partial": True}
+    address = f"grpc://{made.address}"
+    with (
+        RetrievalClient(address, **options) as client,
+        RetrievalClient(address, timeout_s=10) as strict,
+        concurrent.futures.ThreadPoolExecutor(3) as pool,
+    ):
+        start_s = time.monotonic()
+        asked = [pool.submit(client.search, _QUERY, 3) for _ in range(3)]
+        assert all(len(answer.result()[0]) == 3 for answer in asked)
+        assert time.monotonic() - start_s > 0.5 * _TIMEOUT_S
+        assert is_left_alone()
+        took_s = []
+        # As long as a trial or two take, for which nobody waits.
+        while sum(took_s) < 1.5 or len(took_s) < 9:
+            start_s = time.monotonic()
+            assert client.search(_QUERY, 3) != expected
+            took_s.append(time.monotonic() - start_s)
+        assert sorted(took_s)[-3] < 0.4 * _TIMEOUT_S
+        with pytest.raises(
+            ConnectionError,
+            match=r"shard 0 \(DEADLINE_EXCEEDED: left alone after \d+ failures in a row, "
+            rf"tried again in .* s; it said: {stalled.address}: (Deadline|no answer)",
+        ):
+            strict.search(_QUERY, 3)
+        gate.open.set()
+        ends_s = time.monotonic() + 20
+        while client.search(_QUERY, 3) != expected:
+            assert time.monotonic() < ends_s
+            time.sleep(0.02)
+        assert not is_left_alone()
+        assert strict.search(_QUERY, 3) == expected
+    events = [json.loads(line)["event"] for line in running.said]
+    assert events.count("replica_left_alone") == events.count("replica_is_back") == 1
+
+
+def test_callers_in_a_hurry_do_not_cut_a_shard_off(running, sharded_database):
+    gate = Gate()
+    stalled = running.shard(sharded_database, 0, 1, nearest=gate, threads=8)
+    made = running.router(sharded_database, stalled.address)
+    with RetrievalClient(f"grpc://{made.address}", timeout_s=0.05) as client:
+        for _ in range(6):
+            with pytest.raises(ConnectionError):
+                client.search(_QUERY, 3)
+    gate.open.set()
+    with RetrievalClient(f"grpc://{made.address}") as client:
+        assert client.search(_QUERY, 3) == sharded_database.search(_QUERY, 3)
+    assert not any("replica_left_alone" in line for line in running.said)
+
+
+def test_a_server_that_was_lost_is_asked_as_soon_as_it_is_back(
+    running, sharded_database, monkeypatch
+):
+    """Long before the pause is over: routers ask for versions all the time."""
+    monkeypatch.setattr(breaker, "_FIRST_PAUSE_S", 600.0)
+    shards = [running.shard(sharded_database, s, 2) for s in range(2)]
+    addresses = ",".join(shard.address for shard in shards)
+    made = running.router(sharded_database, addresses, follow_s=0.05)
+    expected = sharded_database.search(_QUERY, 3)
+    with RetrievalClient(f"grpc://{made.address}", allow_partial=True) as client:
+        assert client.search(_QUERY, 3) == expected
+        running.stop(shards[0])
+        for _ in range(5):
+            assert client.search(_QUERY, 3) != expected
+        assert any("replica_left_alone" in line for line in running.said)
+        sets: list[replica_set.ReplicaSet] = made.service._shards._shards
+        ends_s = time.monotonic() + 20
+        while not sets[0].is_lost:
+            assert time.monotonic() < ends_s
+            time.sleep(0.02)
+        running.shard(sharded_database, 0, 2, port=shards[0].port)
+        while client.search(_QUERY, 3) != expected:
+            assert time.monotonic() < ends_s
+            time.sleep(0.02)

@@ -1,0 +1,111 @@
+"""A user's mistakes end in one line; Ctrl-C ends a command, and it can be gone on with."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from experiments import command_line
+
+TINY = "--config=experiments/configs/tiny.py"
+
+
+def run_main(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "experiments.main", *flags]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("--config=nope.py", "nope.py"),
+        (f"{TINY}:medium", "medium"),
+        ("--config.model.widht=3", "setting model.widht; did you mean model.width"),
+        ("--config.model.width=wide", "wide"),
+        ("--config.model.width=3", "width"),
+        ("--config.train.steps=0", "train.steps"),
+        ("--no_such_flag=1", "no_such_flag"),
+    ],
+)
+def test_wrong_flag_is_named_in_one_line(tmp_path, flag, named):
+    flags = [flag] if "--config=" in flag or flag.startswith(TINY) else [TINY, flag]
+    done = run_main(*flags, f"--workdir={tmp_path}", "--job=train")
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ") and named in line
+
+
+def test_ctrl_c_ends_the_command_with_a_word_and_nothing_half_written(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(400):
+        words = " ".join(f"word{number * i % 977}" for i in range(1, 400))
+        (corpus / f"{number}.txt").write_text(words)
+    command = [sys.executable, "-m", "experiments.build_database", TINY]
+    command += [f"--database={tmp_path / 'database'}", f"--config.data.corpus={corpus}"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    started = tmp_path / "database" / "embeddings" / "building.json"
+    deadline_s = time.monotonic() + 100
+    with process:
+        try:
+            while not started.exists() and process.poll() is None:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert (
+        said.strip().splitlines()[-1] == "stopped; the same command goes on from here"
+    )
+    assert not (tmp_path / "database" / "embeddings" / "stage.json").exists()
+
+
+def test_a_full_disk_is_called_so(capsys):
+    """numpy says of it how many numbers it has written."""
+
+    def save(_):
+        with open("/dev/full", "wb") as full:
+            np.ones(100_000).tofile(full)
+
+    assert command_line.run(save, []) == command_line.USER_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "error: an array could not be written (100000 requested and "
+    )
+    assert "the disk is full" in line
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EACCES, "error: /a/b: Permission denied"),
+        (errno.ENOSPC, "error: /a/b: the disk is full. Make room and start"),
+    ],
+)
+def test_errors_of_the_system_name_the_file_and_no_numbers(capsys, number, said):
+    def fail(_):
+        raise OSError(number, os.strerror(number), "/a/b")
+
+    assert command_line.run(fail, []) == command_line.USER_ERROR
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_file_that_can_not_be_written_is_refused(tmp_path):
+    command_line.output_file(tmp_path / "new" / "plot.png")
+    assert (tmp_path / "new").is_dir()
+    with pytest.raises(ValueError, match="it is a folder, name a file in it"):
+        command_line.output_file(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="can't write to .*/file"):
+        command_line.output_file(tmp_path / "file" / "plot.png")

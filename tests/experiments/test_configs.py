@@ -1,0 +1,175 @@
+"""Every config builds, fits together and takes a step."""
+
+import functools
+import importlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.config import Experiment
+from experiments.configs import ablations
+from retro_jax.config import MeshConfig
+from retro_jax.devices import sharding
+from retro_jax.model import parameters
+from retro_jax.training import retrofit, train
+from retro_jax.training.optimizer import make_optimizer
+
+_CONFIGS = sorted(
+    path.stem
+    for path in (Path(__file__).parents[2] / "experiments" / "configs").glob("*.py")
+    if path.stem != "__init__"
+)
+_ARGUMENTS = {
+    "tiny": ("", "baseline", "retrofit"),
+    "ablations": (
+        *ablations.VARIANTS,
+        *(f"{variant},tiny" for variant in ablations.VARIANTS),
+    ),
+    "retro": (
+        *("172m", "425m", "1.5b", "7.5b"),
+        *("172m,baseline", "172m,retrofit", "172m,modern", "7.5b,modern,baseline"),
+    ),
+}
+# Tracing takes seconds for each layer; these have every kind of layer.
+_TRACED = (
+    ("tiny", ""),
+    ("tiny", "baseline"),
+    ("retro", "172m"),
+    ("ablations", "continuation_only,tiny"),
+    ("ablations", "no_cca_positions,tiny"),
+)
+
+
+def _cases():
+    return [(name, arg) for name in _CONFIGS for arg in _ARGUMENTS[name]]
+
+
+def _config(name: str, arg: str) -> Experiment:
+    return importlib.import_module(f"experiments.configs.{name}").get_config(arg)
+
+
+def _batch(cfg: Experiment, *, batch_size: int, num_chunks: int) -> dict:
+    rng = np.random.default_rng(0)
+    data, length = cfg.data, num_chunks * cfg.data.chunk_len
+    shape = (batch_size, num_chunks, data.num_neighbours)
+    tokens = rng.integers(0, 256, (batch_size, length + 1)).astype(np.int32)
+    return {
+        "inputs_BL": tokens[:, :-1],
+        "targets_BL": tokens[:, 1:],
+        "loss_weights_BL": np.ones((batch_size, length), np.float32),
+        "target_bytes_BL": np.full((batch_size, length), 3, np.int32),
+        "segments_BL": np.ones((batch_size, length), np.int32),
+        "neighbours_BCNR": rng.integers(0, 256, (*shape, data.neighbour_len)).astype(
+            np.int32
+        ),
+        "neighbour_lengths_BCN": np.full(shape, data.neighbour_len, np.int32),
+    }
+
+
+@pytest.mark.parametrize(("name", "arg"), _cases())
+def test_every_config_is_consistent_and_can_be_sharded(name, arg):
+    cfg = _config(name, arg)
+    cfg.validate()
+    optimizer = make_optimizer(cfg.optimizer, cfg.train.steps)
+    shapes = jax.eval_shape(
+        functools.partial(train.initial_state, cfg.model, optimizer, 0)
+    )
+    mesh = sharding.make_mesh(MeshConfig(data=4, model=2))
+    shardings = jax.tree.leaves(sharding.state_shardings(shapes, mesh))
+    assert len(shardings) == len(jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(("name", "arg"), _TRACED)
+def test_the_whole_step_can_be_traced(name, arg):
+    cfg = _config(name, arg)
+    optimizer = make_optimizer(cfg.optimizer, cfg.train.steps)
+    shapes = jax.eval_shape(
+        functools.partial(train.initial_state, cfg.model, optimizer, 0)
+    )
+    batch = _batch(
+        cfg, batch_size=cfg.train.batch_size, num_chunks=cfg.data.sequence_chunks
+    )
+    step = functools.partial(
+        train.train_step, cfg.model, optimizer, cfg.train.accumulation
+    )
+    after, sums = jax.eval_shape(step, shapes, batch)
+    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(
+        lambda x: x.shape, shapes
+    )
+    assert set(sums) >= {"loss_nats", "tokens", "bytes", "gradient_norm"}
+
+
+@pytest.mark.parametrize(("name", "arg"), _TRACED)
+def test_every_config_takes_a_step_at_a_small_width(name, arg):
+    cfg = _config(name, arg)
+    model = cfg.model
+    model.vocab_size, model.width, model.ffw_width = 256, 32, 64
+    model.num_heads = model.encoder_heads = 2
+    model.head_size = model.encoder_head_size = 16
+    model.encoder_width, model.encoder_ffw_width = 32, 64
+    model.depth = max(model.cca_layers[:2], default=2)
+    model.cca_layers = model.cca_layers[:2]
+    optimizer = make_optimizer(cfg.optimizer, 10)
+    before = train.initial_state(model, optimizer, 0)
+    step = jax.jit(functools.partial(train.train_step, model, optimizer, 1))
+    after, sums = step(before, _batch(cfg, batch_size=2, num_chunks=2))
+    assert np.isfinite(sums["loss_nats"])
+    moved = [
+        name
+        for name, array in after["params"].items()
+        if not np.array_equal(array, before["params"][name])
+    ]
+    assert len(moved) > 0.8 * len(before["params"])
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [("tiny", ("baseline", "retrofit")), ("retro", ("172m,baseline", "172m,retrofit"))],
+)
+def test_a_retrofit_fits_its_baseline_and_trains_less(name, args):
+    baseline, cfg = (_config(name, arg) for arg in args)
+    new = retrofit.new_names(cfg.model)
+    make = functools.partial(parameters.initial_parameters, cfg.model, 0)
+    shapes = jax.eval_shape(make)
+    make = functools.partial(parameters.initial_parameters, baseline.model, 0)
+    of_baseline = {name: array.shape for name, array in jax.eval_shape(make).items()}
+    assert of_baseline == {n: a.shape for n, a in shapes.items() if n not in new}
+    new_share = sum(shapes[n].size for n in new) / parameters.num_parameters(shapes)
+    assert new_share < 0.5
+    assert cfg.init_from and cfg.train.freeze and not baseline.init_from
+
+
+def test_the_paper_retrofits_on_three_percent_of_the_sequences():
+    for size, rate in (("172m", 2e-4), ("7.5b", 1e-4)):
+        whole, part = _config("retro", size), _config("retro", f"{size},retrofit")
+        sequences = part.train.steps * part.train.batch_size
+        assert sequences == 0.03 * whole.train.steps * whole.train.batch_size
+        assert part.train.batch_size == 256 and part.optimizer.learning_rate == rate
+        assert part.optimizer.final_share == 0.1
+
+
+@pytest.mark.parametrize("name", _CONFIGS)
+def test_an_unknown_argument_is_named(name):
+    with pytest.raises(ValueError, match="nonsense"):
+        _config(name, "nonsense")
+
+
+def test_ablations_of_the_paper_s_model_are_those_of_table_13():
+    default = _config("ablations", "default").model
+    assert (default.width, default.cca_layers) == (896, (6, 9, 12))
+    layers = {
+        name: _config("ablations", name).model.cca_layers
+        for name in ("cca_1", "cca_6", "cca_12", "cca_all", "cca_every_3_from_1")
+    }
+    assert layers == {
+        "cca_1": (1,),
+        "cca_6": (6,),
+        "cca_12": (12,),
+        "cca_all": tuple(range(1, 13)),
+        "cca_every_3_from_1": (1, 4, 7, 10),
+    }
+    for variant in ablations.VARIANTS:
+        if variant != "default":
+            assert _config("ablations", variant) != _config("ablations", "default")

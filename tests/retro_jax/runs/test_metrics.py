@@ -1,0 +1,78 @@
+import json
+import math
+
+import pytest
+
+from retro_jax.runs import metrics
+
+
+def test_bits_per_byte():
+    assert metrics.bits_per_byte(10 * math.log(2), 5) == pytest.approx(2.0)
+    assert math.isnan(metrics.bits_per_byte(0.0, 0))
+
+
+def test_rows_are_read_as_they_were_written(tmp_path):
+    writer = metrics.MetricsWriter(tmp_path / "deep" / "er", first_step=0)
+    writer.write(1, {"loss": 0.1})
+    path = tmp_path / "deep" / "er" / "metrics.jsonl"
+    assert metrics.read_metrics(path) == [{"step": 1, "loss": 0.1}]  # at once
+    writer.write(2, {"loss": 1 / 3, "rate": 7})
+    writer.close()
+    assert metrics.read_metrics(path)[1] == {"step": 2, "loss": 1 / 3, "rate": 7}
+    assert list(path.parent.glob("events.out.tfevents.*"))
+
+
+def test_rows_past_the_resume_step_are_dropped(tmp_path):
+    for first_step, losses in ((0, {1: 1.0, 2: 2.0, 3: 3.0}), (2, {3: 30.0})):
+        writer = metrics.MetricsWriter(tmp_path, first_step=first_step)
+        for step, loss in losses.items():
+            writer.write(step, {"loss": loss})
+        writer.close()
+    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    assert [(row["step"], row["loss"]) for row in rows] == [(1, 1), (2, 2), (3, 30)]
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_last_line_cut_short_is_left_out_and_written_over(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps({"step": 1, "loss": 1.0}) + '\n{"step": 2, "lo')
+    assert metrics.read_metrics(path) == [{"step": 1, "loss": 1.0}]
+    writer = metrics.MetricsWriter(tmp_path, first_step=5)
+    writer.write(6, {"loss": 6.0})
+    writer.close()
+    assert [row["step"] for row in metrics.read_metrics(path)] == [1, 6]
+
+
+def test_no_file_has_no_rows(tmp_path):
+    assert metrics.read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_rates_are_since_last_asked():
+    times_s = iter([0.0, 4.0, 4.0, 6.0, 6.0])
+    rate = metrics.Rate(clock=lambda: next(times_s))
+    rate.add(100, 1.0)
+    rate.add(100, 1.0)
+    assert rate.take() == {"tokens_per_s": 50.0, "waiting_for_data_share": 0.5}
+    rate.add(10, 0.0)
+    assert rate.take() == {"tokens_per_s": 5.0, "waiting_for_data_share": 0.0}
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (0, "0 s"),
+        (12.4, "12 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3599.7, "1 h 00 min"),
+        (7625, "2 h 07 min"),
+        (360_000, "100 h 00 min"),
+    ],
+)
+def test_durations_for_people(seconds, text):
+    assert metrics.duration(seconds) == text
+
+
+def test_a_line_is_said_at_once(capsys):
+    metrics.say("step 1")
+    assert capsys.readouterr().out == "step 1\n"

@@ -1,0 +1,189 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from retro_jax import evaluation
+from retro_jax.evaluation import ChunkLosses
+from retro_jax.training import train
+from tests import tiny_model
+
+CFG = tiny_model.small_config(vocab_size=16)
+PARAMS = tiny_model.parameters(CFG)
+UNIFORM = PARAMS | {"embedding_VD": jnp.zeros_like(PARAMS["embedding_VD"])}
+
+
+def _batches():
+    """Two batches of two sequences of three chunks; documents 0 to 3; -1 is padding."""
+    documents = [[[0, 0, 1], [1, 1, 2]], [[2, 2, 3], [-1, -1, -1]]]
+    for seed, documents_BC in enumerate(documents):
+        batch = tiny_model.batch(CFG, seed=seed)
+        batch["documents_BC"] = np.array(documents_BC, np.int64)
+        batch["loss_weights_BL"][:] = 1.0
+        batch["loss_weights_BL"][0, :2] = 0.0
+        padding = np.repeat(batch["documents_BC"] < 0, CFG.chunk_len, axis=1)
+        batch["loss_weights_BL"][padding] = 0.0
+        batch["segments_BL"][padding] = 0
+        yield batch
+
+
+def _measure(params, *, retrieval, batches=None, mesh=(1, 1), **options):
+    return evaluation.chunk_losses(
+        CFG,
+        params,
+        tiny_model.mesh(*mesh),
+        _batches() if batches is None else batches,
+        retrieval=retrieval,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def on():
+    return _measure(PARAMS, retrieval=True)
+
+
+@pytest.fixture(scope="module")
+def off():
+    return _measure(PARAMS, retrieval=False)
+
+
+def test_a_uniform_model_needs_log2_of_the_vocabulary_for_each_token():
+    done = []
+    losses = _measure(UNIFORM, retrieval=True, advance=done.append)
+    assert done == [2, 2]
+    weights = np.concatenate([b["loss_weights_BL"].ravel() for b in _batches()])
+    sizes = np.concatenate([b["target_bytes_BL"].ravel() for b in _batches()])
+    bytes_per_token = (weights * sizes).sum() / weights.sum()
+    assert losses.tokens_X.sum() == weights.sum()
+    expected = math.log2(CFG.vocab_size) / bytes_per_token
+    assert losses.bits_per_byte() == pytest.approx(expected, rel=1e-6)
+
+
+def test_chunks_stand_in_the_order_of_the_batches(on):
+    np.testing.assert_array_equal(
+        on.documents_X, [0, 0, 1, 1, 1, 2, 2, 2, 3, -1, -1, -1]
+    )
+    np.testing.assert_array_equal(on.tokens_X, [2, 4, 4, 4, 4, 4, 2, 4, 4, 0, 0, 0])
+    batch = next(iter(_batches()))
+    del batch["documents_BC"]
+    losses = jax.jit(functools.partial(train.token_losses, CFG))
+    losses_BL = np.asarray(losses(PARAMS, batch), np.float64)
+    expected = (losses_BL * batch["loss_weights_BL"]).reshape(-1, CFG.chunk_len)
+    np.testing.assert_allclose(on.loss_nats_X[:6], expected.sum(axis=1), rtol=1e-5)
+
+
+def test_padding_counts_nothing_whatever_stands_there(on):
+    batches = list(_batches())
+    batches[1]["inputs_BL"][1] = 5
+    batches[1]["targets_BL"][1] = 7
+    batches[1]["neighbours_BCNR"][1] = 3
+    again = _measure(PARAMS, retrieval=True, batches=batches)
+    np.testing.assert_array_equal(again.loss_nats_X, on.loss_nats_X)
+    for values_X in (on.loss_nats_X, on.bytes_X, on.tokens_X):
+        np.testing.assert_array_equal(values_X[9:], 0.0)
+
+
+def test_a_loss_that_is_not_finite_has_no_weight_where_there_is_none():
+    batches = list(_batches())
+    batch = batches[1]
+    for name in ("inputs_BL", "targets_BL"):
+        batch[name][0] %= 15
+        batch[name][1] = 15
+    batch["neighbours_BCNR"] %= 15
+    params = PARAMS | {"embedding_VD": PARAMS["embedding_VD"].at[15].set(1e30)}
+    losses = _measure(params, retrieval=True, batches=[batch])
+    np.testing.assert_array_equal(losses.loss_nats_X[3:], 0.0)
+
+
+def test_retrieval_off_does_not_look_at_neighbours(on, off):
+    batches = list(_batches())
+    for batch in batches:
+        batch["neighbours_BCNR"] = (batch["neighbours_BCNR"] + 1) % CFG.vocab_size
+    again = _measure(PARAMS, retrieval=False, batches=batches)
+    np.testing.assert_array_equal(again.loss_nats_X, off.loss_nats_X)
+    assert on.bits_per_byte() != off.bits_per_byte()
+
+
+def test_eight_devices_measure_the_same(on):
+    halves = list(_batches())
+    batch = {
+        name: np.concatenate([half[name] for half in halves] * 2) for name in halves[0]
+    }
+    losses = _measure(PARAMS, retrieval=True, batches=[batch], mesh=(4, 1))
+    np.testing.assert_allclose(losses.loss_nats_X[:12], on.loss_nats_X, rtol=1e-5)
+    assert losses.bits_per_byte() == pytest.approx(on.bits_per_byte(), rel=1e-6)
+
+
+def test_losses_are_grouped_by_document_whatever_their_order():
+    losses = ChunkLosses(
+        np.array([1.0, 2.0, 4.0, 8.0]),
+        np.array([1.0, 1.0, 3.0, 5.0]),
+        np.ones(4),
+        np.array([7, 2, 7, 2]),
+    )
+    nats, num_bytes = losses.by_document()
+    np.testing.assert_array_equal(nats, [10.0, 5.0])  # documents 2 and 7
+    np.testing.assert_array_equal(num_bytes, [6.0, 4.0])
+    assert losses.bits_per_byte() == pytest.approx(15 / (10 * math.log(2)))
+    keep = np.array([True, False, True, False])
+    assert losses.bits_per_byte(keep) == pytest.approx(5 / (4 * math.log(2)))
+    assert math.isnan(losses.bits_per_byte(np.zeros(4, bool)))
+
+
+def _synthetic(seed: int, shift_nats: float = 0.0, documents: int = 60) -> ChunkLosses:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(100, 300, documents * 3).astype(np.float64)
+    nats = sizes * rng.normal(0.7, 0.2, documents * 3) + shift_nats * sizes
+    return ChunkLosses(
+        nats, sizes, np.ones(len(sizes)), np.repeat(np.arange(documents), 3)
+    )
+
+
+def test_the_interval_holds_the_value_and_narrows_with_documents():
+    few, many = _synthetic(0), _synthetic(0, documents=2000)
+    widths = []
+    for losses in (few, many):
+        low, high = evaluation.interval(losses)
+        assert low < losses.bits_per_byte() < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 4
+    assert evaluation.interval(few) == evaluation.interval(few)
+    assert evaluation.interval(few) != evaluation.interval(few, seed=1)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    truth = 0.7 / math.log(2)
+    intervals = [evaluation.interval(_synthetic(seed)) for seed in range(60)]
+    covered = sum(low <= truth <= high for low, high in intervals)
+    assert 51 <= covered <= 60
+
+
+def test_the_difference_is_taken_draw_by_draw():
+    losses, shifted = _synthetic(0), _synthetic(0, shift_nats=0.1)
+    assert evaluation.interval(losses, losses) == (0.0, 0.0)
+    low, high = evaluation.interval(shifted, losses)
+    assert low == pytest.approx(0.1 / math.log(2), rel=1e-6)
+    assert high == pytest.approx(low, rel=1e-6)
+    with pytest.raises(ValueError, match="not measured on the same documents"):
+        evaluation.interval(losses, _synthetic(1))
+
+
+def test_padding_does_not_move_the_interval():
+    losses = _synthetic(0)
+    padded = ChunkLosses(
+        np.append(losses.loss_nats_X, 0.0),
+        np.append(losses.bytes_X, 0.0),
+        np.append(losses.tokens_X, 0.0),
+        np.append(losses.documents_X, -1),
+    )
+    assert evaluation.interval(padded) == evaluation.interval(losses)
+    assert padded.bits_per_byte() == losses.bits_per_byte()
+
+
+def test_one_document_has_no_interval():
+    low, high = evaluation.interval(_synthetic(0, documents=1))
+    assert math.isnan(low) and math.isnan(high)

@@ -1,0 +1,194 @@
+"""Compiling for TPU slices: what is asked for, what comes back, what becomes of failures."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from tools.aot import __main__, roofline, table
+from tools.aot.hlo import Collective
+
+_TINY = "experiments/configs/tiny.py"
+_SMALL = (
+    "--config.model.depth=1",
+    "--config.model.cca_layers=(1,)",
+    "--config.model.encoder_depth=1",
+    "--config.model.vocab_size=256",
+    "--config.data.sequence_chunks=2",
+    "--config.train.batch_size=4",
+)
+_needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None and not __main__.COMPILER.exists(),
+    reason="the TPU compiler is not installed",
+)
+
+
+def _job(*overrides: str, **changes) -> __main__.Job:
+    settings = {"config": _TINY, "topology": "v5e:2x2", "retrieval": True}
+    return __main__.Job(**(settings | {"overrides": (*_SMALL, *overrides)} | changes))
+
+
+@_needs_compiler
+def test_the_real_step_of_a_tiny_retro_compiles_for_four_chips():
+    row = __main__.run_job(_job("--config.mesh.model=2"))
+    assert row["status"] == "ok", row
+    assert row["chips"] == 4 and row["mesh"] == [2, 2]
+    # Two optimizer slots beside each parameter, four bytes each; small arrays are padded.
+    least = 12 * row["parameters_per_chip"]
+    assert least <= row["argument_bytes"] <= 2 * least
+    assert row["parameters_per_chip"] < 0.3 * row["parameters"]
+    assert row["argument_bytes"] < row["peak_bytes"] < row["hbm_bytes"]
+    # The backward pass computes again what it needs, and every chip the position tables.
+    assert row["model_flops"] < row["program_flops"] < 4 * row["model_flops"]
+    kinds = {one["kind"] for one in row["collectives"]}
+    assert "all-gather" in kinds and "all-reduce" in kinds
+    assert 0 < row["mfu_sum"] <= row["mfu_longest"] < 1
+
+
+@_needs_compiler
+def test_too_little_memory_is_a_row_of_the_table():
+    row = __main__.run_job(_job("--config.model.ffw_width=33554432"))
+    assert row["status"].startswith("does not fit: ")
+    assert "15.75G" in row["status"]
+    assert row["status"] in table.markdown([row])
+
+
+@_needs_compiler
+def test_what_a_slice_can_not_have_is_a_row_and_names_the_setting():
+    row = __main__.run_job(_job("--config.mesh.data=3", "--config.mesh.model=1"))
+    assert "mesh.data=3 x mesh.model=1 does not make up the 4" in row["status"]
+    assert row["status"] in table.markdown([row])
+
+
+def test_a_compilation_that_takes_too_long_is_given_up():
+    row = __main__.run_job(_job(limit_s=0.05))
+    assert row == {
+        "topology": "v5e:2x2",
+        "retrieval": True,
+        "status": "failed: took longer than 0 s",
+    }
+
+
+def test_without_the_compiler_the_error_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(__main__, "COMPILER", tmp_path / "aot")
+    with pytest.raises(ImportError, match="make install-aot"):
+        __main__.check_compiler()
+
+
+def test_an_unknown_topology_ends_in_one_line_with_the_known_ones():
+    command = [sys.executable, "-m", "tools.aot", f"--config={_TINY}"]
+    done = subprocess.run(
+        [*command, "--topology=v9:4x4"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    for part in ("'v9:4x4'", "v5e: 2x2", "v5p: 2x2x1"):
+        assert part in done.stderr
+
+
+@pytest.mark.parametrize("name", ["v5e", "v5e:4", "v5e:4x4x4", "v5p:4x4", "v4:4x0x4"])
+def test_shapes_that_a_network_can_not_have_are_refused(name):
+    with pytest.raises(ValueError, match="no topology"):
+        roofline.parse_slice(name)
+
+
+def _jobs(given: dict[str, object]) -> list[__main__.Job]:
+    config, slices = "experiments/configs/retro.py:7.5b", ["v5p:4x4x4", "v5e:2x2"]
+    return __main__.jobs(config, given, slices, [True, False], effort=0.0, limit_s=9)
+
+
+def test_known_slices_get_the_mesh_found_for_them():
+    found = _jobs({"model.depth": 2})
+    assert [(job.topology, job.retrieval) for job in found] == [
+        ("v5p:4x4x4", True),
+        ("v5p:4x4x4", False),
+        ("v5e:2x2", True),
+        ("v5e:2x2", False),
+    ]
+    names = [flag.partition("=")[0] for flag in found[0].overrides]
+    assert names == [
+        "--config.model.depth",
+        "--config.mesh.data",
+        "--config.mesh.model",
+        "--config.train.accumulation",
+    ]
+    assert found[2].overrides == ("--config.model.depth=2",)
+
+
+def test_a_mesh_of_ones_own_is_left_alone():
+    for name in ("mesh.model", "train.accumulation", "train.batch_size"):
+        assert _jobs({name: 8})[0].overrides == (f"--config.{name}=8",)
+
+
+def test_the_chosen_meshes_make_up_their_slices_and_split_the_batch():
+    for (size, topology), (data, model, accumulation) in __main__._CHOSEN.items():
+        assert data * model == roofline.parse_slice(topology).num_chips
+        batch_size = 1024 if size.startswith("7.5b") else 256
+        assert batch_size % (data * accumulation) == 0
+
+
+def test_a_group_uses_the_links_of_the_axes_it_lies_along():
+    cube, flat = roofline.parse_slice("v5p:4x4x4"), roofline.parse_slice("v5e:16x16")
+    of_cube = {size: cube.ici_bytes_per_s(size) / 1e9 for size in (4, 16, 64)}
+    assert of_cube == {4: 200, 16: 400, 64: 600}
+    assert {size: flat.ici_bytes_per_s(size) / 1e9 for size in (4, 16, 64, 256)} == {
+        4: 100,
+        16: 100,
+        64: 200,
+        256: 200,
+    }
+
+
+def test_the_step_takes_the_longest_of_three_or_their_sum():
+    where = roofline.parse_slice("v5e:4x4")
+    sent = [Collective("all-reduce", 2, 16, 10 * 10**9)]
+    bounds = roofline.times(where, 197e12, 2 * 819e9, sent)
+    assert (bounds.compute_s, bounds.hbm_s) == (1, 2)
+    assert bounds.ici_s == pytest.approx(2 * 2 * 10 * 15 / 16 / 200)
+    assert bounds.longest_s == 2 and bounds.limit == "HBM"
+    assert bounds.sum_s == pytest.approx(3 + bounds.ici_s)
+
+
+def test_the_table_has_the_cost_of_retrieval_beside_its_flops():
+    row = {
+        "topology": "v5e:4x4",
+        "retrieval": False,
+        "status": "ok",
+        "mesh": [16, 1],
+        "accumulation": 2,
+        "remat": "full",
+        "parameters_per_chip": 5e6,
+        "argument_bytes": 2**30,
+        "peak_bytes": 2**33,
+        "hbm_bytes": 2**34,
+        "model_flops": 1e12,
+        "program_flops": 2e12,
+        "traffic_bytes": 3e9,
+        "collectives": [
+            {
+                "kind": "all-reduce",
+                "group_size": 16,
+                "executions": 7,
+                "payload_bytes": 4e9,
+                "sent_bytes": 7.5e9,
+            }
+        ],
+        "compute_s": 1.0,
+        "hbm_s": 2.0,
+        "ici_s": 3.0,
+        "longest_s": 3.0,
+        "sum_s": 6.0,
+        "mfu_longest": 0.4,
+        "mfu_sum": 0.2,
+        "limit": "ICI",
+        "compile_s": 60.0,
+        "compile_peak_bytes": 2**31,
+    }
+    on = row | {"retrieval": True, "model_flops": 1.5e12, "longest_s": 6.0}
+    text = table.markdown([on, row])
+    assert "| 1.00 | 8.0 / 16 | 1.0 | 2.0 | 3 | 7.5 | 1.00 / 2.00 / 3.00 |" in text
+    assert "| 3.00 to 6.00 | 40% to 20% | ICI | 60, 2.0 |" in text
+    assert "| v5e:4x4 | off | all-reduce | 16 | 7 | 4.00 | 7.50 |" in text
+    assert "1.50 times the FLOPs, 2.00 (all overlaps) to 1.00" in text

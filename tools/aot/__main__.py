@@ -1,0 +1,251 @@
+"""Compiles the real training step for TPU slices that are not there, and says what it needs.
+
+    python -m tools.aot --config=experiments/configs/retro.py:7.5b \
+        --topology=v5p:4x4x4 [--config.mesh.model=4 --config.train.accumulation=8 ...]
+
+The TPU compiler runs on any Linux machine (`make install-aot`); nothing is run on a TPU.
+Each topology, with retrieval and without, is compiled by a process of its own, one after
+the other. `--out` gets `aot.json` and `aot.md`. Without a mesh and an accumulation of your
+own the command takes those that it found best, where it knows the size and topology.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import command_line
+from experiments.config import Experiment
+from tools.aot import roofline, table
+
+# Apart from other packages: where JAX finds it, every program looks for a TPU first, and says
+# in five lines that there is none.
+COMPILER = Path(sys.prefix) / "aot"
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings.")
+_TOPOLOGY = flags.DEFINE_list("topology", None, "Slices such as v5p:4x4x4, by commas.")
+_RETRIEVAL = flags.DEFINE_enum(
+    "retrieval", "both", ["both", "on", "off"], "With neighbours, without, or both."
+)
+_OUT = flags.DEFINE_string("out", None, "Folder for aot.json and aot.md.")
+_LIMIT_S = flags.DEFINE_integer("limit_s", 1800, "Seconds that a compilation may take.")
+_EFFORT = flags.DEFINE_float(
+    "effort",
+    -1.0,
+    "What the compiler may spend on a better schedule, -1 to 1. A TPU job's is 0; at -1 it is "
+    "two to three times as fast, moves about the same and peaks at somewhat more memory.",
+)
+_ROW = flags.DEFINE_string("row", None, "Internal: compile here and write this file.")
+
+# Mesh (data x model) and micro-batches, found by trying: what fits with room to spare and is
+# fastest by the roofline. Fewer micro-batches gather the parameters less often; 'model' is
+# 1 where 'data' can take all chips, which on 256 it can't: 896, the encoder's width, is no
+# multiple of 256.
+_CHOSEN = {
+    ("172m", "v5e:4x4"): (16, 1, 8),
+    ("7.5b", "v4:4x4x4"): (64, 1, 8),
+    ("7.5b", "v5e:16x16"): (128, 2, 8),
+    ("7.5b", "v5p:4x4x4"): (64, 1, 4),
+    ("7.5b", "v6e:16x16"): (128, 2, 4),
+    ("7.5b,fused", "v4:4x4x4"): (64, 1, 4),
+    ("7.5b,fused", "v5e:16x16"): (128, 2, 4),
+    ("7.5b,fused", "v5p:4x4x4"): (64, 1, 2),
+    ("7.5b,fused", "v6e:16x16"): (128, 2, 2),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One compilation.
+
+    Attributes:
+        config: file, or file:argument.
+        overrides: flags such as '--config.mesh.model=4'.
+        topology: a slice by name.
+        retrieval: False for the decoder alone.
+        effort: as the flag of this name.
+        limit_s: after which the compilation is given up.
+    """
+
+    config: str
+    overrides: tuple[str, ...]
+    topology: str
+    retrieval: bool
+    effort: float = -1.0
+    limit_s: float = 1800
+
+
+def main(argv: list[str]) -> None:
+    """Compiles all that was asked for; in a process of its own, one of it."""
+    command_line.no_arguments(argv)
+    topologies = _TOPOLOGY.value or []
+    for name in topologies:
+        roofline.parse_slice(name)
+    check_compiler()
+    cfg: Experiment = _CONFIG.value
+    if _ROW.value:
+        from tools.aot import compilation
+
+        row = compilation.compile_row(
+            cfg, topologies[0], retrieval=_RETRIEVAL.value == "on"
+        )
+        Path(_ROW.value).write_text(json.dumps(row), encoding="utf-8")
+        return
+    rows = _all_rows(
+        _asked_for(topologies), command_line.folder(_OUT.value) if _OUT.value else None
+    )
+    print(table.markdown(rows))
+
+
+def check_compiler() -> None:
+    """Raises ImportError, with what to do, if the TPU compiler is not there."""
+    if importlib.util.find_spec("libtpu") is None and not COMPILER.exists():
+        raise ImportError(
+            "libtpu, the TPU compiler, is not installed: make install-aot (or pip "
+            f"install --target {COMPILER} -r requirements-aot.lock)"
+        )
+
+
+def _asked_for(topologies: Sequence[str]) -> list[Job]:
+    flag = flags.FLAGS["config"]
+    conditions = ["on", "off"] if _RETRIEVAL.value == "both" else [_RETRIEVAL.value]
+    return jobs(
+        config_flags.get_config_filename(flag),
+        config_flags.get_override_values(flag),
+        topologies,
+        [condition == "on" for condition in conditions],
+        effort=_EFFORT.value,
+        limit_s=_LIMIT_S.value,
+    )
+
+
+def jobs(
+    config: str,
+    given: Mapping[str, object],
+    topologies: Sequence[str],
+    conditions: Sequence[bool],
+    *,
+    effort: float,
+    limit_s: float,
+) -> list[Job]:
+    """Each topology in each condition.
+
+    Args:
+        config: file, or file:argument.
+        given: settings that the user overrides. If they say how to split the batch, none
+            of that is decided here.
+        topologies: slices by name.
+        conditions: True with retrieval, False without.
+    """
+    own = tuple(f"--config.{name}={value}" for name, value in given.items())
+    decides = {"mesh.data", "mesh.model", "train.accumulation", "train.batch_size"}
+    found = []
+    for topology in topologies:
+        overrides = own
+        chosen = _CHOSEN.get((config.partition(":")[2], topology))
+        if chosen is not None and not decides & given.keys():
+            names = ("mesh.data", "mesh.model", "train.accumulation")
+            overrides += tuple(
+                f"--config.{name}={value}"
+                for name, value in zip(names, chosen, strict=True)
+            )
+        found += [
+            Job(
+                config=config,
+                overrides=overrides,
+                topology=topology,
+                retrieval=retrieval,
+                effort=effort,
+                limit_s=limit_s,
+            )
+            for retrieval in conditions
+        ]
+    return found
+
+
+def _all_rows(todo: Sequence[Job], folder: Path | None) -> list[dict]:
+    """Compiles one after the other; what is done is in the folder after each."""
+    rows: list[dict] = []
+    for number, job in enumerate(todo, start=1):
+        began_s = time.perf_counter()
+        row = run_job(job)
+        rows.append(row)
+        took_s = time.perf_counter() - began_s
+        print(
+            f"{number}/{len(todo)}  {job.topology}, retrieval "
+            f"{'on' if job.retrieval else 'off'}: {row['status']} ({took_s:.0f} s)",
+            file=sys.stderr,
+            flush=True,
+        )
+        if folder is not None:
+            _write(folder / "aot.json", json.dumps(rows, indent=2) + "\n")
+            _write(folder / "aot.md", table.markdown(rows))
+    return rows
+
+
+def run_job(job: Job) -> dict:
+    """A row of the table, whatever becomes of the compiling process."""
+    paths = [str(COMPILER), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": str(job.effort),
+        "TPU_SKIP_MDS_QUERY": "1",  # asks no metadata server what machine this is
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # takes no lock of the whole machine
+        "MALLOC_ARENA_MAX": "1",  # with more, glibc holds a seventh more at the peak
+    }
+    row = {"topology": job.topology, "retrieval": job.retrieval}
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "row.json"
+        command = [
+            *(sys.executable, "-m", "tools.aot"),
+            f"--config={job.config}",
+            *job.overrides,
+            f"--topology={job.topology}",
+            f"--retrieval={'on' if job.retrieval else 'off'}",
+            f"--row={result}",
+        ]
+        try:
+            done = subprocess.run(
+                command,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=job.limit_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return row | {"status": f"failed: took longer than {job.limit_s:.0f} s"}
+        if done.returncode == 0:
+            return json.loads(result.read_text(encoding="utf-8"))
+        return row | {"status": f"failed: {_why(done.returncode, done.stderr)}"}
+
+
+def _why(status: int, stderr: str) -> str:
+    if status < 0:
+        name = signal.Signals(-status).name
+        hint = ", probably for want of memory" if name == "SIGKILL" else ""
+        return f"ended by {name}{hint}"
+    lines = [line for line in stderr.strip().splitlines() if line.strip()]
+    return lines[-1].removeprefix("error: ") if lines else f"exit status {status}"
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "topology"])
+    command_line.start(main)

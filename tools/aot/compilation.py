@@ -1,0 +1,236 @@
+"""The compilation itself, in the process that `aot.py` starts for it.
+
+Everything is abstract: under a mesh of devices that are not there nothing can be computed,
+not even a random key.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import math
+import resource
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from experiments.config import Experiment
+from retro_jax.config import MeshConfig
+from retro_jax.devices import sharding
+from retro_jax.model import flops, parameters
+from retro_jax.training import retrofit, train
+from retro_jax.training.optimizer import make_optimizer
+from tools.aot import hlo, hlo_costs, roofline
+
+
+def compile_row(cfg: Experiment, topology: str, *, retrieval: bool) -> dict[str, Any]:
+    """Compiles the training step of `cfg` for a topology; gives a row of the table.
+
+    Without `retrieval` it is the same decoder, without cross-attention and encoder. That
+    the compiler finds too little memory is a result, too: the row's status says so.
+
+    Raises:
+        ValueError: for a mesh or a batch that the slice can't have.
+    """
+    where = roofline.parse_slice(topology)
+    cfg.model.dtype = "bfloat16"  # 'auto' looks at this machine
+    if not retrieval:
+        cfg.model.cca_layers = ()
+    mesh = topology_mesh(where, cfg.mesh)
+    row = _settings(cfg, where, mesh, retrieval=retrieval)
+    began_s, began_cpu_s = time.perf_counter(), time.process_time()
+    try:
+        row |= _compiled(cfg, where, mesh, row["model_flops"])
+        row["status"] = "ok"
+    except jax.errors.JaxRuntimeError as error:
+        said = str(error).splitlines()[0]
+        if not said.startswith("RESOURCE_EXHAUSTED"):
+            raise
+        row["status"] = f"does not fit: {said.removeprefix('RESOURCE_EXHAUSTED: ')}"
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return row | {
+        "compile_s": time.perf_counter() - began_s,
+        "compile_cpu_s": time.process_time() - began_cpu_s,
+        "compile_peak_bytes": usage.ru_maxrss * 1024,
+    }
+
+
+def topology_mesh(where: roofline.Slice, cfg: MeshConfig) -> Mesh:
+    """The mesh that a job on the slice's chips would make.
+
+    Raises:
+        ValueError: for a slice that the compiler does not know, or sizes that do not make
+            up its chips.
+    """
+    options: dict[str, Any] = {}
+    if where.chip.megacore:
+        options = {
+            "chip_config_name": "megacore",
+            "chips_per_host_bounds": (2, 2, 1),
+        }
+    try:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=where.name, **options
+        )
+    except jax.errors.JaxRuntimeError as error:
+        known = " ".join(where.chip.slices)
+        raise ValueError(
+            f"the compiler knows no topology {where.name!r} ({error}); there are, for "
+            f"example, {known}"
+        ) from error
+    return sharding.make_mesh(cfg, found.devices)
+
+
+def lower_step(cfg: Experiment, mesh: Mesh) -> jax.stages.Lowered:
+    """The training step as `train.train` jits it, with abstract state and batch."""
+    optimizer = make_optimizer(cfg.optimizer, cfg.train.steps)
+    freezes = cfg.init_from and cfg.train.freeze and cfg.model.cca_layers
+    trained = retrofit.new_names(cfg.model) if freezes else None
+    shapes = jax.eval_shape(
+        functools.partial(
+            train.initial_state, cfg.model, optimizer, cfg.train.seed, trained
+        )
+    )
+    shardings = sharding.state_shardings(shapes, mesh)
+    update = jax.jit(
+        functools.partial(
+            train.train_step,
+            cfg.model,
+            optimizer,
+            cfg.train.accumulation,
+            trained=trained,
+        ),
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+    )
+    abstract_state = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        shardings,
+    )
+    with jax.set_mesh(mesh):
+        return update.lower(abstract_state, abstract_batch(cfg, mesh))
+
+
+def abstract_batch(cfg: Experiment, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """A global batch, split as `sharding.to_devices` does.
+
+    Raises:
+        ValueError: if the mesh can't split a micro-batch.
+    """
+    batch, data = cfg.train.batch_size, cfg.data
+    sharding.check_batch("train.batch_size", batch, mesh, cfg.train.accumulation)
+    tokens_BL = (batch, data.sequence_chunks * data.chunk_len)
+    chunks_BCN = (batch, data.sequence_chunks, data.num_neighbours)
+    split = NamedSharding(mesh, P(sharding.batch_axes(mesh)))
+    shapes: dict[str, tuple[tuple[int, ...], type]] = {
+        "inputs_BL": (tokens_BL, np.int32),
+        "targets_BL": (tokens_BL, np.int32),
+        "loss_weights_BL": (tokens_BL, np.float32),
+        "target_bytes_BL": (tokens_BL, np.int32),
+        "segments_BL": (tokens_BL, np.int32),
+        "neighbours_BCNR": ((*chunks_BCN, data.neighbour_len), np.int32),
+        "neighbour_lengths_BCN": (chunks_BCN, np.int32),
+    }
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=split)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
+def _settings(
+    cfg: Experiment, where: roofline.Slice, mesh: Mesh, *, retrieval: bool
+) -> dict[str, Any]:
+    """What is known before compiling."""
+    params = parameters.named(parameters.skeleton(cfg.model))
+    per_sequence = flops.train_flops(
+        cfg.model,
+        cfg.data.sequence_chunks * cfg.data.chunk_len,
+        cfg.data.num_neighbours,
+        retrieval=retrieval,
+    )
+    shardings = sharding.state_shardings(params, mesh)
+    return {
+        "topology": where.name,
+        "retrieval": retrieval,
+        "chips": where.num_chips,
+        "mesh": list(mesh.shape.values()),
+        "accumulation": cfg.train.accumulation,
+        "batch_size": cfg.train.batch_size,
+        "remat": cfg.model.remat,
+        "scan_layers": cfg.model.scan_layers,
+        "parameters": parameters.num_parameters(params),
+        "parameters_per_chip": sum(
+            math.prod(shardings[name].shard_shape(leaf.shape))
+            for name, leaf in params.items()
+        ),
+        "hbm_bytes": where.chip.hbm_bytes,
+        "model_flops": per_sequence * cfg.train.batch_size / where.num_chips,
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("jax", "libtpu")
+        },
+    }
+
+
+def _compiled(
+    cfg: Experiment, where: roofline.Slice, mesh: Mesh, model_flops: float
+) -> dict[str, Any]:
+    """What the compiled step says, and how long that work takes at least."""
+    compiled = lower_step(cfg, mesh).compile()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    if memory is None or text is None:
+        raise RuntimeError(f"the compiler of {where.name} tells no memory or program")
+    program = hlo.Program(text)
+    collectives = program.collectives()
+    program_flops = hlo_costs.product_flops(program)
+    kernels = hlo_costs.num_kernels(program)
+    if kernels:
+        program_flops += _kernel_flops(cfg) // where.num_chips
+    traffic_bytes = hlo_costs.memory_bytes(program)
+    bounds = roofline.times(where, program_flops, traffic_bytes, collectives)
+    return {
+        "argument_bytes": memory.argument_size_in_bytes,
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "program_flops": program_flops,
+        "kernels": kernels,
+        "traffic_bytes": traffic_bytes,
+        "collectives": by_kind(collectives),
+        **dataclasses.asdict(bounds),
+        "longest_s": bounds.longest_s,
+        "sum_s": bounds.sum_s,
+        "mfu_longest": model_flops / (where.chip.flops_per_s * bounds.longest_s),
+        "mfu_sum": model_flops / (where.chip.flops_per_s * bounds.sum_s),
+        "limit": bounds.limit,
+    }
+
+
+def _kernel_flops(cfg: Experiment) -> int:
+    """Of a step, in all fused attention kernels: forward, again if not kept, backward.
+
+    From the settings, for a kernel tells no FLOPs. In full, as everywhere: a causal one
+    leaves out up to half.
+    """
+    length = cfg.data.sequence_chunks * cfg.data.chunk_len
+    times = 3 if cfg.model.remat == "none" else 4
+    once = flops.attention_flops(cfg.model, length)
+    return times * once * cfg.train.batch_size
+
+
+def by_kind(collectives: list[hlo.Collective]) -> list[dict[str, Any]]:
+    """Executions, payload and bytes sent by a chip in a step, by kind and size of group."""
+    sums: dict[tuple[str, int], dict[str, Any]] = {}
+    for one in collectives:
+        key = (one.kind, one.group_size)
+        row = sums.setdefault(
+            key,
+            {"kind": key[0], "group_size": key[1], "executions": 0}
+            | {"payload_bytes": 0, "sent_bytes": 0.0},
+        )
+        row["executions"] += one.executions
+        row["payload_bytes"] += one.executions * one.payload_bytes
+        row["sent_bytes"] += one.sent_bytes
+    return [sums[key] for key in sorted(sums)]

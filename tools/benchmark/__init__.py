@@ -1,0 +1,1 @@
+"""Measures speeds, beside others' where there are others: `python -m tools.benchmark`."""

@@ -1,0 +1,72 @@
+"""Measures the parts, beside what others do where there are others.
+
+    python -m tools.benchmark embed --out=embed.json
+    python -m tools.benchmark index --rows=50000
+    python -m tools.benchmark service --shards=4
+    python -m tools.benchmark hybrid --questions=squad-dev-v1.1.json --database=DIR
+    python -m tools.benchmark database --database=work/tiny/database
+    python -m tools.benchmark faults --kills=20
+    python -m tools.benchmark growth --corpus=DIR --files=1,3,9 --work=DIR
+    python -m tools.benchmark input --database=work/tiny/database
+    python -m tools.benchmark train --sizes=tiny,172m
+    python -m tools.benchmark peer --peer_python=PATH
+
+One sub-command a part: a function from its arguments to a `Result`, added in `main`.
+Contestants take turns round by round, so a busy machine slows all of them alike. Only
+the part that is run is imported: `train` needs JAX and no TensorFlow.
+"""
+
+import argparse
+import importlib
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from tools.benchmark.result import positive, print_result, write_result
+
+# Part -> what it measures, and its default number of rounds.
+_PARTS = {
+    "embed": ("chunks a second of the embedder, beside sentence-transformers", 5),
+    "index": ("build time, recall and queries a second of the indexes", 5),
+    "service": ("queries a second and latencies of the retrieval service", 5),
+    "hybrid": ("questions whose paragraph is found by vectors, words and both", 1),
+    "database": ("time to open, load and search a database, and memory", 5),
+    "faults": ("what kills, stalls, overload and damage leave: counts", 1),
+    "growth": ("costs of each stage of a build at several sizes, and a plan", 1),
+    "input": ("examples a second that the input pipeline delivers", 3),
+    "train": ("tokens a second, FLOP/s and memory of whole optimizer steps", 5),
+    "peer": ("whole optimizer steps beside RETRO-pytorch's", 5),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the sub-command in `argv`, prints its table and writes it as JSON."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, dest="part", metavar="PART")
+    for part, (what, rounds) in _PARTS.items():
+        command = commands.add_parser(part, help=what, description=what)
+        if part not in argv[:1]:
+            continue
+        module = importlib.import_module(f"tools.benchmark.{part}")
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+        command.add_argument("--rounds", type=positive, default=rounds)
+        command.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+    args = parser.parse_args(argv)
+    try:
+        result = args.run(args)
+    except (ValueError, OSError) as error:
+        if os.environ.get("RETRO_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print_result(result)
+    if args.out is not None:
+        write_result(result, args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

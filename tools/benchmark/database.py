@@ -1,0 +1,63 @@
+"""How fast a database opens, loads and answers, and in how much memory.
+
+Its own embeddings are the queries, so each finds itself first; texts are of its own chunks.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.database import Database
+from tools.benchmark import memory
+from tools.benchmark.result import Result, Row, alternate, describe_machine
+
+_K, _BATCH, _TEXTS = 10, 64, 16
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """The flags of `database`."""
+    command.add_argument("--database", type=Path, required=True, help="its folder")
+
+
+def run(args: argparse.Namespace) -> Result:
+    """Seconds to open and load, milliseconds to search, and gigabytes resident."""
+    began_bytes = memory.process_peak_bytes()
+    rows: list[Row] = []
+
+    def took(what: str, call: Callable):
+        start_s = time.perf_counter()
+        found = call()
+        elapsed_s = time.perf_counter() - start_s
+        peak_gb = round(memory.process_peak_bytes() / 1e9, 2)
+        rows.append({"what": what, "s": round(elapsed_s, 3), "peak GB": peak_gb})
+        return found
+
+    opened = took("open, once", lambda: Database.open(args.database))
+    took("load the index, once", lambda: opened.index)
+    rng = np.random.default_rng(0)
+    ids = np.sort(rng.choice(opened.searchable, _BATCH, replace=False))
+    vectors_QW = opened.vectors(ids).astype(np.float32)
+    texts = [opened.found(int(chunk)).text for chunk in ids[:_TEXTS]]
+    searches = {
+        "one vector": lambda: opened.nearest(vectors_QW[:1], _K),
+        f"{_BATCH} vectors": lambda: opened.nearest(vectors_QW, _K),
+        f"{_TEXTS} texts, passages": lambda: opened.search(texts, _K),
+    }
+    for what, elapsed_s in alternate(searches, 5 * args.rounds).items():
+        peak_gb = round(memory.process_peak_bytes() / 1e9, 2)
+        seconds = round(statistics.median(elapsed_s), 5)
+        rows.append({"what": what, "s": seconds, "peak GB": peak_gb})
+    conditions = describe_machine(("numpy", "scann", "jax")) | {
+        "chunks": len(opened.searchable),
+        "index": opened.manifest["index"]["kind"],
+        "index shards": opened.num_shards,
+        "version": opened.version,
+        "k": _K,
+        "searches of each": 5 * args.rounds,
+    }
+    notes = [f"{began_bytes / 1e9:.2f} GB are resident before: Python, numpy and JAX"]
+    return Result(name="database", conditions=conditions, rows=rows, notes=notes)

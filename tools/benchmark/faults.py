@@ -1,0 +1,73 @@
+"""What faults leave: kill -9, lost and stalled servers, overload, damaged files; counted.
+
+The databases that are broken are made here: of generated text with an embedder without
+weights, and of random vectors for the service.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from tools.benchmark.result import Result, Row, describe_machine, positive
+from tools.faults import kills, servers
+
+_PARTS = ("kills", "service", "damage")
+
+
+def _parts(text: str) -> list[str]:
+    asked = text.split(",")
+    unknown = [part for part in asked if part not in _PARTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"no part {unknown[0]!r}; there are {', '.join(_PARTS)}"
+        )
+    return asked
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """The flags of `faults`."""
+    all_parts = ",".join(_PARTS)
+    command.add_argument("--parts", type=_parts, default=all_parts, help=all_parts)
+    command.add_argument(
+        "--kills", type=positive, default=20, help="of builds, and of each update"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of moments and bytes")
+    command.add_argument(
+        "--rows", type=positive, default=50_000, help="vectors that are served"
+    )
+    command.add_argument(
+        "--queue",
+        type=positive,
+        default=16,
+        help="requests that wait at a shard server",
+    )
+    command.add_argument("--clients", type=positive, default=4, help="at once")
+    command.add_argument(
+        "--seconds", type=float, default=10.0, help="of load at each fault"
+    )
+    command.add_argument("--timeout_s", type=float, default=2.0, help="of a request")
+
+
+def run(args: argparse.Namespace) -> Result:
+    """The counts of all parts that are asked for."""
+    rows: list[Row] = []
+    notes: list[str] = []
+    if "kills" in args.parts:
+        rows += kills.rows(args.kills, args.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        if "service" in args.parts:
+            rows += servers.rows(Path(scratch) / "served", args)
+        if "damage" in args.parts:
+            from tools.faults import damage  # TensorFlow
+
+            damaged, notes = damage.rows(Path(scratch), args.seed)
+            rows += damaged
+    conditions = describe_machine(("grpcio", "numpy", "tensorflow")) | {
+        "kills of each": args.kills,
+        "seed": args.seed,
+        "vectors served": args.rows,
+        "clients": args.clients,
+        "queue of a shard server": args.queue,
+        "seconds of load": args.seconds,
+    }
+    return Result(name="faults", conditions=conditions, rows=rows, notes=notes)

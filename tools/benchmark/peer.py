@@ -1,0 +1,201 @@
+"""Whole optimizer steps beside those of lucidrains' RETRO-pytorch, at one shape, on CPUs.
+
+Every contestant is a process of its own (`peer_torch.py`, `peer_jax.py`) on the same
+cores; they take turns, step by step, so that a busy machine slows all of them alike.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tools.benchmark import memory
+from tools.benchmark.result import (
+    Result,
+    Row,
+    describe_machine,
+    positive,
+    progress,
+    significant,
+)
+from tools.benchmark.turns import Contestant
+
+_THEIRS, _OURS = "RETRO-pytorch 0.3.9", "retro-jax"
+_HOW = (
+    "make its environment with: python3.11 -m venv DIR && DIR/bin/pip install "
+    "torch==2.13.0 retro-pytorch==0.3.9 'numpy<2' 'pyarrow<20'"
+)
+_SEQUENCE_LEN = 512  # of `peer_torch.py` and of `sizes.LOADS`
+_ROOM_BYTES = 4_000_000_000  # that a contestant may take
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Entry:
+    """Who takes part in a match, and how: a dtype for them, settings for us."""
+
+    who: str
+    mode: str
+
+    @property
+    def dtype(self) -> str:
+        return "bfloat16" if "bfloat16" in self.mode else "float32"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """The flags of `peer`."""
+    command.add_argument("--peer_python", type=Path, help="Python that has the peer")
+    command.add_argument(
+        "--ours",
+        nargs="+",
+        default=["dtype=float32", "dtype=bfloat16"],
+        help="settings of our model; each with remat=dots and remat=none, of which the "
+        "faster takes part, unless it says which",
+    )
+    command.add_argument("--batch_size", type=positive, default=2, help="sequences")
+    command.add_argument("--cores", type=int, default=2, help="for each contestant")
+    command.add_argument("--steps", type=positive, default=1, help="of a turn")
+
+
+def run(args: argparse.Namespace) -> Result:
+    """Tokens a second and memory of both models' whole steps, retrieval on and off.
+
+    Raises:
+        ValueError: if the peer's environment or the memory to run in is not there.
+    """
+    version = _peer_version(args.peer_python)
+    ours = [_faster_remat(args, mode) for mode in args.ours]
+    theirs = [_Entry(_THEIRS, "float32"), _Entry(_THEIRS, "bfloat16")]
+    entries = [*theirs, *(_Entry(_OURS, mode) for mode in ours)]
+    rows: list[Row] = []
+    notes = []
+    for retrieval in ("on", "off"):
+        found = _match(args, entries, retrieval, args.rounds)
+        for entry, contestant in found.items():
+            rows.append(_row(args, entry, retrieval, contestant))
+        notes += _comparisons(found, retrieval)
+    conditions = describe_machine(("jax", "numpy")) | {
+        "peer": version,
+        "shape": "12 layers of 512, encoder 2 of 512, 2 neighbours of 128",
+        "batch": f"{args.batch_size} x {_SEQUENCE_LEN} random tokens",
+        "cores of each": args.cores,
+        "rounds": args.rounds,
+        "steps of a round": args.steps,
+        "off": "the peer without neighbours; ours without encoder and cross-attention",
+        "retro-jax": f"settings {' and '.join(ours)}: the faster remat of each",
+    }
+    return Result(name="peer", conditions=conditions, rows=rows, notes=notes)
+
+
+def _peer_version(python: Path | None) -> str:
+    if python is None or not python.exists():
+        raise ValueError(f"--peer_python is {python}, which is not there: {_HOW}")
+    asked = "import retro_pytorch, torch; print(torch.__version__)"
+    done = subprocess.run(
+        [python, "-c", asked], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        problem = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(f"{python} can't import the peer ({problem}): {_HOW}")
+    return f"{_THEIRS} with torch {done.stdout.split()[-1]}"
+
+
+def _faster_remat(args: argparse.Namespace, mode: str) -> str:
+    """The mode with the remat that is faster here, in three turns of each."""
+    if "remat=" in mode:
+        return mode
+    tried = [_Entry(_OURS, f"{mode},remat={remat}") for remat in ("dots", "none")]
+    found = _match(args, tried, "on", 3)
+    return min(tried, key=lambda entry: min(found[entry].step_s)).mode
+
+
+def _match(
+    args: argparse.Namespace, entries: Sequence[_Entry], retrieval: str, rounds: int
+) -> dict[_Entry, Contestant]:
+    """Lets all take turns; ends their processes."""
+    free_bytes = memory.free_bytes()
+    if free_bytes < _ROOM_BYTES * len(entries):
+        raise ValueError(
+            f"{len(entries)} contestants may take {_ROOM_BYTES * len(entries) / 1e9:.0f} "
+            f"GB and {free_bytes / 1e9:.0f} GB are free: end other programs, or give "
+            "fewer --ours"
+        )
+    found: dict[_Entry, Contestant] = {}
+    try:
+        for entry in entries:
+            name = f"{entry.who} {entry.mode}, retrieval {retrieval}"
+            progress(f"starting {name}")
+            found[entry] = Contestant(name, _command(args, entry, retrieval))
+            found[entry].ready()  # one after the other: compiling takes all cores
+        for number in range(1, rounds + 1):
+            for contestant in found.values():
+                contestant.turn(args.steps)
+                last_s, cpu_s = contestant.step_s[-1], contestant.step_cpu_s[-1]
+                progress(
+                    f"{number}: {contestant.name}: {last_s:.3g} s, CPU {cpu_s:.3g} s"
+                )
+    finally:
+        for contestant in found.values():
+            contestant.end()
+    return found
+
+
+def _command(args: argparse.Namespace, entry: _Entry, retrieval: str) -> list[str]:
+    if entry.who == _THEIRS:
+        command = [str(args.peer_python), "-m", "tools.benchmark.peer_torch"]
+        command.append(f"--dtype={entry.mode}")
+    else:
+        command = [sys.executable, "-m", "tools.benchmark.peer_jax"]
+        command.append(f"--model={entry.mode}")
+    command += [f"--retrieval={retrieval}", f"--batch_size={args.batch_size}"]
+    return [*command, f"--cores={args.cores}"]
+
+
+def _row(
+    args: argparse.Namespace, entry: _Entry, retrieval: str, contestant: Contestant
+) -> Row:
+    step_s = statistics.median(contestant.step_s)
+    return {
+        "who": entry.who,
+        "mode": entry.mode,
+        "retrieval": retrieval,
+        "parameters M": significant(contestant.about["parameters"] / 1e6),
+        "tokens/s": significant(args.batch_size * _SEQUENCE_LEN / step_s),
+        "step s": significant(step_s),
+        "min": significant(min(contestant.step_s)),
+        "max": significant(max(contestant.step_s)),
+        "CPU s": significant(statistics.median(contestant.step_cpu_s)),
+        "peak MB": round(contestant.peak_bytes / 1e6),
+        "compile s": significant(contestant.about.get("compile_s", 0.0), 3),
+    }
+
+
+def _comparisons(found: dict[_Entry, Contestant], retrieval: str) -> list[str]:
+    """Ours beside theirs of the same dtype, and the fastest beside the fastest."""
+    theirs = [entry for entry in found if entry.who == _THEIRS]
+    ours = [entry for entry in found if entry.who == _OURS]
+    pairs = [
+        (own, other) for own in ours for other in theirs if own.dtype == other.dtype
+    ]
+    by_step = {e: statistics.median(found[e].step_s) for e in found}
+    fastest = min(ours, key=by_step.__getitem__), min(theirs, key=by_step.__getitem__)
+    if fastest not in pairs:
+        pairs.append(fastest)
+    return [
+        f"retrieval {retrieval}: {own.who} {own.mode} / {other.who} {other.mode}"
+        f"{' (the fastest of each)' if (own, other) == fastest else ''}: tokens/s "
+        + _ratio(found[other].step_s, found[own].step_s)
+        + ", tokens per CPU second "
+        + _ratio(found[other].step_cpu_s, found[own].step_cpu_s)
+        + f", peak memory {found[own].peak_bytes / found[other].peak_bytes:.2f}"
+        for own, other in pairs
+    ]
+
+
+def _ratio(above: Sequence[float], below: Sequence[float]) -> str:
+    ratios = np.divide(above, below)
+    return f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"

@@ -1,0 +1,88 @@
+"""RETRO-pytorch's whole step, as a contestant of `peer.py`; runs in its environment.
+
+The environment: Python 3.11, torch==2.13.0, retro-pytorch==0.3.9 and what its import
+needs but does not pin: numpy<2 and pyarrow<20. All else is at its defaults; the optimizer
+is its own (AdamW, 3e-4, decay 0.1 of matrices).
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from tools.benchmark import turns
+
+# Layers, widths and tables of `sizes.model("peer")`.
+_MODEL: dict[str, Any] = {
+    "num_tokens": 32_000,
+    "max_seq_len": 512,
+    "enc_dim": 512,
+    "enc_depth": 2,
+    "dec_dim": 512,
+    "dec_depth": 12,
+    "dec_cross_attn_layers": (6, 9, 12),
+    "heads": 8,
+    "dim_head": 64,
+    "chunk_size": 64,
+}
+_NEIGHBOURS, _NEIGHBOUR_LEN = 2, 128
+
+
+def main() -> int:
+    """Builds the model, then takes turns."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], required=True)
+    parser.add_argument("--retrieval", choices=["on", "off"], required=True)
+    parser.add_argument("--batch_size", type=int, required=True)
+    parser.add_argument("--cores", type=int, required=True)
+    args = parser.parse_args()
+    answers = turns.private_output()
+    turns.keep_to_cores(args.cores)
+    about, step = _whole_step(args)
+    turns.take_turns(answers, about, step)
+    return 0
+
+
+def _whole_step(args: argparse.Namespace) -> tuple[dict, Callable[[], float]]:
+    import torch
+    from retro_pytorch import RETRO
+    from retro_pytorch.optimizer import get_optimizer
+
+    torch.set_num_threads(args.cores)
+    torch.manual_seed(0)
+    model = RETRO(**_MODEL).train()
+    optimizer = get_optimizer(model.parameters())
+    chunks = _MODEL["max_seq_len"] // _MODEL["chunk_size"]
+    # 0 is its padding.
+    tokens = torch.randint(1, 32_000, (args.batch_size, _MODEL["max_seq_len"] + 1))
+    neighbours = torch.randint(
+        1, 32_000, (args.batch_size, chunks, _NEIGHBOURS, _NEIGHBOUR_LEN)
+    )
+
+    def loss_of_batch():
+        if args.retrieval == "on":
+            return model(tokens, retrieved=neighbours, return_loss=True)
+        logits = model(tokens[:, :-1])
+        return torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), tokens[:, 1:], ignore_index=0
+        )
+
+    def step() -> float:
+        autocast = torch.autocast("cpu", dtype=torch.bfloat16)
+        with autocast if args.dtype == "bfloat16" else nullcontext():
+            loss = loss_of_batch()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss.detach())
+
+    about = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "versions": f"torch {torch.__version__}",
+    }
+    return about, step
+
+
+if __name__ == "__main__":
+    sys.exit(main())

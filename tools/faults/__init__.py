@@ -1,0 +1,1 @@
+"""Breaks databases and services on purpose, and counts what is left."""

@@ -1,0 +1,150 @@
+"""Requests to a retrieval service from many clients, and what became of each."""
+
+import collections
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import grpc
+import numpy as np
+
+from data_pipeline.service.wire import messages
+from data_pipeline.service.wire import retrieval_pb2 as pb
+from data_pipeline.service.wire.stubs import stub_of
+
+_K = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What became of a request.
+
+    Attributes:
+        outcome: whole, partial, or the gRPC code of an error.
+        ended_s: on the clock of `time.monotonic`.
+    """
+
+    outcome: str
+    took_s: float
+    ended_s: float
+
+
+class Answers(list[Answer]):
+    """The answers of a load."""
+
+    def num(self, *outcomes: str) -> int:
+        """How many had one of these outcomes."""
+        return sum(answer.outcome in outcomes for answer in self)
+
+    def errors(self) -> int:
+        """How many got no answer."""
+        return len(self) - self.num("whole", "partial")
+
+    def longest_ms(self) -> int:
+        """Of all requests, failed ones too."""
+        return round(1000 * max((answer.took_s for answer in self), default=0.0))
+
+    def codes(self) -> str:
+        """The errors by their gRPC code."""
+        codes = collections.Counter(answer.outcome for answer in self)
+        errors = {c: n for c, n in codes.items() if c not in ("whole", "partial")}
+        return ", ".join(f"{code} {n}" for code, n in sorted(errors.items())) or "none"
+
+
+@contextmanager
+def connected(port: int) -> Iterator[SimpleNamespace]:
+    """A connection of its own to a router."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
+        yield stub_of(channel, "Retrieval")
+
+
+def request_of(vectors_QW: np.ndarray) -> pb.SearchRequest:
+    """A search for the nearest chunks of some vectors, without their text."""
+    return pb.SearchRequest(
+        vectors=messages.pack_vectors(vectors_QW), k=_K, without_sources=True
+    )
+
+
+def ask(stub, request: pb.SearchRequest, timeout_s: float) -> Answer:
+    """Asks once, and waits."""
+    start_s = time.monotonic()
+    try:
+        response = stub.Search(request, timeout=timeout_s)
+        outcome = "partial" if response.partial else "whole"
+    except grpc.RpcError as error:
+        outcome = error.code().name
+    ended_s = time.monotonic()
+    return Answer(outcome, ended_s - start_s, ended_s)
+
+
+def under_load(
+    port: int,
+    request: pb.SearchRequest,
+    acts: Sequence[Callable[[], object]],
+    *,
+    clients: int,
+    timeout_s: float,
+    seconds: float,
+) -> Answers:
+    """Clients that ask one request after the other, while something is done to the service.
+
+    Args:
+        acts: done in turn, at equal intervals of the `seconds`.
+    """
+    until, answers = threading.Event(), Answers()
+
+    def load() -> None:
+        with connected(port) as stub:
+            while not until.is_set():
+                answers.append(ask(stub, request, timeout_s))
+
+    threads = [threading.Thread(target=load) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for act in acts:
+        time.sleep(seconds / (len(acts) + 1))
+        act()
+    time.sleep(seconds / (len(acts) + 1))
+    until.set()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def open_loop(
+    port: int,
+    request: pb.SearchRequest,
+    *,
+    rate: float,
+    timeout_s: float,
+    seconds: float,
+) -> Answers:
+    """Asks `rate` times a second, whether earlier requests were answered or not."""
+    answers, calls = Answers(), []
+    with connected(port) as stub:
+        began_s = time.monotonic()
+        for number in range(max(1, round(rate * seconds))):
+            time.sleep(max(0.0, began_s + number / rate - time.monotonic()))
+            asked = stub.Search.future(request, timeout=timeout_s)
+            asked.add_done_callback(_noting(answers, time.monotonic()))
+            calls.append(asked)
+        for asked in calls:
+            asked.exception()  # waits
+        while len(answers) < len(calls):
+            time.sleep(0.001)  # the last callbacks
+    return answers
+
+
+def _noting(answers: Answers, start_s: float) -> Callable[[grpc.Future], None]:
+    def note(done) -> None:
+        ended_s, code = time.monotonic(), done.code()
+        outcome = code.name
+        if code is grpc.StatusCode.OK:
+            outcome = "partial" if done.result().partial else "whole"
+        answers.append(Answer(outcome, ended_s - start_s, ended_s))
+
+    return note
