@@ -101,11 +101,11 @@ def test_what_was_measured_is_kept_if_samples_fail(
     path.unlink()
     cfg = _experiment(tiny_corpus_folder)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="gone"):
-        patch.setattr(jobs.samples, "of_held_out", _gone)
+        patch.setattr(jobs.continuations, "of_held_out", _gone)
         jobs.Job(cfg, workdir, tiny_database.folder).evaluate()
     kept = {name: value for name, value in before.items() if name != "samples"}
     assert json.loads(path.read_text()) == kept
-    monkeypatch.setattr(jobs.measure, "conditions", _gone)
+    monkeypatch.setattr(jobs.measurement, "conditions", _gone)
     jobs.Job(cfg, workdir, tiny_database.folder).evaluate()
     assert json.loads(path.read_text()) == before
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.database import versions
-from data_pipeline.database import Database
+from data_pipeline.database import Database, versions
 from data_pipeline.database.results import Found
 from data_pipeline.index import sharded
 

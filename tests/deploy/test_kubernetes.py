@@ -12,7 +12,7 @@ import yaml
 from data_pipeline.service import router, shard_server
 
 _ROOT = Path(__file__).parents[2]
-_FOLDER = _ROOT / "experiments" / "kubernetes"
+_FOLDER = _ROOT / "deploy" / "kubernetes"
 _OBJECTS = [
     found
     for path in sorted(_FOLDER.glob("*.yaml"))
@@ -50,7 +50,7 @@ def test_the_image_is_that_of_the_dockerfile():
     tag = f"retro-jax:{setup['metadata']['version']}"
     containers = [c for w in _WORKLOADS for c in _pod(w)["spec"]["containers"]]
     assert {container["image"] for container in containers} == {tag}
-    text = (_ROOT / "Dockerfile").read_text()
+    text = (_ROOT / "deploy" / "Dockerfile").read_text()
     assert f"docker build -t {tag} ." in text
     lines = text.splitlines()
     copied = {

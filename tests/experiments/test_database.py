@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipeline.database import updates
 from data_pipeline.embedding import chunk_vectors
 from experiments import database as command
 from tests import tiny_corpus
@@ -74,7 +73,7 @@ def test_verify_tells_rounding_from_other_vectors(run, monkeypatch, noise, statu
         noise_TW = np.random.default_rng(0).normal(scale=noise, size=vectors_TW.shape)
         return (vectors_TW * (1 + noise_TW)).astype(np.float16)
 
-    monkeypatch.setattr(updates, "embed_chunks", embed_elsewhere)
+    monkeypatch.setattr(chunk_vectors, "embed_chunks", embed_elsewhere)
     found, out, err = run("verify", "--blocks=1")
     assert found == status
     if status:

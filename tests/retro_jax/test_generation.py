@@ -199,9 +199,9 @@ def test_the_same_seed_draws_the_same_text():
 
 def test_a_second_text_of_the_same_model_is_not_compiled_again(monkeypatch):
     calls = []
-    rebuild = generation.state.rebuild
+    rebuild = generation.parameters.rebuild
     monkeypatch.setattr(
-        generation.state, "rebuild", lambda *a: calls.append(1) or rebuild(*a)
+        generation.parameters, "rebuild", lambda *a: calls.append(1) or rebuild(*a)
     )
     _generate(PROMPT[:-1], FakeRetriever(), num_tokens=2, window_chunks=3)
     _generate(PROMPT, FakeRetriever(), num_tokens=2, window_chunks=3)

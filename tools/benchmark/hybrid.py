@@ -15,8 +15,8 @@ import numpy as np
 
 from data_pipeline.build.pipeline import Build
 from data_pipeline.config import DataConfig
-from data_pipeline.database import search as hybrid
 from data_pipeline.database import Database
+from data_pipeline.database import search as hybrid
 from tools.benchmark.result import Result, Row, describe_machine, positive
 
 _DEPTH = 10

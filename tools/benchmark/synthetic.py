@@ -11,8 +11,7 @@ from typing import cast
 import numpy as np
 
 from data_pipeline.config import DataConfig
-from data_pipeline.database import neighbours
-from data_pipeline.database import Database
+from data_pipeline.database import Database, neighbours
 from data_pipeline.database.versions import Version
 from data_pipeline.sequences import dataset
 from data_pipeline.storage.files import write_json

@@ -13,8 +13,7 @@ from pathlib import Path
 import tensorflow as tf
 from google.protobuf import json_format
 
-from data_pipeline.database import manifest
-from data_pipeline.database import Database
+from data_pipeline.database import Database, manifest
 from data_pipeline.sequences import batches
 from tools.benchmark.result import Row, progress
 from tools.faults import small_database, toy_embedder

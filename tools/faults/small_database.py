@@ -15,8 +15,7 @@ import numpy as np
 
 from data_pipeline.build import pipeline
 from data_pipeline.config import DataConfig
-from data_pipeline.database import neighbours, verify
-from data_pipeline.database import Database
+from data_pipeline.database import Database, neighbours, verify
 
 _SYLLABLES = (
     "ba",

@@ -111,7 +111,7 @@ def test_nobody_outlives_a_build_that_ends(tmp_path, sent):
     code = (
         "import signal\n"
         "from pathlib import Path\n"
-        "from data_pipeline import local_engine\n"
+        "from data_pipeline.build import local_engine\n"
         "from data_pipeline.build.engine import run_stage\n"
         "from tests import sent_work\n"
         # Who runs the tests in the background may have it ignored.

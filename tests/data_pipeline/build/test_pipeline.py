@@ -10,8 +10,7 @@ import pytest
 
 from data_pipeline.build import engine, local_engine, pipeline, shard_work
 from data_pipeline.build.pipeline import STAGES, STEPS, Build
-from data_pipeline.database import versions
-from data_pipeline.database import Database
+from data_pipeline.database import Database, versions
 from data_pipeline.embedding import embedder
 from data_pipeline.index import sharded
 from data_pipeline.sequences.batches import Sequences

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.build import pipeline
-from data_pipeline.database import manifest
-from data_pipeline.database import Database
+from data_pipeline.database import Database, manifest
 from data_pipeline.embedding import chunk_vectors
 from data_pipeline.storage.files import read_sealed, write_sealed
 from tests import tiny_corpus

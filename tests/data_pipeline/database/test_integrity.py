@@ -6,8 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipeline.database import refreshed_neighbours, verify, versions
-from data_pipeline.database import Database
+from data_pipeline.database import Database, refreshed_neighbours, verify, versions
 from data_pipeline.sequences import batches
 from data_pipeline.storage import files
 from tests import tiny_corpus

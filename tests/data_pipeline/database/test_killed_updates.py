@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from data_pipeline.database import versions
-from data_pipeline.database import Database
+from data_pipeline.database import Database, versions
 from tests import tiny_corpus
 
 pytestmark = pytest.mark.usefixtures("toy_embedder")

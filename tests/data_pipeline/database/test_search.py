@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.build import pipeline
-from data_pipeline.database import search
-from data_pipeline.database import Database
+from data_pipeline.database import Database, search
 from data_pipeline.index import lexical
 from tests import tiny_corpus
 
@@ -217,7 +216,8 @@ def test_the_same_texts_give_the_same_files_in_any_process(tmp_path):
     """Python's order of words in a set differs from process to process."""
     texts = list(tiny_corpus.texts().values())
     code = (
-        "import json, pathlib, sys; import numpy as np; from data_pipeline import lexical;"
+        "import json, pathlib, sys; import numpy as np; "
+        "from data_pipeline.index import lexical;"
         "texts = json.load(sys.stdin); folder = pathlib.Path(sys.argv[1]);"
         "lexical.write_shard(folder, np.arange(len(texts)), texts);"
         "assert 'jax' not in sys.modules, 'JAX was started'"

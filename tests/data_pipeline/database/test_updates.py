@@ -8,8 +8,13 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from data_pipeline.database import neighbours, refreshed_neighbours, updates, versions
-from data_pipeline.database import Database
+from data_pipeline.database import (
+    Database,
+    neighbours,
+    refreshed_neighbours,
+    updates,
+    versions,
+)
 from tests import tiny_corpus
 
 pytestmark = pytest.mark.usefixtures("toy_embedder")

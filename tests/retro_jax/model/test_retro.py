@@ -13,8 +13,7 @@ import pytest
 from flax import nnx
 
 from retro_jax.config import paper_config
-from retro_jax.model import parameters
-from retro_jax.model import Retro
+from retro_jax.model import Retro, parameters
 from tests import reference, tiny_model
 
 CFG = tiny_model.config()

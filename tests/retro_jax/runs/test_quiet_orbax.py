@@ -72,7 +72,7 @@ def test_other_messages_of_asyncio_are_logged(complaints, caplog):
 def test_it_prints_a_traceback_otherwise():
     """What this is for: without it Python writes these lines to the terminal."""
     program = "from tests.retro_jax.runs.test_quiet_orbax import _leave_behind as l; {}; l('orbax/a.py')"
-    silence = "from retro_jax import orbax_echoes; orbax_echoes.silence()"
+    silence = "from retro_jax.runs import quiet_orbax; quiet_orbax.silence()"
     errors = [
         subprocess.run(
             [sys.executable, "-c", program.format(first)],

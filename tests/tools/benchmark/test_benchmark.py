@@ -63,7 +63,7 @@ def test_train_needs_no_data_pipeline(tmp_path):
                     raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
 
         sys.meta_path.insert(0, Blocker())
-        from experiments.benchmark.__main__ import main
+        from tools.benchmark.__main__ import main
         sys.exit(main(["train", "--in_process", *sys.argv[1:]]))
     """
     out = tmp_path / "train.json"
@@ -261,7 +261,7 @@ def test_saved_batches(tmp_path):
 
 _CONTESTANT = """
 import time
-from experiments.benchmark import turns
+from tools.benchmark import turns
 answers = turns.private_output()
 print("a library speaks")
 turns.take_turns(answers, {{"parameters": 7}}, lambda: time.sleep({step_s}) or 2.5)

@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.build.pipeline import Build
-from data_pipeline.database import verify, versions
-from data_pipeline.database import Database
+from data_pipeline.database import Database, verify, versions
 from data_pipeline.index import scann
 from data_pipeline.service.client import RetrievalClient
 from data_pipeline.service.routing import served_version
@@ -38,10 +37,11 @@ _FOLLOW_S = 0.05
 # What another process does to the database, with the toy embedder.
 _CHANGE = f"""
 import sys
-from data_pipeline import database, embedder
+from data_pipeline.database import Database
+from data_pipeline.embedding import embedder
 from tests.toy_embedder import ToyEmbedder
 embedder.load_embedder = lambda name: ToyEmbedder()
-opened = database.Database.open(sys.argv[1])
+opened = Database.open(sys.argv[1])
 for line in sys.stdin:
     if line == "add\\n":
         opened.add([dict(id="news", text={_NEWS!r}), dict(id="x", text="A b c.")])
