@@ -37,10 +37,10 @@ def run(args: argparse.Namespace) -> Result:
         return found
 
     opened = took("open, once", lambda: Database.open(args.database))
-    took("load the index, once", lambda: opened.index)
+    took("load the index, once", opened.snapshot.index)
     rng = np.random.default_rng(0)
-    ids = np.sort(rng.choice(opened.searchable, _BATCH, replace=False))
-    vectors_QW = opened.vectors(ids).astype(np.float32)
+    ids = np.sort(rng.choice(opened.snapshot.searchable, _BATCH, replace=False))
+    vectors_QW = opened.snapshot.vectors(ids).astype(np.float32)
     texts = [opened.found(int(chunk)).text for chunk in ids[:_TEXTS]]
     searches = {
         "one vector": lambda: opened.nearest(vectors_QW[:1], _K),
@@ -52,9 +52,9 @@ def run(args: argparse.Namespace) -> Result:
         seconds = round(statistics.median(elapsed_s), 5)
         rows.append({"what": what, "s": seconds, "peak GB": peak_gb})
     conditions = describe_machine(("numpy", "scann", "jax")) | {
-        "chunks": len(opened.searchable),
+        "chunks": len(opened.snapshot.searchable),
         "index": opened.manifest["index"]["kind"],
-        "index shards": opened.num_shards,
+        "index shards": opened.snapshot.num_shards,
         "version": opened.version,
         "k": _K,
         "searches of each": 5 * args.rounds,

@@ -37,10 +37,11 @@ def run(args: argparse.Namespace) -> Result:
     database = _database(args.database, paragraphs, args.vocab_size)
     picks = np.random.default_rng(0).permutation(len(asked))[: args.count]
     questions = [asked[pick][0] for pick in picks]
-    wanted_Q = database.rows_of([asked[pick][1] for pick in picks])
+    wanted_Q = database.snapshot.rows_of([asked[pick][1] for pick in picks])
     found, seconds = _rankings(database, questions)
+    document_of = database.snapshot.document_of_chunk
     hits = {
-        name: database.document_of_chunk[np.maximum(ids_QN, 0)] == wanted_Q[:, None]
+        name: document_of[np.maximum(ids_QN, 0)] == wanted_Q[:, None]
         for name, ids_QN in found.items()
     }
     for name, ids_QN in found.items():
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> Result:
     ]
     conditions = describe_machine(("bm25s", "numpy", "jax")) | {
         "paragraphs": len(paragraphs),
-        "chunks": len(database.searchable),
+        "chunks": len(database.snapshot.searchable),
         "questions": len(questions),
         "embedder": database.manifest["embedder"],
         "chunk_len": database.chunk_len,
@@ -105,10 +106,11 @@ def _database(folder: Path, paragraphs: Mapping[str, str], vocab_size: int) -> D
 
 def _rankings(database: Database, questions: list[str]):
     """Chunk ids (Q, 10) by each ranking, and the seconds that it took."""
+    snapshot = database.snapshot
     ways = {
-        "dense": lambda: hybrid.search(database, questions, _DEPTH)[0],
-        "words": lambda: database.lexical.search(questions, _DEPTH)[0],
-        "hybrid": lambda: hybrid.search(database, questions, _DEPTH, rank="hybrid")[0],
+        "dense": lambda: hybrid.search(snapshot, questions, _DEPTH)[0],
+        "words": lambda: snapshot.lexical.search(questions, _DEPTH)[0],
+        "hybrid": lambda: hybrid.search(snapshot, questions, _DEPTH, rank="hybrid")[0],
     }
     database.search(questions[:1], 1, rank="hybrid")  # loads and compiles
     found, seconds = {}, {}

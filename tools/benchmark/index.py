@@ -139,12 +139,12 @@ def _vectors(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, str]:
     """Rows and queries, float32, and what they are."""
     if args.database:
         opened = Database.open(args.database)
-        ids = opened.searchable[: args.rows]
-        held_out = opened.shards("embeddings", "validation")
-        held_out += opened.shards("embeddings", "test")
+        ids = opened.snapshot.searchable[: args.rows]
+        held_out = opened.snapshot.paths.shards("embeddings", "validation")
+        held_out += opened.snapshot.paths.shards("embeddings", "test")
         width = opened.manifest["embedding_width"]
         queries_QW = read_vectors(held_out, width, args.queries)
-        rows_TW = opened.vectors(ids).astype(np.float32)
+        rows_TW = opened.snapshot.vectors(ids).astype(np.float32)
         return rows_TW, queries_QW, f"{opened.manifest['embedder']} of a database"
     if args.vectors:
         stored_TW = np.load(args.vectors, mmap_mode="r", allow_pickle=False)

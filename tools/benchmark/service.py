@@ -100,10 +100,10 @@ def _measure(args, database: Database, client: RetrievalClient, queries_QW) -> R
     )
     rows[1] |= with_text
     conditions = describe_machine(("grpcio", "numpy", "scann")) | {
-        "chunks": database.index.size,
+        "chunks": database.snapshot.index().size,
         "width": queries_QW.shape[1],
         "index": database.manifest["index"]["kind"],
-        "index shards": database.num_shards,
+        "index shards": database.snapshot.num_shards,
         "shard servers": args.shards,
         "k": _K,
         "rounds": args.rounds,
@@ -183,7 +183,7 @@ def _queries(database: Database, count: int) -> np.ndarray:
     rng = np.random.default_rng(1)
     shards = [
         np.load(path / "vectors.npy", mmap_mode="r")
-        for path in database.shards("embeddings", "train")
+        for path in database.snapshot.paths.shards("embeddings", "train")
     ]
     shard = shards[0]
     rows = np.sort(rng.integers(0, len(shard), count))

@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 
 from data_pipeline.config import DataConfig
-from data_pipeline.database import Database, neighbours
+from data_pipeline.database import Snapshot, neighbours
 from data_pipeline.database.versions import Version
 from data_pipeline.sequences import dataset
 from data_pipeline.storage.files import write_json
@@ -46,9 +46,10 @@ def write_dataset(folder: Path, cfg: DataConfig, num_sequences: int) -> Path:
     )
     write_json(folder / "chunks" / "stage.json", {"shards": ["train-00000"]})
     as_built = Version(number=0, base="")
-    database = Database(folder, {"fingerprint": "random tokens"}, as_built)
+    manifest = {"fingerprint": "random tokens", "chunk_len": cfg.chunk_len}
+    snapshot = Snapshot(folder, manifest, as_built)
     # All that an example asks of a tokenizer.
     token_bytes = types.SimpleNamespace(token_bytes_V=np.full(_VOCAB_SIZE, 4, np.int32))
-    database.tokenizer = cast(Tokenizer, token_bytes)
-    dataset.write(database, cfg, folder / "dataset")
+    snapshot.tokenizer = cast(Tokenizer, token_bytes)
+    dataset.write(snapshot, cfg, folder / "dataset")
     return folder / "dataset"

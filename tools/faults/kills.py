@@ -208,7 +208,9 @@ def _update(name: str, folder: Path, ready: int | None = None) -> int:
 
     def work() -> None:
         opened = Database.open(folder)
-        assert opened.index.size and opened.embedder.width  # loaded before it begins
+        assert (
+            opened.snapshot.index().size and opened.embedder.width
+        )  # loaded before it begins
         if ready is not None:
             os.write(ready, b".")
         small_database.UPDATES[name](opened)

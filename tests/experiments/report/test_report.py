@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from data_pipeline.database.database import Found
+from data_pipeline.database import Found
 from experiments.configs import tiny
 from experiments.report import facts, markdown, plots, report, verdict
 
