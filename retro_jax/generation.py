@@ -116,7 +116,7 @@ def generate(
     window = _Window(cfg, padding, window_chunks, num_neighbours, retriever)
     for _ in range(num_tokens):
         logits_V = sharding.on_host(_next_logits(cfg, params, *window.inputs(text)))
-        token = choose(logits_V[:vocab_size], temperature, top_p, rng)
+        token = sample_token(logits_V[:vocab_size], temperature, top_p, rng)
         if token == eod_id:
             break
         text.append(token)
@@ -203,7 +203,7 @@ def _next_logits(cfg: ModelConfig, params, inputs_L, neighbours, segments_L, pos
     return jnp.take(logits_BLV[0], position, axis=0)
 
 
-def choose(
+def sample_token(
     logits_V: Float[np.ndarray, " V"],
     temperature: float,
     top_p: float,

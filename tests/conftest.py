@@ -34,7 +34,7 @@ _LONG = [
     "data_pipeline/build/test_ray_engine",
     "test_end_to_end",
     "retro_jax/devices/test_sharding",
-    "retro_jax/training/test_train",
+    "retro_jax/training/test_loop",
     "data_pipeline/embedding/test_bert",
     "data_pipeline/database/test_killed_updates",
     "tools/faults/test_faults",

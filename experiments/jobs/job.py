@@ -18,13 +18,13 @@ from experiments.config import Experiment
 from experiments.jobs import continuations, measurement
 from experiments.jobs.remote_database import RemoteDatabase
 from experiments.report import report
-from retro_jax import evaluation
 from retro_jax.devices import processes, sharding
 from retro_jax.model import parameters
 from retro_jax.runs import checkpoints
 from retro_jax.runs.metrics import say
 from retro_jax.training import retrofit
-from retro_jax.training import train as training
+from retro_jax.training.batch import Batch, model_inputs
+from retro_jax.training.loop import train
 
 # What belongs to a run and is put aside with it.
 _RUN_FILES = (
@@ -106,7 +106,7 @@ class Job:
         begins = self._last_step() is None
         backbone = baseline.params if baseline is not None and begins else None
         del baseline  # a run that goes on has its own copy
-        training.train(
+        train(
             self._cfg.model,
             self._cfg.optimizer,
             self._cfg.train,
@@ -150,7 +150,7 @@ class Job:
         frozen = self._cfg.init_from and self._cfg.train.freeze
         return retrofit.new_names(self._cfg.model) if frozen else None
 
-    def _batches_from(self, first_step: int) -> Iterator[training.Batch]:
+    def _batches_from(self, first_step: int) -> Iterator[Batch]:
         sequences = self._sequences("train")
         batches = sequences.shuffled(
             self._cfg.train.batch_size,
@@ -159,7 +159,7 @@ class Job:
             num_steps=self._cfg.train.steps,
             rows=sharding.local_rows(self._cfg.train.batch_size, self._mesh),
         )
-        return map(evaluation.model_inputs, batches)
+        return map(model_inputs, batches)
 
     def _put_aside(self, known: dict, identity: dict, restart: bool) -> None:
         differing = [k for k in identity if known.get(k) != identity[k]]

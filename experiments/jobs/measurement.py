@@ -12,7 +12,7 @@ from data_pipeline.storage.progress import Progress
 from experiments.config import Experiment
 from retro_jax import evaluation
 from retro_jax.model import parameters
-from retro_jax.training import train
+from retro_jax.training.batch import Batch
 
 # Chunks that share at most this part of their tokens, in one run, with what was retrieved
 # for them count as not overlapping (paper, section 2.6 and figure 6).
@@ -80,7 +80,7 @@ def num_sequences(cfg: Experiment, sequences: Sequences) -> int:
 
 def batches(
     cfg: Experiment, sequences: Sequences, drawn_from: Database | None = None
-) -> Iterator[train.Batch]:
+) -> Iterator[Batch]:
     """Batches of the held-out split; neighbours drawn at random, if from a database."""
     size = cfg.evaluation.batch_size
     found = sequences.in_order(size)
@@ -89,7 +89,7 @@ def batches(
     return itertools.islice(found, -(-num_sequences(cfg, sequences) // size))
 
 
-def overlap_shares(cfg: Experiment, held_out: Iterator[train.Batch]) -> np.ndarray:
+def overlap_shares(cfg: Experiment, held_out: Iterator[Batch]) -> np.ndarray:
     """For each chunk the longest run of its tokens that stands in a passage, over M.
 
     Passages are the chunk's own neighbours and those that it reads, the chunk before's.

@@ -15,7 +15,7 @@ from retro_jax.training.optimizer import learning_rate
 T = TypeVar("T")
 
 
-class StepLog:
+class TrainingLog:
     """Collects the sums of steps and writes them every `log_every` steps.
 
     The sums of a step are read once the next one has been started, so that looking at

@@ -22,8 +22,10 @@ from experiments.config import Experiment
 from retro_jax.config import MeshConfig
 from retro_jax.devices import sharding
 from retro_jax.model import flops, parameters
-from retro_jax.training import retrofit, train
+from retro_jax.training import retrofit
 from retro_jax.training.optimizer import make_optimizer
+from retro_jax.training.step import train_step
+from retro_jax.training.train_state import initial_state
 from tools.aot import hlo, hlo_costs, roofline
 
 
@@ -91,14 +93,12 @@ def lower_step(cfg: Experiment, mesh: Mesh) -> jax.stages.Lowered:
     freezes = cfg.init_from and cfg.train.freeze and cfg.model.cca_layers
     trained = retrofit.new_names(cfg.model) if freezes else None
     shapes = jax.eval_shape(
-        functools.partial(
-            train.initial_state, cfg.model, optimizer, cfg.train.seed, trained
-        )
+        functools.partial(initial_state, cfg.model, optimizer, cfg.train.seed, trained)
     )
     shardings = sharding.state_shardings(shapes, mesh)
     update = jax.jit(
         functools.partial(
-            train.train_step,
+            train_step,
             cfg.model,
             optimizer,
             cfg.train.accumulation,
