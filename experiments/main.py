@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
     if cluster is None:
         _do_job()
         return
-    with processes.Together(cluster):
+    with processes.JoinedProcesses(cluster):
         status = command_line.run(lambda _: _do_job(), argv)
         if status:
             sys.exit(status)

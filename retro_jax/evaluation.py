@@ -40,7 +40,7 @@ class ChunkLosses:
     documents_X: Int[np.ndarray, " X"]
 
     def bits_per_byte(self, keep_X: np.ndarray | None = None) -> float:
-        """Over all chunks, or over some; NaN where there is no text."""
+        """Bits per byte over all chunks, or over some; NaN where there is no text."""
         keep = np.ones(len(self.bytes_X), bool) if keep_X is None else keep_X
         return metrics.bits_per_byte(
             float(self.loss_nats_X[keep].sum()), float(self.bytes_X[keep].sum())

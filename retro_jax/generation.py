@@ -19,7 +19,7 @@ from retro_jax.model import parameters
 
 @runtime_checkable
 class Neighbours(Protocol):
-    """N neighbours of each of Q chunks.
+    """The N neighbours of each of Q chunks.
 
     Attributes:
         tokens_QNR: int32 token ids.
@@ -142,7 +142,7 @@ class _Window:
         self._length = window_chunks * cfg.chunk_len
 
     def inputs(self, text: list[int]):
-        """What `_next_logits` takes for a text, and the place of its last token."""
+        """The arguments of `_next_logits` for a text, the place of its last token included."""
         chunk_len = self._cfg.chunk_len
         self._retrieve(text)
         # The window moves by chunks; the last token of the text is always in it.

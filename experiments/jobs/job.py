@@ -288,7 +288,7 @@ def _restored(
     wanted = {"params": checkpoints.abstract(shapes, shardings)}
     with contextlib.closing(_checkpoints(workdir)) as keeper:
         step, restored = keeper.restore(wanted, identity, part=True)
-        run, newest = keeper.about(step), keeper.latest_step()
+        run, newest = keeper.run_of(step), keeper.latest_step()
     if step != newest:
         damaged = workdir / "checkpoints" / str(newest)
         say(f"using step {step}; to train again what came after, delete {damaged}")

@@ -66,7 +66,7 @@ def train(
         with contextlib.closing(log), preemption.watch() as reached:
             batches = batches_from(step)
             while step < cfg.steps:
-                batch = log.waiting_for(lambda: next(batches))
+                batch = log.timed(lambda: next(batches))
                 on_devices = to_devices(model_cfg, batch, mesh)
                 update = _compiled_once(updates, jitted, train_state, on_devices)
                 train_state, sums = update(train_state, on_devices)

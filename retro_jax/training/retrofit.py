@@ -1,4 +1,4 @@
-"""From a trained baseline to a RETRO: only its encoder and its CCA are new.
+"""A retrofit: a trained baseline becomes a RETRO, whose encoder and CCA are new.
 
 The baseline's parameters become the decoder's, under the same names; what a baseline lacks
 starts at random, but for CCA's output projection, which starts at zero. So step 0 is the
@@ -80,7 +80,7 @@ def load(path: Path, cfg: ModelConfig, mesh, run: dict) -> Baseline:
     keeper = checkpoints.Checkpoints(folder, keep=None)
     with contextlib.closing(keeper) as saved:
         name = f"init_from {folder}/{step}"
-        _check_run(name, saved.about(step), cfg, run)
+        _check_run(name, saved.run_of(step), cfg, run)
         shapes = _shapes(_baseline(cfg))
         _check_shapes(name, saved.shapes(step), shapes)
         wanted = checkpoints.abstract(shapes, sharding.state_shardings(shapes, mesh))
@@ -147,7 +147,7 @@ def _check_shapes(name: str, shapes: dict, wanted: dict) -> None:
 
 
 def fingerprint(params: parameters.Parameters) -> str:
-    """16 hexadecimal digits that change with any bit; the same on any mesh.
+    """Gives 16 hexadecimal digits that change with any bit, the same on any mesh.
 
     Against mix-ups, not against malice.
     """

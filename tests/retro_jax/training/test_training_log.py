@@ -32,7 +32,7 @@ def _log(folder):
 def test_a_line_is_the_mean_over_tokens_of_the_steps_since_the_last(tmp_path, capsys):
     with _log(tmp_path) as log:
         for step, (loss_nats, tokens) in enumerate([(6.0, 2), (10.0, 6), (1.0, 1)], 1):
-            assert log.waiting_for(lambda: "batch") == "batch"
+            assert log.timed(lambda: "batch") == "batch"
             log.after_step(step, _sums(loss_nats, tokens, step))
     [row] = read_metrics(tmp_path / "metrics.jsonl")  # of step 3 nothing is due yet
     assert row["step"] == 2
