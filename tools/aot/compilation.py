@@ -1,4 +1,4 @@
-"""The compilation itself, in the process that `aot.py` starts for it.
+"""The compilation of one step, in the process that `tools.aot` starts for it.
 
 Everything is abstract: under a mesh of devices that are not there nothing can be computed,
 not even a random key.

@@ -1,5 +1,7 @@
 """How fast a database opens, loads and answers, and in how much memory.
 
+    python -m tools.benchmark database --database=work/tiny/database
+
 Its own embeddings are the queries, so each finds itself first; texts are of its own chunks.
 """
 
@@ -51,6 +53,8 @@ def run(args: argparse.Namespace) -> Result:
         peak_gb = round(memory.process_peak_bytes() / 1e9, 2)
         seconds = round(statistics.median(elapsed_s), 5)
         rows.append({"what": what, "s": seconds, "peak GB": peak_gb})
+    for row in rows:
+        row["chunks"] = len(opened.searchable)
     conditions = describe_machine(("numpy", "scann", "jax")) | {
         "chunks": len(opened.searchable),
         "index": opened.manifest["index"]["kind"],

@@ -1,4 +1,7 @@
-"""Examples a second of the input pipeline, beside those that a training step consumes."""
+"""Sequences a second of the input pipeline, beside those that a training step consumes.
+
+python -m tools.benchmark input --database=work/tiny/database
+"""
 
 import argparse
 import os
@@ -6,8 +9,6 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-
-import numpy as np
 
 from tools.benchmark import train
 from tools.benchmark.result import (
@@ -36,9 +37,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         default="tiny",
         help="size whose step is measured beside; 'none' for none",
     )
-    command.add_argument(
-        "--save_batch", type=Path, help=".npz that `train --batch` takes, to be written"
-    )
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -65,8 +63,6 @@ def run(args: argparse.Namespace) -> Result:
         for number in range(args.rounds):
             for name, sequences in opened.items():
                 rates[name].append(_sequences_per_s(args, sequences, number))
-        if args.save_batch is not None:
-            _save_batch(next(iter(opened.values())), args)
         rows = [_row(args, name, opened[name], rates[name]) for name in opened]
     conditions = describe_machine(("tensorflow-cpu", "tensorflow", "numpy")) | {
         "batches of a round": args.batches,
@@ -104,10 +100,8 @@ def _row(args: argparse.Namespace, name: str, sequences, rates: list[float]) -> 
     }
     if args.consumer != "none":
         consumed = _consumed_per_s(args.consumer, length, num_neighbours)
-        row["step's sequences/s"] = UNKNOWN if consumed is None else consumed
-        row["input/step"] = (
-            UNKNOWN if consumed is None else significant(rate / consumed, 3)
-        )
+        row["step sequences/s"] = consumed or UNKNOWN
+        row["input/step"] = significant(rate / consumed, 3) if consumed else UNKNOWN
     return row
 
 
@@ -121,9 +115,3 @@ def _consumed_per_s(size: str, length: int, num_neighbours: int) -> float | None
     rows = [row for row in train.run(args).rows if row["retrieval"] == "on"]
     rates = [float(row["sequences/s"]) for row in rows if "sequences/s" in row]
     return rates[0] if rates else None
-
-
-def _save_batch(sequences, args: argparse.Namespace) -> None:
-    batch = next(sequences.shuffled(args.batch_size, seed=0, num_steps=1))
-    with args.save_batch.open("wb") as file:
-        np.savez(file, **batch)

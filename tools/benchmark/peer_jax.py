@@ -2,31 +2,20 @@
 
 import argparse
 import os
-import sys
+from collections.abc import Callable
 
-from tools.benchmark import turns
+from tools.benchmark import contestant
 
 
-def main() -> int:
-    """Compiles the step, then takes turns."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="dtype=float32,remat=none")
-    parser.add_argument("--retrieval", choices=["on", "off"], required=True)
-    parser.add_argument("--batch_size", type=int, required=True)
-    parser.add_argument("--cores", type=int, required=True)
-    args = parser.parse_args()
-    answers = turns.private_output()
-    turns.keep_to_cores(args.cores)  # before JAX counts them
+def _whole_step(args: argparse.Namespace) -> tuple[dict, Callable[[], float]]:
     os.environ["JAX_PLATFORMS"] = "cpu"  # where the peer runs
-
-    import jax
 
     from retro_jax.config import MeshConfig, OptimizerConfig
     from retro_jax.devices import sharding
     from tools.benchmark import sizes
     from tools.benchmark.step import Step
 
-    cfg = sizes.override(sizes.model("peer"), args.model)
+    cfg = sizes.override(sizes.model("peer"), args.mode)
     usual = sizes.LOADS["peer"]
     batch = sizes.synthetic_batch(
         cfg, sizes.Load(sequence_len=usual.sequence_len, batch_size=args.batch_size)
@@ -44,14 +33,9 @@ def main() -> int:
         step.run(1)
         return step.last_loss_nats
 
-    about = {
-        "parameters": step.num_parameters,
-        "compile_s": step.compile_s,
-        "versions": f"jax {jax.__version__}",
-    }
-    turns.take_turns(answers, about, whole_step)
-    return 0
+    about = {"parameters": step.num_parameters, "compile_s": step.compile_s}
+    return about, whole_step
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    contestant.serve(_whole_step)

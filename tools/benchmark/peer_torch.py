@@ -6,12 +6,11 @@ is its own (AdamW, 3e-4, decay 0.1 of matrices).
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from tools.benchmark import turns
+from tools.benchmark import contestant
 
 # Layers, widths and tables of `sizes.model("peer")`.
 _MODEL: dict[str, Any] = {
@@ -27,21 +26,6 @@ _MODEL: dict[str, Any] = {
     "chunk_size": 64,
 }
 _NEIGHBOURS, _NEIGHBOUR_LEN = 2, 128
-
-
-def main() -> int:
-    """Builds the model, then takes turns."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], required=True)
-    parser.add_argument("--retrieval", choices=["on", "off"], required=True)
-    parser.add_argument("--batch_size", type=int, required=True)
-    parser.add_argument("--cores", type=int, required=True)
-    args = parser.parse_args()
-    answers = turns.private_output()
-    turns.keep_to_cores(args.cores)
-    about, step = _whole_step(args)
-    turns.take_turns(answers, about, step)
-    return 0
 
 
 def _whole_step(args: argparse.Namespace) -> tuple[dict, Callable[[], float]]:
@@ -70,19 +54,15 @@ def _whole_step(args: argparse.Namespace) -> tuple[dict, Callable[[], float]]:
 
     def step() -> float:
         autocast = torch.autocast("cpu", dtype=torch.bfloat16)
-        with autocast if args.dtype == "bfloat16" else nullcontext():
+        with autocast if args.mode == "bfloat16" else nullcontext():
             loss = loss_of_batch()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         return float(loss.detach())
 
-    about = {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "versions": f"torch {torch.__version__}",
-    }
-    return about, step
+    return {"parameters": sum(p.numel() for p in model.parameters())}, step
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    contestant.serve(_whole_step)

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from tools.benchmark.result import Row, progress
-from tools.benchmark.service import clustered, write_database
+from tools.benchmark.synthetic import clustered, write_database
 from tools.faults import load
 
 _SHARDS, _REPLICAS = 2, 2
@@ -128,10 +128,7 @@ def _free_port() -> int:
 
 def rows(scratch: Path, args: argparse.Namespace) -> list[Row]:
     """The rows of all faults of the service."""
-    made = argparse.Namespace(
-        rows=args.rows, width=_WIDTH, shards=_SHARDS, index="exact"
-    )
-    write_database(scratch, made)
+    write_database(scratch, args.rows, _WIDTH, _SHARDS, "exact")
     progress(f"starting {_SHARDS * _REPLICAS} shard servers and a router")
     with contextlib.closing(Service(scratch, args.queue)) as service:
         queries_QW = clustered(np.random.default_rng(1), _BATCH, _WIDTH)

@@ -51,14 +51,14 @@ def test_too_little_memory_is_a_row_of_the_table():
     row = __main__.run_job(_job("--config.model.ffw_width=33554432"))
     assert row["status"].startswith("does not fit: ")
     assert "15.75G" in row["status"]
-    assert row["status"] in table.markdown([row])
+    assert table.table_rows([row])[0]["status"] == row["status"]
 
 
 @_needs_compiler
 def test_what_a_slice_can_not_have_is_a_row_and_names_the_setting():
     row = __main__.run_job(_job("--config.mesh.data=3", "--config.mesh.model=1"))
     assert "mesh.data=3 x mesh.model=1 does not make up the 4" in row["status"]
-    assert row["status"] in table.markdown([row])
+    assert table.table_rows([row])[0]["status"] == row["status"]
 
 
 def test_a_compilation_that_takes_too_long_is_given_up():
@@ -187,8 +187,19 @@ def test_the_table_has_the_cost_of_retrieval_beside_its_flops():
         "compile_peak_bytes": 2**31,
     }
     on = row | {"retrieval": True, "model_flops": 1.5e12, "longest_s": 6.0}
-    text = table.markdown([on, row])
-    assert "| 1.00 | 8.0 / 16 | 1.0 | 2.0 | 3 | 7.5 | 1.00 / 2.00 / 3.00 |" in text
-    assert "| 3.00 to 6.00 | 40% to 20% | ICI | 60, 2.0 |" in text
-    assert "| v5e:4x4 | off | all-reduce | 16 | 7 | 4.00 | 7.50 |" in text
-    assert "1.50 times the FLOPs, 2.00 (all overlaps) to 1.00" in text
+    first, second, moved, _, beside = table.table_rows([on, row])
+    assert (first["retrieval"], second["retrieval"]) == ("on", "off")
+    assert second["state and batch (GiB)"] == 1
+    assert second["HBM peak / there (GiB)"] == "8.0 / 16"
+    assert (second["model TFLOP/chip"], second["program TFLOP/chip"]) == (1, 2)
+    assert (second["HBM traffic (GB)"], second["sent over ICI (GB)"]) == (3, 7.5)
+    assert second["compute / HBM / ICI (s)"] == "1.00 / 2.00 / 3.00"
+    assert (second["step (s)"], second["MFU"]) == ("3.00 to 6.00", "40% to 20%")
+    assert second["limited by"] == "ICI"
+    assert (second["compile (s)"], second["compile peak (GiB)"]) == (60, 2)
+    assert (moved["part"], moved["collective"]) == ("collectives", "all-reduce")
+    assert (moved["chips"], moved["a step"]) == (16, 7)
+    assert (moved["payload (GB)"], moved["a chip sends (GB)"]) == (4, 7.5)
+    assert beside["FLOPs ratio"] == 1.5
+    assert beside["step ratio"] == "2.00 (overlapped) to 1.00"
+    assert beside["on (s)"] == "6.00 to 6.00"
