@@ -65,7 +65,7 @@ _CHOSEN = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Job:
     """The settings of one compilation.
 
@@ -102,10 +102,17 @@ def main(argv: list[str]) -> None:
         )
         Path(_ROW.value).write_text(json.dumps(row), encoding="utf-8")
         return
-    found = _compile_all(
-        _asked_for(topologies), Path(_OUT.value) if _OUT.value else None
+    flag = flags.FLAGS["config"]
+    conditions = ["on", "off"] if _RETRIEVAL.value == "both" else [_RETRIEVAL.value]
+    todo = jobs(
+        config_flags.get_config_filename(flag),
+        config_flags.get_override_values(flag),
+        topologies,
+        [condition == "on" for condition in conditions],
+        effort=_EFFORT.value,
+        limit_s=_LIMIT_S.value,
     )
-    result.print_result(found)
+    result.print_result(_compile_all(todo, Path(_OUT.value) if _OUT.value else None))
 
 
 def check_compiler() -> None:
@@ -115,19 +122,6 @@ def check_compiler() -> None:
             "libtpu, the TPU compiler, is not installed: make install-aot (or pip "
             f"install --target {COMPILER} -r requirements-aot.lock)"
         )
-
-
-def _asked_for(topologies: Sequence[str]) -> list[Job]:
-    flag = flags.FLAGS["config"]
-    conditions = ["on", "off"] if _RETRIEVAL.value == "both" else [_RETRIEVAL.value]
-    return jobs(
-        config_flags.get_config_filename(flag),
-        config_flags.get_override_values(flag),
-        topologies,
-        [condition == "on" for condition in conditions],
-        effort=_EFFORT.value,
-        limit_s=_LIMIT_S.value,
-    )
 
 
 def jobs(
@@ -161,14 +155,7 @@ def jobs(
                 for name, value in zip(names, chosen, strict=True)
             )
         found += [
-            Job(
-                config=config,
-                overrides=overrides,
-                topology=topology,
-                retrieval=retrieval,
-                effort=effort,
-                limit_s=limit_s,
-            )
+            Job(config, overrides, topology, retrieval, effort, limit_s)
             for retrieval in conditions
         ]
     return found

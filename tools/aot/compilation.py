@@ -13,7 +13,6 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -25,6 +24,7 @@ from retro_jax.model import flops, parameters
 from retro_jax.training import retrofit, train
 from retro_jax.training.optimizer import make_optimizer
 from tools.aot import hlo, hlo_costs, roofline
+from tools.benchmark import sizes
 
 
 def compile_row(cfg: Experiment, topology: str, *, retrieval: bool) -> dict[str, Any]:
@@ -122,23 +122,17 @@ def abstract_batch(cfg: Experiment, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruc
     Raises:
         ValueError: if the mesh can't split a micro-batch.
     """
-    batch, data = cfg.train.batch_size, cfg.data
-    sharding.check_batch("train.batch_size", batch, mesh, cfg.train.accumulation)
-    tokens_BL = (batch, data.sequence_chunks * data.chunk_len)
-    chunks_BCN = (batch, data.sequence_chunks, data.num_neighbours)
+    size, data = cfg.train.batch_size, cfg.data
+    sharding.check_batch("train.batch_size", size, mesh, cfg.train.accumulation)
+    load = sizes.Load(
+        sequence_len=data.sequence_chunks * data.chunk_len,
+        batch_size=1,
+        num_neighbours=data.num_neighbours,
+    )
     split = NamedSharding(mesh, P(sharding.batch_axes(mesh)))
-    shapes: dict[str, tuple[tuple[int, ...], type]] = {
-        "inputs_BL": (tokens_BL, np.int32),
-        "targets_BL": (tokens_BL, np.int32),
-        "loss_weights_BL": (tokens_BL, np.float32),
-        "target_bytes_BL": (tokens_BL, np.int32),
-        "segments_BL": (tokens_BL, np.int32),
-        "neighbours_BCNR": ((*chunks_BCN, data.neighbour_len), np.int32),
-        "neighbour_lengths_BCN": (chunks_BCN, np.int32),
-    }
     return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=split)
-        for name, (shape, dtype) in shapes.items()
+        name: jax.ShapeDtypeStruct((size, *one.shape[1:]), one.dtype, sharding=split)
+        for name, one in sizes.synthetic_batch(cfg.model, load).items()
     }
 
 
@@ -198,7 +192,8 @@ def _compiled(
         "program_flops": program_flops,
         "kernels": kernels,
         "traffic_bytes": traffic_bytes,
-        "collectives": by_kind(collectives),
+        "collectives": sorted({one.kind for one in collectives}),
+        "sent_bytes": sum(one.sent_bytes for one in collectives),
         **dataclasses.asdict(bounds),
         "longest_s": bounds.longest_s,
         "sum_s": bounds.sum_s,
@@ -218,19 +213,3 @@ def _kernel_flops(cfg: Experiment) -> int:
     times = 3 if cfg.model.remat == "none" else 4
     once = flops.attention_flops(cfg.model, length)
     return times * once * cfg.train.batch_size
-
-
-def by_kind(collectives: list[hlo.Collective]) -> list[dict[str, Any]]:
-    """Executions, payload and bytes sent by a chip in a step, by kind and size of group."""
-    sums: dict[tuple[str, int], dict[str, Any]] = {}
-    for one in collectives:
-        key = (one.kind, one.group_size)
-        row = sums.setdefault(
-            key,
-            {"kind": key[0], "group_size": key[1], "executions": 0}
-            | {"payload_bytes": 0, "sent_bytes": 0.0},
-        )
-        row["executions"] += one.executions
-        row["payload_bytes"] += one.executions * one.payload_bytes
-        row["sent_bytes"] += one.sent_bytes
-    return [sums[key] for key in sorted(sums)]

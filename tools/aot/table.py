@@ -1,4 +1,4 @@
-"""The rows of a result that compilations make: steps, collectives, cost of retrieval.
+"""The rows of a result that compilations make: steps, and the cost of retrieval.
 
 Nothing in them was run on a TPU. *Model FLOPs* are counted from the settings
 (`retro_jax/model/flops.py`), *program FLOPs* in the compiled program, with what it
@@ -11,24 +11,19 @@ overlap perfectly, to their sum, if not at all. MFU is given for both.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tools.benchmark.result import Row, significant
+from tools.benchmark.result import Row
 
 _GIB, _GB = 2**30, 1e9
 
 
 def table_rows(compiled: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Gives a row a compilation, then its collectives, then on beside off."""
-    moved = [row for one in compiled for row in _collectives(one)]
-    return [*map(_step, compiled), *moved, *_on_beside_off(compiled)]
-
-
-def _opening(part: str, one: Mapping[str, Any]) -> Row:
-    retrieval = "on" if one["retrieval"] else "off"
-    return {"part": part, "topology": one["topology"], "retrieval": retrieval}
+    """Gives a row a compilation, then one a topology of on beside off."""
+    return [*map(_step, compiled), *_on_beside_off(compiled)]
 
 
 def _step(one: Mapping[str, Any]) -> Row:
-    row = _opening("steps", one) | {"status": one["status"]}
+    row: Row = {"part": "steps", "topology": one["topology"]}
+    row |= {"retrieval": "on" if one["retrieval"] else "off", "status": one["status"]}
     if "mesh" not in one:  # it failed before anything was known
         return row
     mesh = " x ".join(map(str, one["mesh"]))
@@ -43,13 +38,12 @@ def _step(one: Mapping[str, Any]) -> Row:
     }
     if one["status"] != "ok":
         return row | {"HBM peak / there (GiB)": f"- / {hbm}"}
-    sent_bytes = sum(moved["sent_bytes"] for moved in one["collectives"])
     return row | {
         "state and batch (GiB)": round(one["argument_bytes"] / _GIB, 2),
         "HBM peak / there (GiB)": f"{one['peak_bytes'] / _GIB:.1f} / {hbm}",
         "program TFLOP/chip": round(one["program_flops"] / 1e12, 1),
         "HBM traffic (GB)": round(one["traffic_bytes"] / _GB),
-        "sent over ICI (GB)": round(sent_bytes / _GB, 1),
+        "sent over ICI (GB)": round(one["sent_bytes"] / _GB, 1),
         "compute / HBM / ICI (s)": (
             f"{one['compute_s']:.2f} / {one['hbm_s']:.2f} / {one['ici_s']:.2f}"
         ),
@@ -65,20 +59,6 @@ def _step_s(one: Mapping[str, Any]) -> str:
 
 def _mfu(one: Mapping[str, Any]) -> str:
     return f"{one['mfu_longest']:.0%} to {one['mfu_sum']:.0%}"
-
-
-def _collectives(one: Mapping[str, Any]) -> list[Row]:
-    return [
-        _opening("collectives", one)
-        | {
-            "collective": moved["kind"],
-            "chips": moved["group_size"],
-            "a step": moved["executions"],
-            "payload (GB)": significant(moved["payload_bytes"] / _GB, 3),
-            "a chip sends (GB)": significant(moved["sent_bytes"] / _GB, 3),
-        }
-        for moved in one.get("collectives", [])
-    ]
 
 
 def _on_beside_off(compiled: Sequence[Mapping[str, Any]]) -> list[Row]:

@@ -103,26 +103,24 @@ def _numbers(text: str) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What a stage of a build took, all shards together.
+    """The costs of a stage of a build, all shards together.
 
     Attributes:
         cpu_s: for a million chunks; for `searches` also for one shard of the index.
         wall_s: likewise, with the cores of the machine that built.
         size_bytes: for a chunk, of the files that it leaves.
         peak_memory_bytes: of the largest process.
-        share: of the chunks that the costs are of.
     """
 
     cpu_s: float
     wall_s: float
     size_bytes: float
     peak_memory_bytes: int
-    share: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A database's chunks, shards of the index, and stages by name."""
+    """The size of a database and the costs of its stages by name."""
 
     chunks: int
     index_shards: int
@@ -156,7 +154,6 @@ def measure(database: Path) -> Measured:
             wall_s=sum(cost.wall_s for cost in of_shards) / searches * _MILLION,
             size_bytes=sum(cost.size_bytes for cost in of_shards) / searches,
             peak_memory_bytes=max(cost.peak_memory_bytes for cost in of_shards),
-            share=covered / chunks,
         )
     return Measured(chunks, index_shards, stages)
 
@@ -178,7 +175,6 @@ def growth_rows(measured: Sequence[Measured]) -> list[Row]:
                 "s a million": significant(stage.wall_s, 3),
                 "bytes a chunk": round(stage.size_bytes),
                 "peak GB": round(stage.peak_memory_bytes / 1e9, 2),
-                "measured on": f"{stage.share:.0%}",
             }
             if first is not None:
                 row["smallest CPU s a million"] = significant(first.cpu_s, 3)
@@ -223,5 +219,5 @@ def plan_row(largest: Measured, chunks: int, *, cores: int, memory_gb: int) -> R
 
 
 def _rows(shard: Path) -> int:
-    """Chunks of a shard, from the header of its array."""
+    """Counts the chunks of a shard, from the header of its array."""
     return len(np.load(shard / "tokens.npy", mmap_mode="r"))

@@ -19,8 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.database import Database
-from data_pipeline.embedding.chunk_vectors import read_vectors
 from data_pipeline.index import exact, faiss, scann
 from data_pipeline.index.recall_goal import Effort
 from tools.benchmark.result import (
@@ -57,9 +55,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--queries", type=int, default=2_000)
     command.add_argument("--width", type=int, default=384, help="of made-up vectors")
     command.add_argument("--recall", type=float, default=0.95, help="of 10 neighbours")
-    source = command.add_mutually_exclusive_group()
-    source.add_argument("--vectors", type=Path, help=".npy; queries are its last rows")
-    source.add_argument("--database", type=Path, help="queries are of held-out text")
+    command.add_argument("--vectors", type=Path, help=".npy; queries are its last rows")
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -129,17 +125,17 @@ def _searching(
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    """The best of three."""
+    """Gives the seconds of the best of three runs."""
     return min(alternate({"": run}, 3)[""])
 
 
 def _limits(vectors_TW: np.ndarray, queries_QW: np.ndarray) -> np.ndarray:
-    """Squared distance of each query's tenth nearest."""
+    """Gives the squared distance of each query's tenth nearest."""
     return exact.ExactIndex(vectors_TW).search(queries_QW, K)[1][:, -1] + _TIE
 
 
 def _recall(vectors_TW, queries_QW, ids_QN: np.ndarray, limit_Q: np.ndarray) -> float:
-    """Share of the nearest that were found; of equally near ones any will do."""
+    """Gives the share of the nearest that were found; of equally near ones any will do."""
     query_P, place_P = np.nonzero(ids_QN >= 0)
     distance_P = exact.pair_distances(
         vectors_TW, queries_QW, query_P, ids_QN[query_P, place_P]
@@ -148,16 +144,7 @@ def _recall(vectors_TW, queries_QW, ids_QN: np.ndarray, limit_Q: np.ndarray) -> 
 
 
 def _vectors(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, str]:
-    """Rows and queries, float32, and what they are."""
-    if args.database:
-        opened = Database.open(args.database)
-        ids = opened.searchable[: args.rows]
-        held_out = opened.shards("embeddings", "validation")
-        held_out += opened.shards("embeddings", "test")
-        width = opened.manifest["embedding_width"]
-        queries_QW = read_vectors(held_out, width, args.queries)
-        rows_TW = opened.vectors(ids).astype(np.float32)
-        return rows_TW, queries_QW, f"{opened.manifest['embedder']} of a database"
+    """Gives rows and queries, float32, and what they are."""
     if args.vectors:
         stored_TW = np.load(args.vectors, mmap_mode="r", allow_pickle=False)
         held_out_TW = np.array(stored_TW[-args.queries :], np.float32)
@@ -170,7 +157,7 @@ def _vectors(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, str]:
 
 
 def builders(threads: int) -> dict[str, Callable[[np.ndarray], Contestant]]:
-    """What can be built here, by name; all search with as many threads."""
+    """Gives what can be built here, by name; all search with as many threads."""
     found: dict[str, Callable[[np.ndarray], Contestant]] = {
         "exact": _exact,
         "scann": _scann,
@@ -189,7 +176,7 @@ def tune(
     is_enough: Callable[[np.ndarray], bool],
     seconds: Callable[[Callable[[], object]], float],
 ) -> tuple[int, int] | None:
-    """The effort and re-ranking that reach the recall soonest; None if none does.
+    """Finds the effort and re-ranking that reach the recall soonest; None if none does.
 
     Of every re-ranking the least effort that is enough, of these the fastest.
     """

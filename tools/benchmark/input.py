@@ -26,17 +26,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--database", type=Path, help="whose training split is read")
     command.add_argument("--batch_size", type=positive, default=8, help="sequences")
     command.add_argument("--batches", type=positive, default=100, help="of a round")
-    command.add_argument(
-        "--sequences",
-        type=positive,
-        default=512,
-        help="of the dataset of random tokens",
-    )
-    command.add_argument(
-        "--consumer",
-        default="tiny",
-        help="size whose step is measured beside; 'none' for none",
-    )
+    command.add_argument("--sequences", type=positive, default=512, help="if random")
+    command.add_argument("--consumer", default="tiny", help="size of the step, or none")
 
 
 def run(args: argparse.Namespace) -> Result:

@@ -50,12 +50,8 @@ class _Entry:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The flags of `peer`."""
     command.add_argument("--peer_python", type=Path, help="Python that has the peer")
-    command.add_argument(
-        "--ours",
-        nargs="+",
-        default=["dtype=float32,remat=none", "dtype=bfloat16,remat=none"],
-        help="settings of our model, a contestant each",
-    )
+    ours = ["dtype=float32,remat=none", "dtype=bfloat16,remat=none"]
+    command.add_argument("--ours", nargs="+", default=ours, help="a contestant each")
     command.add_argument("--batch_size", type=positive, default=2, help="sequences")
     command.add_argument("--cores", type=int, default=2, help="for each contestant")
     command.add_argument("--steps", type=positive, default=1, help="of a turn")

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -144,18 +145,9 @@ def _latencies(name: str, ask: Callable[[np.ndarray], object], singles) -> Row:
 def _at_once(ask: Callable[[np.ndarray], object], batches) -> None:
     """Asks for all batches, several at a time."""
 
-    def work(start: int) -> None:
-        for batch in batches[start::_REQUESTS_AT_ONCE]:
-            ask(batch)
-
-    threads = [
-        threading.Thread(target=work, args=(start,))
-        for start in range(_REQUESTS_AT_ONCE)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+        for _ in pool.map(ask, batches):
+            pass
 
 
 @contextmanager

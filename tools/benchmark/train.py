@@ -27,18 +27,12 @@ from tools.benchmark.result import (
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The flags of `train`."""
-    command.add_argument(
-        "--sizes", default="tiny", help="of tiny, peer, 172m, 425m, 1.5b, 7.5b"
-    )
+    command.add_argument("--sizes", default="tiny", help="tiny, peer, 172m, 425m, ...")
     command.add_argument("--sequence_len", type=positive, help="tokens; the size's own")
+    command.add_argument("--batch_size", type=positive, help="in all; the size's own")
+    command.add_argument("--num_neighbours", type=positive, help="the size's own")
     command.add_argument(
-        "--batch_size", type=positive, help="sequences over all devices; the size's own"
-    )
-    command.add_argument(
-        "--num_neighbours", type=positive, help="of a chunk; the size's own"
-    )
-    command.add_argument(
-        "--absent", action="store_true", help="also measure a batch without neighbours"
+        "--absent", action="store_true", help="also without neighbours"
     )
     command.add_argument("--steps", type=positive, default=5, help="of a round")
     command.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")

@@ -196,9 +196,4 @@ def _conditions(args: argparse.Namespace, mesh) -> Row:
         found["data sheet, bfloat16"] = f"{promised / 1e12:g} TFLOP/s"
     found["batch"] = "random tokens, all neighbours of full length"
     found["steps"], found["rounds"] = args.steps, args.rounds
-    found["peak MB"] = (
-        "of this process"
-        if jax.default_backend() == "cpu"
-        else "of the fullest device, since the process began"
-    )
     return found

@@ -78,21 +78,6 @@ def _under_way(folder: Path) -> str | None:
     return begun[-1] if begun else None
 
 
-def _whole_build(make: Callable[[Path], None], folder: Path) -> dict[str, float]:
-    """Builds undisturbed; gives the seconds of each stage."""
-    child = _start(lambda: make(folder))
-    began_s: dict[str, float] = {}
-    took_s: dict[str, float] = {}
-    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        stage = _under_way(folder)
-        if stage is not None:
-            began_s.setdefault(stage, time.monotonic())
-            took_s[stage] = time.monotonic() - began_s[stage]
-        time.sleep(_POLL_S)
-    assert not _was_killed(child)
-    return took_s
-
-
 class _BuildKills:
     """Kills of builds of one corpus, stage after stage, each build finished at the end."""
 
@@ -101,7 +86,10 @@ class _BuildKills:
         self._rng = rng
         self._whole, self._folder = scratch / f"whole-{index}", scratch / "killed"
         self._make = functools.partial(small_database.make, corpus, index=index)
-        self._took_s = _whole_build(self._make, self._whole)
+        assert not _was_killed(_start(lambda: self._make(self._whole)))
+        self._took_s: dict[str, float] = collections.defaultdict(float)
+        for cost in costs.read(self._whole):
+            self._took_s[cost.stage] += cost.wall_s
         self._wanted = small_database.facts_of(self._whole)
         self.left: collections.Counter[str] = collections.Counter()
         self.stages: collections.Counter[str] = collections.Counter()
@@ -121,7 +109,7 @@ class _BuildKills:
             and os.waitid(os.P_PID, child, ended) is None
         ):
             time.sleep(_POLL_S)
-        time.sleep(self._rng.uniform(0, self._took_s.get(stage, 0.0)))
+        time.sleep(self._rng.uniform(0, self._took_s[stage]))
         os.kill(child, signal.SIGKILL)
         if not _was_killed(child):
             return
@@ -203,23 +191,17 @@ def _build_row(made: _BuildKills, stages: Sequence[str], kills: int) -> Row:
     return made.row()
 
 
-def _update(name: str, folder: Path, ready: int | None = None) -> int:
-    """Starts an update in a child, which writes to `ready` when it begins."""
+def _begun(name: str, folder: Path) -> int:
+    """Starts an update in a child and waits until it begins; gives the child's id."""
+    reading, writing = os.pipe()
 
     def work() -> None:
         opened = Database.open(folder)
         assert opened.index.size and opened.embedder.width  # loaded before it begins
-        if ready is not None:
-            os.write(ready, b".")
+        os.write(writing, b".")
         small_database.UPDATES[name](opened)
 
-    return _start(work)
-
-
-def _begun(name: str, folder: Path) -> int:
-    """As `_update`, when it has begun."""
-    reading, writing = os.pipe()
-    child = _update(name, folder, writing)
+    child = _start(work)
     os.close(writing)
     os.read(reading, 1)
     os.close(reading)
@@ -246,7 +228,7 @@ def _update_row(name: str, before: Path, kills: int, rng: random.Random) -> Row:
         state = _state_of(folder, version, old, new)
         left[state] += 1
         if state != "new" or name == "compact":
-            assert not _was_killed(_update(name, folder))
+            assert not _was_killed(_begun(name, folder))
         equal += small_database.facts_of(folder) == new
         if left.total() == kills:
             break
@@ -293,7 +275,7 @@ def _rows(kills: int, seed: int) -> Iterator[Row]:
         for name in small_database.UPDATES:
             progress(f"killing {kills} times: {name}")
             yield _update_row(name, before, kills, rng)
-            assert not _was_killed(_update(name, before))
+            assert not _was_killed(_begun(name, before))
 
 
 def main(kills: str, seed: str) -> None:

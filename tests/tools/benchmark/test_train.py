@@ -109,7 +109,7 @@ def test_a_size_that_fails_is_a_row_and_the_others_are_measured(monkeypatch, cap
         ("1.5b", "-", "killed, as the system does when memory runs out"),
     ]
     assert "no size 'giant'; there are tiny" in capfd.readouterr().err
-    assert found.conditions == {"device": "this one"} and found.notes == ["n"]
+    assert found.conditions["device"] == "this one" and found.notes == ["n"]
 
 
 def test_a_size_without_room_is_not_begun():
