@@ -39,7 +39,7 @@ _RETRIEVAL = flags.DEFINE_enum(
     "retrieval", "both", ["both", "on", "off"], "With neighbours, without, or both."
 )
 _OUT = flags.DEFINE_string("out", None, "JSON file to write.")
-_LIMIT_S = flags.DEFINE_integer("limit_s", 1800, "Seconds that a compilation may take.")
+_LIMIT_S = 1800.0  # that a compilation may take
 _EFFORT = flags.DEFINE_float(
     "effort",
     -1.0,
@@ -75,7 +75,6 @@ class Job:
         topology: a slice by name.
         retrieval: False for the decoder alone.
         effort: of the compiler, -1 to 1.
-        limit_s: after which the compilation is given up.
     """
 
     config: str
@@ -83,7 +82,6 @@ class Job:
     topology: str
     retrieval: bool
     effort: float = -1.0
-    limit_s: float = 1800
 
 
 def main(argv: list[str]) -> None:
@@ -110,7 +108,6 @@ def main(argv: list[str]) -> None:
         topologies,
         [condition == "on" for condition in conditions],
         effort=_EFFORT.value,
-        limit_s=_LIMIT_S.value,
     )
     result.print_result(_compile_all(todo, Path(_OUT.value) if _OUT.value else None))
 
@@ -131,7 +128,6 @@ def jobs(
     conditions: Sequence[bool],
     *,
     effort: float,
-    limit_s: float,
 ) -> list[Job]:
     """Gives a job for each topology in each condition.
 
@@ -155,7 +151,7 @@ def jobs(
                 for name, value in zip(names, chosen, strict=True)
             )
         found += [
-            Job(config, overrides, topology, retrieval, effort, limit_s)
+            Job(config, overrides, topology, retrieval, effort)
             for retrieval in conditions
         ]
     return found
@@ -211,11 +207,11 @@ def run_job(job: Job) -> dict:
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=job.limit_s,
+                timeout=_LIMIT_S,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return row | {"status": f"failed: took longer than {job.limit_s:.0f} s"}
+            return row | {"status": f"failed: took longer than {_LIMIT_S:.0f} s"}
         if done.returncode == 0:
             return json.loads(row_file.read_text(encoding="utf-8"))
         return row | {"status": f"failed: {_why(done.returncode, done.stderr)}"}

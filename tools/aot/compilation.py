@@ -6,7 +6,6 @@ not even a random key.
 
 import dataclasses
 import functools
-import importlib.metadata
 import math
 import resource
 import time
@@ -42,7 +41,7 @@ def compile_row(cfg: Experiment, topology: str, *, retrieval: bool) -> dict[str,
         cfg.model.cca_layers = ()
     mesh = topology_mesh(where, cfg.mesh)
     row = _settings(cfg, where, mesh, retrieval=retrieval)
-    began_s, began_cpu_s = time.perf_counter(), time.process_time()
+    began_s = time.perf_counter()
     try:
         row |= _compiled(cfg, where, mesh, row["model_flops"])
         row["status"] = "ok"
@@ -54,13 +53,12 @@ def compile_row(cfg: Experiment, topology: str, *, retrieval: bool) -> dict[str,
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return row | {
         "compile_s": time.perf_counter() - began_s,
-        "compile_cpu_s": time.process_time() - began_cpu_s,
         "compile_peak_bytes": usage.ru_maxrss * 1024,
     }
 
 
 def topology_mesh(where: roofline.Slice, cfg: MeshConfig) -> Mesh:
-    """The mesh that a job on the slice's chips would make.
+    """Gives the mesh that a job on the slice's chips would make.
 
     Raises:
         ValueError: for a slice that the compiler does not know, or sizes that do not make
@@ -86,7 +84,7 @@ def topology_mesh(where: roofline.Slice, cfg: MeshConfig) -> Mesh:
 
 
 def lower_step(cfg: Experiment, mesh: Mesh) -> jax.stages.Lowered:
-    """The training step as `train.train` jits it, with abstract state and batch."""
+    """Lowers the training step as `train.train` jits it, with abstract state and batch."""
     optimizer = make_optimizer(cfg.optimizer, cfg.train.steps)
     freezes = cfg.init_from and cfg.train.freeze and cfg.model.cca_layers
     trained = retrofit.new_names(cfg.model) if freezes else None
@@ -117,7 +115,7 @@ def lower_step(cfg: Experiment, mesh: Mesh) -> jax.stages.Lowered:
 
 
 def abstract_batch(cfg: Experiment, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """A global batch, split as `sharding.to_devices` does.
+    """Gives the shapes of a global batch, split as `sharding.to_devices` does.
 
     Raises:
         ValueError: if the mesh can't split a micro-batch.
@@ -139,7 +137,7 @@ def abstract_batch(cfg: Experiment, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruc
 def _settings(
     cfg: Experiment, where: roofline.Slice, mesh: Mesh, *, retrieval: bool
 ) -> dict[str, Any]:
-    """What is known before compiling."""
+    """Gives what is known before compiling."""
     params = parameters.named(parameters.skeleton(cfg.model))
     per_sequence = flops.train_flops(
         cfg.model,
@@ -154,9 +152,7 @@ def _settings(
         "chips": where.num_chips,
         "mesh": list(mesh.shape.values()),
         "accumulation": cfg.train.accumulation,
-        "batch_size": cfg.train.batch_size,
         "remat": cfg.model.remat,
-        "scan_layers": cfg.model.scan_layers,
         "parameters": parameters.num_parameters(params),
         "parameters_per_chip": sum(
             math.prod(shardings[name].shard_shape(leaf.shape))
@@ -164,16 +160,13 @@ def _settings(
         ),
         "hbm_bytes": where.chip.hbm_bytes,
         "model_flops": per_sequence * cfg.train.batch_size / where.num_chips,
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("jax", "libtpu")
-        },
     }
 
 
 def _compiled(
     cfg: Experiment, where: roofline.Slice, mesh: Mesh, model_flops: float
 ) -> dict[str, Any]:
-    """What the compiled step says, and how long that work takes at least."""
+    """Compiles the step; gives its memory, its work and the least time that it takes."""
     compiled = lower_step(cfg, mesh).compile()
     memory, text = compiled.memory_analysis(), compiled.as_text()
     if memory is None or text is None:
@@ -204,7 +197,7 @@ def _compiled(
 
 
 def _kernel_flops(cfg: Experiment) -> int:
-    """Of a step, in all fused attention kernels: forward, again if not kept, backward.
+    """Counts a step's FLOPs in fused attention kernels: forward, remade, backward.
 
     From the settings, for a kernel tells no FLOPs. In full, as everywhere: a causal one
     leaves out up to half.

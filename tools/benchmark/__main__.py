@@ -1,21 +1,12 @@
 """Measures the parts, beside what others do where there are others.
 
     python -m tools.benchmark embed --out=docs/results/embed.json
-    python -m tools.benchmark index --rows=50000
-    python -m tools.benchmark service --shards=4
-    python -m tools.benchmark hybrid --questions=squad-dev-v1.1.json --database=DIR
-    python -m tools.benchmark database --database=work/tiny/database
-    python -m tools.benchmark faults --kills=20
-    python -m tools.benchmark growth --corpus=DIR --files=1,3,9 --work=DIR
-    python -m tools.benchmark input --database=work/tiny/database
-    python -m tools.benchmark retrieval --workdir=work/tiny
-    python -m tools.benchmark train --sizes=tiny,172m
-    python -m tools.benchmark peer --peer_python=PATH
     python -m tools.benchmark render
 
 One sub-command a part: a function from its arguments to a `Result`. Contestants take
 turns round by round, so a busy machine slows all of them alike. Only the part that is run
-is imported: `train` needs JAX and no TensorFlow. `render` writes BENCHMARKS.md.
+is imported: `train` needs JAX and no TensorFlow. Each part's module has its command.
+`render` writes BENCHMARKS.md from the committed results.
 """
 
 import argparse

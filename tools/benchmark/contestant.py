@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -20,14 +20,17 @@ from tools.benchmark import memory
 _ROOT = Path(__file__).parents[2]
 
 
-def serve(whole_step: Callable[[argparse.Namespace], tuple[dict, Callable]]) -> None:
+def serve(
+    builders: Mapping[str, Callable[[argparse.Namespace], tuple[dict, Callable]]],
+) -> None:
     """Runs the contestant's side of `peer`: reads its flags, then takes turns.
 
     Args:
-        whole_step: builds the model that the flags ask for; gives what the parent is told
-            first, and a function that takes a step and gives its loss in nats.
+        builders: of each model by name; a builder gives what the parent is told first,
+            and a function that takes a step and gives its loss in nats.
     """
     parser = argparse.ArgumentParser()
+    parser.add_argument("model", choices=builders)
     parser.add_argument("--mode", required=True, help="dtype, or our model's settings")
     parser.add_argument("--retrieval", choices=["on", "off"], required=True)
     parser.add_argument("--batch_size", type=int, required=True)
@@ -38,7 +41,7 @@ def serve(whole_step: Callable[[argparse.Namespace], tuple[dict, Callable]]) -> 
     if len(cores) < args.cores:
         raise ValueError(f"{args.cores} cores asked for, there are {len(cores)}")
     os.sched_setaffinity(0, cores[: args.cores])  # before libraries count them
-    take_turns(answers, *whole_step(args))
+    take_turns(answers, *builders[args.model](args))
 
 
 def private_output() -> IO[str]:
@@ -52,15 +55,13 @@ def take_turns(answers: IO[str], about: dict, step: Callable[[], float]) -> None
     """Takes steps when asked, until no one asks any more."""
     print(json.dumps(about), file=answers, flush=True)
     for line in sys.stdin:
-        step_s, step_cpu_s, loss_nats = [], [], float("nan")
+        step_s, loss_nats = [], float("nan")
         for _ in range(int(line)):
-            start_s, start_cpu_s = time.perf_counter(), time.process_time()
+            start_s = time.perf_counter()
             loss_nats = step()
             step_s.append(time.perf_counter() - start_s)
-            step_cpu_s.append(time.process_time() - start_cpu_s)
         answer = {
             "step_s": step_s,
-            "step_cpu_s": step_cpu_s,
             "loss_nats": loss_nats,
             "peak_bytes": memory.process_peak_bytes(),
         }
@@ -76,7 +77,6 @@ class Contestant:
         self.about: dict = {}
         self.peak_bytes, self.loss_nats = 0, float("nan")
         self.step_s: list[float] = []
-        self.step_cpu_s: list[float] = []
         self._process = subprocess.Popen(
             command,
             cwd=_ROOT,
@@ -91,7 +91,6 @@ class Contestant:
         self.about = self._answer()
         self.turn(1)
         self.step_s.clear()
-        self.step_cpu_s.clear()
 
     def turn(self, steps: int) -> None:
         """Lets the contestant take steps and keeps what they took.
@@ -105,7 +104,6 @@ class Contestant:
             self._process.stdin.flush()
         answer = self._answer()
         self.step_s += answer["step_s"]
-        self.step_cpu_s += answer["step_cpu_s"]
         self.peak_bytes, self.loss_nats = answer["peak_bytes"], answer["loss_nats"]
 
     def end(self) -> None:

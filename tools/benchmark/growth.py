@@ -107,13 +107,11 @@ class Stage:
 
     Attributes:
         cpu_s: for a million chunks; for `searches` also for one shard of the index.
-        wall_s: likewise, with the cores of the machine that built.
         size_bytes: for a chunk, of the files that it leaves.
         peak_memory_bytes: of the largest process.
     """
 
     cpu_s: float
-    wall_s: float
     size_bytes: float
     peak_memory_bytes: int
 
@@ -151,7 +149,6 @@ def measure(database: Path) -> Measured:
         searches = covered * (index_shards if name in _PER_SEARCH else 1)
         stages[name] = Stage(
             cpu_s=sum(cost.cpu_s for cost in of_shards) / searches * _MILLION,
-            wall_s=sum(cost.wall_s for cost in of_shards) / searches * _MILLION,
             size_bytes=sum(cost.size_bytes for cost in of_shards) / searches,
             peak_memory_bytes=max(cost.peak_memory_bytes for cost in of_shards),
         )
@@ -172,7 +169,6 @@ def growth_rows(measured: Sequence[Measured]) -> list[Row]:
                 "chunks": size.chunks,
                 "index shards": size.index_shards,
                 "CPU s a million": significant(stage.cpu_s, 3),
-                "s a million": significant(stage.wall_s, 3),
                 "bytes a chunk": round(stage.size_bytes),
                 "peak GB": round(stage.peak_memory_bytes / 1e9, 2),
             }

@@ -78,7 +78,6 @@ def _row(args: argparse.Namespace, name: str, sequences, rates: list[float]) -> 
     length = batch["inputs_BL"].shape[1]
     num_neighbours = batch["neighbours_BCNR"].shape[2]
     rate = statistics.median(rates)
-    size_bytes = sum(array.nbytes for array in batch.values()) / args.batch_size
     row: Row = {
         "dataset": name,
         "length": length,
@@ -87,7 +86,6 @@ def _row(args: argparse.Namespace, name: str, sequences, rates: list[float]) -> 
         "sequences/s": significant(rate),
         "min": significant(min(rates)),
         "max": significant(max(rates)),
-        "MB/s": significant(rate * size_bytes / 1e6),
     }
     if args.consumer != "none":
         consumed = _consumed_per_s(args.consumer, length, num_neighbours)

@@ -2,7 +2,7 @@
 
     python -m tools.benchmark peer --peer_python=PATH
 
-Every contestant is a process of its own (`peer_torch.py`, `peer_jax.py`) on the same
+Every contestant is a process of its own (`peer_step.py`) on the same
 cores; they take turns, step by step, so that a busy machine slows all of them alike.
 """
 
@@ -31,7 +31,7 @@ _HOW = (
     "make its environment with: python3.11 -m venv DIR && DIR/bin/pip install "
     "torch==2.13.0 retro-pytorch==0.3.9 'numpy<2' 'pyarrow<20'"
 )
-_SEQUENCE_LEN = 512  # of `peer_torch.py` and of `sizes.LOADS`
+_SEQUENCE_LEN = 512  # of `peer_step.py` and of `sizes.LOADS`
 _ROOM_BYTES = 4_000_000_000  # that a contestant may take
 
 
@@ -120,10 +120,7 @@ def _match(
         for number in range(1, rounds + 1):
             for contestant in found.values():
                 contestant.turn(args.steps)
-                last_s, cpu_s = contestant.step_s[-1], contestant.step_cpu_s[-1]
-                progress(
-                    f"{number}: {contestant.name}: {last_s:.3g} s, CPU {cpu_s:.3g} s"
-                )
+                progress(f"{number}: {contestant.name}: {contestant.step_s[-1]:.3g} s")
     finally:
         for contestant in found.values():
             contestant.end()
@@ -133,10 +130,10 @@ def _match(
 def _command(args: argparse.Namespace, entry: _Entry, retrieval: str) -> list[str]:
     theirs = entry.who == _THEIRS
     python = args.peer_python if theirs else sys.executable
-    module = f"tools.benchmark.{'peer_torch' if theirs else 'peer_jax'}"
+    model = "torch" if theirs else "jax"
     flags = [f"--mode={entry.mode}", f"--retrieval={retrieval}"]
     flags += [f"--batch_size={args.batch_size}", f"--cores={args.cores}"]
-    return [str(python), "-m", module, *flags]
+    return [str(python), "-m", "tools.benchmark.peer_step", model, *flags]
 
 
 def _tokens_per_s(args: argparse.Namespace, contestant: Contestant) -> float:
@@ -157,7 +154,6 @@ def _row(
         "step s": significant(statistics.median(contestant.step_s)),
         "min": significant(min(contestant.step_s)),
         "max": significant(max(contestant.step_s)),
-        "CPU s": significant(statistics.median(contestant.step_cpu_s)),
         "peak MB": round(contestant.peak_bytes / 1e6),
         "compile s": significant(contestant.about.get("compile_s", 0.0), 3),
     }
@@ -183,7 +179,6 @@ def _comparisons(
             "ours tokens/s": _tokens_per_s(args, found[own]),
             "beside tokens/s": _tokens_per_s(args, found[other]),
             "tokens/s ratio": ratio(found[other].step_s, found[own].step_s),
-            "CPU ratio": ratio(found[other].step_cpu_s, found[own].step_cpu_s),
             "peak memory ratio": round(
                 found[own].peak_bytes / found[other].peak_bytes, 2
             ),

@@ -27,7 +27,7 @@ class Load:
     num_neighbours: int = 2
 
 
-# Batches for each shard of the 'data' axis. Peer: `peer_torch.py`.
+# Batches for each shard of the 'data' axis. Peer: `peer_step.py`.
 LOADS = {
     "tiny": Load(sequence_len=512, batch_size=2),
     "peer": Load(sequence_len=512, batch_size=2),
@@ -52,7 +52,7 @@ def model(size: str) -> ModelConfig:
 
 
 def _peer_shape() -> ModelConfig:
-    """Ours with the layers, widths and tables of RETRO-pytorch in `peer_torch.py`.
+    """Ours with the layers, widths and tables of RETRO-pytorch in `peer_step.py`.
 
     What can't be matched: it has biases and learned absolute positions, ours has
     relative positions.

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -126,26 +127,22 @@ def open_loop(
 ) -> Answers:
     """Asks `rate` times a second, whether earlier requests were answered or not."""
     answers, calls = Answers(), []
+
+    def note(start_s: float, done) -> None:
+        ended_s, outcome = time.monotonic(), done.code().name
+        if done.code() is grpc.StatusCode.OK:
+            outcome = "partial" if done.result().partial else "whole"
+        answers.append(Answer(outcome, ended_s - start_s, ended_s))
+
     with connected(port) as stub:
         began_s = time.monotonic()
         for number in range(max(1, round(rate * seconds))):
             time.sleep(max(0.0, began_s + number / rate - time.monotonic()))
             asked = stub.Search.future(request, timeout=timeout_s)
-            asked.add_done_callback(_noting(answers, time.monotonic()))
+            asked.add_done_callback(functools.partial(note, time.monotonic()))
             calls.append(asked)
         for asked in calls:
             asked.exception()  # waits
         while len(answers) < len(calls):
             time.sleep(0.001)  # the last callbacks
     return answers
-
-
-def _noting(answers: Answers, start_s: float) -> Callable[[grpc.Future], None]:
-    def note(done) -> None:
-        ended_s, code = time.monotonic(), done.code()
-        outcome = code.name
-        if code is grpc.StatusCode.OK:
-            outcome = "partial" if done.result().partial else "whole"
-        answers.append(Answer(outcome, ended_s - start_s, ended_s))
-
-    return note

@@ -61,8 +61,9 @@ def test_what_a_slice_can_not_have_is_a_row_and_names_the_setting():
     assert table.table_rows([row])[0]["status"] == row["status"]
 
 
-def test_a_compilation_that_takes_too_long_is_given_up():
-    row = __main__.run_job(_job(limit_s=0.05))
+def test_a_compilation_that_takes_too_long_is_given_up(monkeypatch):
+    monkeypatch.setattr(__main__, "_LIMIT_S", 0.05)
+    row = __main__.run_job(_job())
     assert row == {
         "topology": "v5e:2x2",
         "retrieval": True,
@@ -96,7 +97,7 @@ def test_shapes_that_a_network_can_not_have_are_refused(name):
 
 def _jobs(given: dict[str, object]) -> list[__main__.Job]:
     config, slices = "experiments/configs/retro.py:7.5b", ["v5p:4x4x4", "v5e:2x2"]
-    return __main__.jobs(config, given, slices, [True, False], effort=0.0, limit_s=9)
+    return __main__.jobs(config, given, slices, [True, False], effort=0.0)
 
 
 def test_known_slices_get_the_mesh_found_for_them():
