@@ -86,7 +86,7 @@ install-ray: install  ## Adds Ray, for `--engine=ray`.
 
 aot: install-aot  ## Compiles the training step for TPU slices: what fits, what limits it.
 	@$(PY) -m tools.aot --config=$(AOT_CONFIG) --topology=$(TOPOLOGY) \
-		--out='work/aot-$(lastword $(subst :, ,$(AOT_CONFIG)))' $(ARGS)
+		--out='work/aot-$(lastword $(subst :, ,$(AOT_CONFIG))).json' $(ARGS)
 
 install-aot: $(AOT)/installed  ## Adds the TPU compiler, for `make aot`.
 

@@ -38,7 +38,7 @@ _LONG = [
     "data_pipeline/embedding/test_bert",
     "data_pipeline/database/test_killed_updates",
     "tools/faults/test_faults",
-    "tools/benchmark/test_benchmark",
+    "tools/benchmark/test_train",
     "retro_jax/runs/test_damaged_checkpoints",
     "data_pipeline/database/test_integrity",
     "data_pipeline/build/test_pipeline",
