@@ -1,8 +1,9 @@
-"""What a trained model loses on held-out text: with retrieval, without, with chance."""
+"""A trained model's loss on held-out text: retrieval on, off and with random passages."""
 
 import itertools
 from collections.abc import Callable, Iterator
 
+import jax
 import numpy as np
 
 from data_pipeline.database import Database
@@ -22,7 +23,7 @@ _LITTLE_OVERLAP_SHARE = 0.125
 def conditions(
     cfg: Experiment,
     params: parameters.Parameters,
-    mesh,
+    mesh: jax.sharding.Mesh,
     sequences: Sequences,
     database: Database,
 ) -> dict:
@@ -74,7 +75,7 @@ def conditions(
 
 
 def num_sequences(cfg: Experiment, sequences: Sequences) -> int:
-    """How many sequences of the split are measured."""
+    """The number of sequences of the split that are measured."""
     return min(len(sequences), cfg.evaluation.max_sequences or len(sequences))
 
 
@@ -92,7 +93,8 @@ def batches(
 def overlap_shares(cfg: Experiment, held_out: Iterator[train.Batch]) -> np.ndarray:
     """For each chunk the longest run of its tokens that stands in a passage, over M.
 
-    Passages are the chunk's own neighbours and those that it reads, the chunk before's.
+    The passages are the chunk's own neighbours and those that it reads, which are the
+    neighbours of the chunk before it. Letters as in `retro_jax`; X counts all chunks.
     """
     chunk_len, parts = cfg.model.chunk_len, []
     for batch in held_out:
@@ -100,7 +102,8 @@ def overlap_shares(cfg: Experiment, held_out: Iterator[train.Batch]) -> np.ndarr
         lengths_BC = (batch["segments_BL"] > 0).reshape(inputs_BCM.shape).sum(axis=-1)
         own, own_lengths = batch["neighbours_BCNR"], batch["neighbour_lengths_BCN"]
         read, read_lengths = np.roll(own, 1, axis=1), np.roll(own_lengths, 1, axis=1)
-        read_lengths[:, 0] = 0  # the first chunk of a sequence reads none
+        # The first chunk of a sequence reads none; `roll` gave it the last one's.
+        read_lengths[:, 0] = 0
         passages = np.concatenate([own, read], axis=2)
         lengths = np.concatenate([own_lengths, read_lengths], axis=2)
         runs = longest_common_run(
