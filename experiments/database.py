@@ -215,6 +215,8 @@ def _compact(args: argparse.Namespace) -> None:
 
 
 def _versions(args: argparse.Namespace) -> None:
+    import numpy as np
+
     from data_pipeline.database import versions
 
     if args.use is not None:
@@ -228,9 +230,10 @@ def _versions(args: argparse.Namespace) -> None:
         except ValueError as error:  # others may be whole
             print(f"version {number}: {error}{in_force}")
             continue
-        deleted = len(opened.state.deleted_D)
-        there = opened.documents().num_rows - deleted
-        print(f"version {number}: {there:,} documents, {deleted:,} deleted{in_force}")
+        rows = opened.documents().num_rows
+        deleted = opened.state.is_deleted(np.arange(rows)).sum()
+        there = f"{rows - deleted:,} documents, {deleted:,} deleted"
+        print(f"version {number}: {there}{in_force}")
 
 
 if __name__ == "__main__":

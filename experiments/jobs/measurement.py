@@ -1,4 +1,7 @@
-"""A trained model's loss on held-out text: retrieval on, off and with random passages."""
+"""A trained model's loss on held-out text: retrieval on, off and with random passages.
+
+Letters here: X chunks.
+"""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -52,7 +55,7 @@ def conditions(
         title = f"retrieval {name}, {cfg.evaluation.split} split"
         with Progress(title, num_sequences(cfg, sequences), "sequences") as progress:
             losses[name] = measure(progress.advance)
-    little_X = overlap_shares(cfg, batches(cfg, sequences)) <= _LITTLE_OVERLAP_SHARE
+    little_X = has_little_overlap(cfg, batches(cfg, sequences))
     off, seed = losses["off"], cfg.evaluation.seed
     scored_X = off.tokens_X > 0
     return {
@@ -90,11 +93,16 @@ def batches(
     return itertools.islice(found, -(-num_sequences(cfg, sequences) // size))
 
 
+def has_little_overlap(cfg: Experiment, held_out: Iterator[train.Batch]) -> np.ndarray:
+    """For each chunk whether there was little to copy for it (paper, section 2.6)."""
+    return overlap_shares(cfg, held_out) <= _LITTLE_OVERLAP_SHARE
+
+
 def overlap_shares(cfg: Experiment, held_out: Iterator[train.Batch]) -> np.ndarray:
     """For each chunk the longest run of its tokens that stands in a passage, over M.
 
     The passages are the chunk's own neighbours and those that it reads, which are the
-    neighbours of the chunk before it. Letters as in `retro_jax`; X counts all chunks.
+    neighbours of the chunk before it.
     """
     chunk_len, parts = cfg.model.chunk_len, []
     for batch in held_out:
