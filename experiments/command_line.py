@@ -1,4 +1,4 @@
-"""What the command lines share: mistakes and Ctrl-C end in one line, not in a traceback.
+"""The beginning and the end of commands: flags, --help, mistakes and Ctrl-C in one line.
 
 Exit statuses: 0 done; 2 a mistake or an error that says what to do; 75 stopped by SIGTERM
 with everything saved: start the same command again; 130 stopped by Ctrl-C.
@@ -25,11 +25,10 @@ from retro_jax.runs.preemption import Preempted
 
 INTERRUPTED = 130  # as a shell reports Ctrl-C
 USER_ERROR = 2
-# As sysexits.h has it: not an error, try again later.
-PREEMPTED = os.EX_TEMPFAIL  # 75
+PREEMPTED = os.EX_TEMPFAIL  # 75; in sysexits.h: no error, try again later
 
-# Errors that say what the user can do about them; all others are ours and keep their
-# traceback.
+# Errors that say what the user can do about them. All others are faults of this project
+# and keep their traceback.
 _EXPLAINED = (ValueError, FloatingPointError, OSError, ImportError)
 _HELP = {"--help", "-help", "-h", "-?"}
 _HELP_COLUMN = 44  # where in a line of help the meanings begin
@@ -41,7 +40,7 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
 
     `RETRO_TRACEBACK=1` shows the traceback of every error.
     """
-    logging.set_verbosity(logging.WARNING)  # libraries'; ours speaks through print
+    logging.set_verbosity(logging.WARNING)  # of libraries: this project prints
     if not os.environ.get("RETRO_TRACEBACK"):
         _mute_orbax()
     try:
@@ -58,9 +57,9 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
 
 
 def _mute_orbax() -> None:
-    """Leaves one line of a save or restore that failed: ours, made of what Orbax raises.
+    """Silences what Orbax logs of a failed save or restore: `run` prints its error.
 
-    Orbax also logs it. What it leaves behind is kept quiet in `quiet_orbax`.
+    `retro_jax.runs.quiet_orbax` silences what such a failure leaves behind.
     """
     logging.get_absl_logger().addFilter(
         lambda record: "orbax" not in record.pathname + record.getMessage()
@@ -69,8 +68,8 @@ def _mute_orbax() -> None:
 
 
 def _message(error: Exception) -> str:
-    """What an error says in one line; a full disk is called so."""
-    # numpy says no more than this of a full disk.
+    """The error in one line, which calls a full disk by its name."""
+    # numpy says no more than this when the disk is full.
     if re.fullmatch(r"\d+ requested and \d+ written", str(error)):
         return f"an array could not be written ({error}): {_FULL_DISK}"
     if isinstance(error, OSError) and error.filename and error.strerror:
@@ -91,10 +90,10 @@ def end_at_interrupt() -> None:
 
 
 def _stop(signum: int, frame: object) -> None:
-    """Ends the process at Ctrl-C, which nothing half-written outlives.
+    """Ends the process at Ctrl-C; all files are written whole or not at all.
 
-    Not by an exception: native code that calls Python back may swallow one, and work
-    still under way in native threads crashes Python's own end.
+    An exception would not do: native code that calls Python back may swallow it, and
+    work under way in native threads crashes Python when it ends by itself.
     """
     print("\nstopped; the same command goes on from here", file=sys.stderr, flush=True)
     sys.stdout.flush()
@@ -109,7 +108,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
             sys.exit(0)
         arguments = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
-            # A file that could not be read also says so only now.
+            # A file that could not be read raises its error only here.
             flags.FLAGS.config.validate()
         return arguments
     except (flags.Error, KeyError, TypeError, *_EXPLAINED) as error:
@@ -124,9 +123,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def _unknown_setting(message: str, argv: list[str]) -> str | None:
-    """The flag that names no setting, and those that it may have meant.
+    """Names the flag that is no setting, and the settings that it may have meant.
 
-    ml_collections says its last part and the path of a class.
+    ml_collections' own message has only the last part of the name and a class.
     """
     found = re.match(r"Field (\w+) not found on dataclass", message)
     given = [
@@ -157,14 +156,10 @@ def _help(argv: list[str]) -> str:
         default = "" if flag.default in (None, "") else f" [{flag.default}]"
         equals = "" if flag.boolean else f"={values}"
         lines += _entry(f"--{flag.name}{equals}", meaning + default)
-    lines += [
-        "",
-        "Settings, by default ('...': a config file gives them; add --config):",
-    ]
-    if given["config"].value is not None:
-        lines[-1] = "Settings, with their values in this configuration:"
-    part = None
-    for setting in config.settings(given["config"].value):
+    cfg, part = given["config"].value, None
+    values = "their defaults ('...': only --config=FILE gives one)"
+    lines += ["", f"Settings, with {'their values in this FILE' if cfg else values}:"]
+    for setting in config.settings(cfg):
         if part != (part := setting.name.rpartition(".")[0]):
             lines.append("")
         is_open = setting.value is dataclasses.MISSING
@@ -176,7 +171,9 @@ def _help(argv: list[str]) -> str:
 
 def _entry(flag: str, meaning: str) -> list[str]:
     """A flag and, from a fixed column on, what it means, in lines of 96 characters."""
-    first, *others = textwrap.wrap(meaning, 96 - _HELP_COLUMN, break_on_hyphens=False)
+    first, *others = textwrap.wrap(
+        meaning or "-", 96 - _HELP_COLUMN, break_on_hyphens=False
+    )
     lines = [f"  {flag:<{_HELP_COLUMN - 3}} {first}"]
     if len(flag) > _HELP_COLUMN - 3:
         lines = [f"  {flag}", " " * _HELP_COLUMN + first]

@@ -37,13 +37,13 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _DATABASE = flags.DEFINE_string(
     "database",
     None,
-    "Folder; WORKDIR/database if not given. To generate also grpc://HOST:PORT.",
+    "Folder of the database, by default WORKDIR/database; for generate also a service.",
 )
 _TOKEN_FILE = flags.DEFINE_string(
-    "token_file", None, "Token that the service at --database=grpc... wants."
+    "token_file", None, "File with the token that the service wants."
 )
 _TLS_CA = flags.DEFINE_string(
-    "tls_ca", None, "PEM certificate that the service at grpcs:// is checked by."
+    "tls_ca", None, "PEM certificate to check the service at grpcs:// with."
 )
 _JOB = flags.DEFINE_enum("job", None, ["train", "evaluate", "generate"], "What to do.")
 _ON_OTHER_RUN = flags.DEFINE_enum(
@@ -54,17 +54,19 @@ _ON_OTHER_RUN = flags.DEFINE_enum(
     "aside as previous-N and start afresh.",
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, of a run in several processes."
+    "coordinator", None, "HOST:PORT of process 0, for a run in several processes."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, from 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "The number of processes.")
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "The number of this process, from 0."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Ask the cluster (TPU, GKE, Slurm, Open MPI) for these three."
 )
 _HEARTBEAT_S = flags.DEFINE_integer(
     "heartbeat_s",
     60,
-    "A process not heard of for so long is lost, and ends the others.",
+    "A process that is silent for so long is lost, and the others end.",
 )
 _JOIN_TIMEOUT_S = flags.DEFINE_integer(
     "join_timeout_s", 300, "How long to wait for all processes at the start."

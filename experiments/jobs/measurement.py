@@ -94,12 +94,12 @@ def batches(
 
 
 def has_little_overlap(cfg: Experiment, held_out: Iterator[train.Batch]) -> np.ndarray:
-    """For each chunk whether there was little to copy for it (paper, section 2.6)."""
+    """Tells for each chunk whether there was little to copy for it (paper, 2.6)."""
     return overlap_shares(cfg, held_out) <= _LITTLE_OVERLAP_SHARE
 
 
 def overlap_shares(cfg: Experiment, held_out: Iterator[train.Batch]) -> np.ndarray:
-    """For each chunk the longest run of its tokens that stands in a passage, over M.
+    """Gives each chunk's longest run of tokens that stands in a passage, over M.
 
     The passages are the chunk's own neighbours and those that it reads, which are the
     neighbours of the chunk before it.
