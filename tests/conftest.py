@@ -29,10 +29,11 @@ hypothesis.settings.load_profile("tests")
 # Files that take long, the longest first: a worker that began one last would be waited for.
 _LONG = [
     "retro_jax/devices/test_processes",
-    "experiments/test_configs",
+    "experiments/configs/test_configs",
     "retro_jax/runs/test_preemption",
     "data_pipeline/build/test_ray_engine",
     "test_end_to_end",
+    "experiments/jobs/test_job",
     "retro_jax/devices/test_sharding",
     "retro_jax/training/test_loop",
     "data_pipeline/embedding/test_bert",

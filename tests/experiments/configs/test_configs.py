@@ -20,7 +20,7 @@ from retro_jax.training.train_state import initial_state
 
 _CONFIGS = sorted(
     path.stem
-    for path in (Path(__file__).parents[2] / "experiments" / "configs").glob("*.py")
+    for path in (Path(__file__).parents[3] / "experiments" / "configs").glob("*.py")
     if path.stem != "__init__"
 )
 _ARGUMENTS = {
