@@ -1,4 +1,4 @@
-"""One optimizer step, compiled and run as `retro_jax.training.train.train` does."""
+"""One optimizer step, compiled and run as `retro_jax.training.loop.train` does."""
 
 import functools
 import time
