@@ -80,8 +80,8 @@ class Database:
     def newest(self) -> "Database":
         """The version in force, opened beside this one, which goes on showing its own.
 
-        What both have in common is shared and not checked again; this one itself, if it
-        shows that version. Raises as `open`.
+        What both have in common is shared and not checked again. It is this one itself, if
+        it shows that version. Raises as `open`.
         """
         before = self.snapshot
         state = versions.read(self.folder, manifest.read(self.folder))
@@ -102,7 +102,7 @@ class Database:
         return self._change(lambda: updates.add(self.snapshot, parsed))
 
     def replace(self, documents: Sequence[Mapping]) -> int:
-        """As `add`, in place of the documents with the same ids, if there are any."""
+        """Adds documents as `add`, in place of those with the same ids, if there are any."""
         parsed = updates.parse_documents(documents)
         return self._change(lambda: updates.add(self.snapshot, parsed, replace=True))
 

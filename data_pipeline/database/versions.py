@@ -10,6 +10,8 @@ Version 0 is the build itself and has no files. Everything but `current.json` is
 under a name that no version knows yet, so whoever is killed leaves the old version or the
 new one; what no version knows is cleared away before the next change. `current.json` is
 there before the first version is: without it versions are an error, not the build.
+
+Letters here: D deleted documents.
 """
 
 import contextlib
@@ -249,7 +251,7 @@ def publish(folder: Path, version: Version) -> None:
 
 
 def _contents(folder: Path, version: Version) -> dict[str, str]:
-    """As in `Version`; of shards that a version before knew what it knew."""
+    """Gives `Version.contents`; of shards that a version before knew, what it knew."""
     return {
         path: version.contents.get(path)
         or fingerprint(read_json(folder / path / "shard.json"))
@@ -274,7 +276,7 @@ def _switch(folder: Path, number: int) -> None:
 
 
 def sole_builder(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Keeps other builds and changes out meanwhile; ValueError if there is one."""
+    """Keeps other builds and changes out meanwhile; ValueError if one is under way."""
     return locks.locked(folder / ".builder", "building or changing")
 
 
