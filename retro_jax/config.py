@@ -40,7 +40,7 @@ class ModelConfig:
     num_key_heads: int | None = None  # of the decoder; None = num_heads
     gated_ffw: bool = False
     attention: str = "auto"  # form of self-attention (kernels.py)
-    copy_init: bool = False  # CCA starts as a copier (mimetic.py); for short runs
+    copy_init: bool = False  # CCA starts as a copier (initial_copier.py)
     dtype: str = "auto"  # of activations: float32 | bfloat16 | auto, by the device
     scan_layers: bool = False  # a loop over the layers: compiles many times faster
     remat: str = "dots"  # what backward recomputes: none | dots (all but) | full

@@ -4,6 +4,8 @@ Source: Borgeaud et al. 2022, sections 2.3 and 2.4; normalised at its end, which
 Letters here: G asking chunks of the whole batch.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -12,6 +14,15 @@ from retro_jax.config import ModelConfig
 from retro_jax.model.attention import Attention
 from retro_jax.model.layers import FeedForward, RMSNorm, embed, embedding_table
 from retro_jax.model.stack import recomputed
+
+
+class Neighbours(NamedTuple):
+    """The neighbours of all complete chunks, as far as `model.neighbour_part` reads them."""
+
+    tokens_BCNR: Int[Array, "B C N R"]
+    real_BCNR: Bool[Array, "B C N R"]  # False for padding
+    chunk_real_BCM: Bool[Array, "B C M"]  # False for padding of the asking chunk
+    mask_BCMNR: Bool[Array, "B C M N R"]  # what attending chunks may read
 
 
 class EncoderLayer(nnx.Module):
@@ -87,33 +98,30 @@ class Encoder(nnx.Module):
 
     def __call__(
         self,
-        neighbours_BCNR: Int[Array, "B C N R"],
-        real_BCNR: Bool[Array, "B C N R"],
+        neighbours: Neighbours,
         chunk_BCME: Float[Array, "B C M E"],
-        chunk_real_BCM: Bool[Array, "B C M"],
         shared_VE: Float[Array, "V E"],
     ) -> Float[Array, "B C N R D"]:
         """Encodes neighbours; what a padded token gives is never looked at.
 
         Args:
-            neighbours_BCNR: token ids.
-            real_BCNR: False for padding.
             chunk_BCME: the decoder's activations of the asking chunks, of its width.
-            chunk_real_BCM: False for padding at a document's end.
             shared_VE: the decoder's embedding table, for an encoder without one.
         """
-        batch, num_chunks, num_neighbours, neighbour_len = neighbours_BCNR.shape
+        batch, num_chunks, num_neighbours, neighbour_len = neighbours.tokens_BCNR.shape
         own = self.embedding_VE
         table_VD = shared_VE if own is None else own[...]
         # From here on every neighbour is a row of a batch, and R is L.
         rows = batch * num_chunks * num_neighbours
-        tokens_BL = neighbours_BCNR.reshape(rows, neighbour_len)
+        tokens_BL = neighbours.tokens_BCNR.reshape(rows, neighbour_len)
         x_BLD = embed(table_VD, tokens_BL, chunk_BCME.dtype)
-        own_mask_BLNS = real_BCNR.reshape(rows, 1, 1, neighbour_len)
+        own_mask_BLNS = neighbours.real_BCNR.reshape(rows, 1, 1, neighbour_len)
         # A row of keys for each chunk serves the rows of all its neighbours.
         chunk_GNSE = chunk_BCME.reshape(batch * num_chunks, 1, *chunk_BCME.shape[2:])
-        chunk_real_GLNS = chunk_real_BCM.reshape(batch * num_chunks, 1, 1, -1)
+        chunk_real_GLNS = neighbours.chunk_real_BCM.reshape(
+            batch * num_chunks, 1, 1, -1
+        )
         chunk_mask_BLNS = jnp.repeat(chunk_real_GLNS, num_neighbours, axis=0)
         for layer in self.layers:
             x_BLD = layer(x_BLD, own_mask_BLNS, chunk_GNSE, chunk_mask_BLNS)
-        return self.norm(x_BLD).reshape(*neighbours_BCNR.shape, x_BLD.shape[-1])
+        return self.norm(x_BLD).reshape(*neighbours.tokens_BCNR.shape, x_BLD.shape[-1])

@@ -6,16 +6,14 @@ Source: Borgeaud et al. 2022, sections 2.3 to 2.5 and algorithm 1. Ours where th
 silent: pre-normalisation, a norm at the encoder's end, no biases in matrices.
 """
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from retro_jax.config import ModelConfig
 from retro_jax.model import chunked_attention, stack
 from retro_jax.model.attention import Attention
-from retro_jax.model.encoder import Encoder
+from retro_jax.model.encoder import Encoder, Neighbours
 from retro_jax.model.kernels import Causal
 from retro_jax.model.layers import (
     FeedForward,
@@ -108,14 +106,6 @@ class DecoderLayer(nnx.Module):
         return hidden_BLD + self.ffw(self.norm_ffw(hidden_BLD))
 
 
-class Neighbours(NamedTuple):
-    """The neighbours of all complete chunks, as far as `model.neighbour_part` reads them."""
-
-    tokens_BCNR: Int[Array, "B C N R"]
-    real_BCNR: Bool[Array, "B C N R"]  # False for padding
-    mask_BCMNR: Bool[Array, "B C M N R"]  # what attending chunks may read
-
-
 class Retro(nnx.Module):
     """A language model that reads the neighbours of every chunk it has completed."""
 
@@ -164,21 +154,19 @@ class Retro(nnx.Module):
         cfg = self.cfg
         if segments_BL is None:
             segments_BL = jnp.ones_like(inputs_BL)
-        found = None
-        if neighbours_BCNR is not None and self.encoder is not None:
-            found = self._neighbours(
-                neighbours_BCNR, neighbour_lengths_BCN, segments_BL
-            )
+        found = self._neighbours(neighbours_BCNR, neighbour_lengths_BCN, segments_BL)
         table_VD = self.embedding_VD[...]
         hidden_BLD = embed(table_VD, inputs_BL, activation_dtype(cfg))
         layers, memory = list(self.decoder), []
-        if found is not None:
+        if found is not None and self.encoder is not None:
             first = min(cfg.cca_layers) - 1  # the first layer with CCA
             for layer in stack.loops(layers[:first], scan=cfg.scan_layers):
                 hidden_BLD = layer(hidden_BLD, segments_BL)
             # The encoder reads the activations between that layer's two attentions.
             hidden_BLD = layers[first].attend(hidden_BLD, segments_BL)
-            memory = [self._encode(found, hidden_BLD, segments_BL), found.mask_BCMNR]
+            hidden_BCMD = chunked_attention.chunks(hidden_BLD, cfg.chunk_len)
+            encoded_BCNRE = self.encoder(found, hidden_BCMD, table_VD)
+            memory = [encoded_BCNRE, found.mask_BCMNR]
             hidden_BLD = layers[first].retrieve(hidden_BLD, *memory)
             hidden_BLD = layers[first].feed_forward(hidden_BLD)
             layers = layers[first + 1 :]
@@ -192,7 +180,9 @@ class Retro(nnx.Module):
     def _neighbours(
         self, neighbours_BCNR, lengths_BCN, segments_BL
     ) -> Neighbours | None:
-        """Cuts out the neighbours of the complete chunks; None if no chunk is complete."""
+        """The neighbours of the complete chunks; None where there are none to be read."""
+        if neighbours_BCNR is None or not self.cfg.cca_layers:
+            return None
         length, num_given = segments_BL.shape[1], neighbours_BCNR.shape[1]
         num_chunks = length // self.cfg.chunk_len
         if not num_chunks <= num_given <= -(-length // self.cfg.chunk_len):
@@ -211,16 +201,7 @@ class Retro(nnx.Module):
             real_BCNR = places_R < lengths_BCN[:, :num_chunks, :, None]
         readers_BCM = chunked_attention.readers_mask(segments_BL, self.cfg.chunk_len)
         mask_BCMNR = readers_BCM[:, :, :, None, None] & real_BCNR[:, :, None]
-        return Neighbours(tokens_BCNR, real_BCNR, mask_BCMNR)
-
-    def _encode(self, found, hidden_BLD, segments_BL):
-        """Encodes all neighbours once, given the decoder's activations so far."""
-        chunk_len = self.cfg.chunk_len
-        segments_BCM = chunked_attention.chunks(segments_BL[..., None], chunk_len)
-        return self.encoder(
-            found.tokens_BCNR,
-            found.real_BCNR,
-            chunked_attention.chunks(hidden_BLD, chunk_len),
-            segments_BCM[..., 0] > 0,
-            self.embedding_VD[...],
-        )
+        segments_BCM = chunked_attention.chunks(
+            segments_BL[..., None], self.cfg.chunk_len
+        )[..., 0]
+        return Neighbours(tokens_BCNR, real_BCNR, segments_BCM > 0, mask_BCMNR)

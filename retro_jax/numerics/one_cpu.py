@@ -71,13 +71,15 @@ def products(einsum: str, x, weights, dtype) -> list:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _product(dtype, transposed: bool, x_TC, w):
     """Multiplies x with w_CN, or with w_NC if that is how it is held (`transposed`)."""
-    return _dot("TC,NC->TN" if transposed else "TC,CN->TN", x_TC, w).astype(dtype)
+    einsum, w = "TC,NC->TN" if transposed else "TC,CN->TN", w.astype(x_TC.dtype)
+    product_TN = jnp.einsum(einsum, x_TC, w, preferred_element_type=jnp.float32)
+    return product_TN.astype(dtype)
 
 
 def _forward(dtype, transposed, x, w):
     """Keeps of each factor what the other's gradient needs, if that is wanted at all."""
-    einsum = "TC,NC->TN" if transposed else "TC,CN->TN"
-    product_TN = _dot(einsum, x.value, w.value).astype(dtype)
+    # Called, not written out: so `model.remat=dots` sees no product here and keeps none.
+    product_TN = _product(dtype, transposed, x.value, w.value)
     # Empty arrays, for what is kept may be arrays and not dtypes.
     dtypes = jnp.zeros(0, x.value.dtype), jnp.zeros(0, w.value.dtype)
     x_TC = x.value if w.perturbed else None
