@@ -11,7 +11,7 @@ import numpy as np
 
 from retro_jax.config import MeshConfig, ModelConfig, OptimizerConfig
 from retro_jax.devices import sharding
-from retro_jax.model import flops, retro
+from retro_jax.model import flops, layers
 from tools.benchmark import device, sizes
 from tools.benchmark.result import (
     UNKNOWN,
@@ -135,7 +135,7 @@ def _row(
         return unmeasured(size, name, variant.problem)
     step_s = statistics.median(variant.step_s)
     step_flops = _step_flops(variants, name, load)
-    dtype = str(retro.activation_dtype(variant.cfg))
+    dtype = str(layers.activation_dtype(variant.cfg))
     row: Row = {
         "size": size,
         "retrieval": name,
