@@ -5,7 +5,6 @@ Everything in it is made from the files of the run: no number is typed by hand.
 
 import dataclasses
 import importlib.resources
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from data_pipeline.database import Database
-from data_pipeline.storage.files import read_json
+from data_pipeline.storage.files import read_json, write_file
 from experiments.report import facts, markdown, plots, verdict
 from retro_jax.runs.metrics import read_metrics, say
 
@@ -90,7 +89,7 @@ def write(workdir: Path, database: Database) -> None:
         ("report.md", markdown.render(page)),
         ("report.html", render_html(page)),
     ):
-        _replace(workdir / name, text.encode())
+        write_file(workdir / name, text.encode())
     say(f"\n{page.headline}\n")
     say(f"report: {workdir / 'report.html'} (for terminals: report.md)")
 
@@ -268,14 +267,8 @@ def _write_figures(folder: Path, figures: Sequence[Plot]) -> None:
     """PNGs for the Markdown; those of an earlier report that are no more are removed."""
     folder.mkdir(exist_ok=True)
     for plot in figures:
-        _replace(folder / f"{plot.name}.png", plots.png(plot.figure))
+        write_file(folder / f"{plot.name}.png", plots.png(plot.figure))
     wanted = {f"{plot.name}.png" for plot in figures}
     for path in folder.glob("*.png"):
         if path.name not in wanted:
             path.unlink()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

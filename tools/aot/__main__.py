@@ -24,6 +24,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from data_pipeline.storage.files import write_file
 from experiments import command_line
 from experiments.config import Experiment
 from tools.aot import roofline, table
@@ -188,8 +189,8 @@ def _all_rows(todo: Sequence[Job], folder: Path | None) -> list[dict]:
             flush=True,
         )
         if folder is not None:
-            _write(folder / "aot.json", json.dumps(rows, indent=2) + "\n")
-            _write(folder / "aot.md", table.markdown(rows))
+            write_file(folder / "aot.json", json.dumps(rows, indent=2) + "\n")
+            write_file(folder / "aot.md", table.markdown(rows))
     return rows
 
 
@@ -238,12 +239,6 @@ def _why(status: int, stderr: str) -> str:
         return f"ended by {name}{hint}"
     lines = [line for line in stderr.strip().splitlines() if line.strip()]
     return lines[-1].removeprefix("error: ") if lines else f"exit status {status}"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

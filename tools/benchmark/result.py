@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from data_pipeline.storage.files import write_file
+
 Row = dict[str, str | int | float]
 
 _MAX_WIDTH = 120
@@ -109,10 +111,7 @@ def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
 
 def write_result(result: Result, path: pathlib.Path) -> None:
     """Writes the result as JSON, whole or not at all."""
-    text = json.dumps(dataclasses.asdict(result), indent=2) + "\n"
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_file(path, json.dumps(dataclasses.asdict(result), indent=2) + "\n")
 
 
 def read_result(path: pathlib.Path) -> Result:

@@ -4,6 +4,7 @@ Only the text, its embedding and the search are left out: chunk table, neighbour
 examples and TFRecord files are made as those of a database are.
 """
 
+import tempfile
 import types
 from pathlib import Path
 from typing import cast
@@ -13,7 +14,7 @@ import numpy as np
 from data_pipeline.config import DataConfig
 from data_pipeline.database import Database, neighbours
 from data_pipeline.database.versions import Version
-from data_pipeline.sequences import dataset
+from data_pipeline.sequences import dataset, packing
 from data_pipeline.storage.files import write_json
 from data_pipeline.text.tokenizer import Tokenizer
 
@@ -50,5 +51,17 @@ def write_dataset(folder: Path, cfg: DataConfig, num_sequences: int) -> Path:
     # All that an example asks of a tokenizer.
     token_bytes = types.SimpleNamespace(token_bytes_V=np.full(_VOCAB_SIZE, 4, np.int32))
     database.tokenizer = cast(Tokenizer, token_bytes)
-    dataset.write(database, cfg, folder / "dataset")
+    write_sequences(database, cfg, folder / "dataset")
     return folder / "dataset"
+
+
+def write_sequences(database: Database, cfg: DataConfig, folder: Path) -> None:
+    """Makes a dataset of an open database; raises ValueError as `dataset.plan`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        for shard in dataset.plan(database, cfg):
+            (made := Path(temporary) / shard).mkdir()
+            packed_SC = packing.pack(database, shard.split("-")[0], cfg)
+            for _ in dataset.write_shard(database, cfg, shard, packed_SC, made):
+                pass
+        dataset.join(database, cfg, Path(temporary), folder)
