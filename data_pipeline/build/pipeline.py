@@ -56,7 +56,10 @@ class Build:
         return (*_FIRST, *("lexical",) * self._cfg.lexical, *STAGES[len(_FIRST) :])
 
     def run(self, last_stage: str = STAGES[-1]) -> None:
-        """Makes all stages up to the last one named; the manifest after the last of all.
+        """Makes all stages up to the last one named.
+
+        The manifest is written before the neighbours, which are searched in what it opens,
+        and again before the dataset, which it does not name.
 
         Raises:
             ValueError: for an unknown stage or model, a corpus that holds nothing usable,
@@ -328,7 +331,11 @@ class Build:
         return len(shard_work.chunk_table(self._folder, [shard]))
 
     def _write_manifest(self) -> None:
-        """The database is open to readers from now on."""
+        """Names the contents of the stages that are there, so that readers can open them.
+
+        Written when the index is there, and again with the neighbours. A reader is refused
+        whenever a stage that it names is not finished with those contents.
+        """
         made = [s for s in self.stages[:-1] if s in self._contents]
         manifest.write(
             self._folder,

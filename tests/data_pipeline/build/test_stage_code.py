@@ -124,6 +124,46 @@ def test_what_changes_what_runs(hash_of, old, new):
     assert hash_of(old, new) != hash_of()
 
 
+def test_without_sources_the_number_stands_alone(tmp_path):
+    archive = shutil.make_archive(tmp_path / "code", "zip", _ROOT, "data_pipeline")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from data_pipeline.build import stage_code\n"
+            "print(stage_code.__file__, stage_code.identity(['chunks', 'index']))",
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": archive},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    numbers = {stage: stage_code._STAGES[stage][0] for stage in ("chunks", "index")}
+    path = f"{archive}/data_pipeline/build/stage_code.py"
+    assert done.stdout.strip() == f"{path} {numbers}"
+
+
+def test_an_edited_stage_has_a_number_and_a_hash(monkeypatch):
+    """Until the golden file is that of the code, whatever the edit was."""
+    monkeypatch.setattr(stage_code, "_is_untouched", lambda: False)
+    hashes = dict(stage_code._hashes("chunks"))
+    assert stage_code.identity(["chunks", "texts"]) == {"texts": 1, "chunks": 1}
+    hashes["data_pipeline/text/chunks.py"] = "0123"
+    running = stage_code._hashes
+    monkeypatch.setattr(
+        stage_code,
+        "_hashes",
+        lambda stage: hashes if stage == "chunks" else running(stage),
+    )
+    found = stage_code.identity(["chunks", "texts"])
+    assert found["texts"] == 1
+    assert str(found["chunks"]).startswith("1+") and len(str(found["chunks"])) == 18
+    assert stage_code.edited("chunks") == ["data_pipeline/text/chunks.py"]
+    assert "chunks" in stage_code.stale()
+
+
 _BUILD = """
 import sys
 from pathlib import Path
