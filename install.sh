@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the environment: install.sh PYTHON ACCELERATOR VENV. Called by the Makefile.
-# Exits with one line that says what is wrong and what to do.
+# An error is one line that says what is wrong and what to do.
 set -eu
 python=$1 accelerator=$2 venv=$3
 
@@ -9,7 +9,7 @@ fail() {
     exit 1
 }
 
-# Some systems have 3.11 under this name alone.
+# Some systems have Python 3.11 under the name python3 alone.
 [ "$python" != python3.11 ] || command -v "$python" >/dev/null 2>&1 || python=python3
 command -v "$python" >/dev/null 2>&1 ||
     fail "$python is not there; install Python 3.11, or name it: make PYTHON=/path/to/python3.11"

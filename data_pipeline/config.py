@@ -17,16 +17,15 @@ class DataConfig:
     vocab_size: int = 4096  # of a trained tokenizer, at most
     chunk_len: int = 64  # tokens (M)
     embedder: str = "minilm"  # or a folder with a BERT, or a sentence-transformers name
-    index: str = (
-        "auto"  # one of INDEX_KINDS; auto = exact while it is small, then ScaNN
-    )
+    # auto | exact | scann | faiss-flat | faiss-ivfpq; auto = exact while it is small,
+    # then ScaNN
+    index: str = "auto"
     recall_target: float = 0.97  # recall@2 that an approximate index is tuned to
     index_shard_rows: int = 1_000_000  # chunks of an index; the memory to build one
     lexical: bool = False  # index the words too, for search by rank="hybrid"
     candidates: int = 8  # neighbours kept for a chunk; a sequence picks among them
-    shard_size_bytes: int = (
-        2_000_000  # text of a shard, the unit of work and of resuming
-    )
+    # text of a shard, the unit of work and of resuming
+    shard_size_bytes: int = 2_000_000
     sequence_chunks: int = 8  # chunks of a sequence (C)
     num_neighbours: int = 2  # of a chunk (N)
     neighbour_len: int = 128  # tokens of a neighbour (R), a multiple of chunk_len

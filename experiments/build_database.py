@@ -1,12 +1,12 @@
-"""Builds a database: text in, neighbours and training sequences out.
+r"""Builds a database: text in, neighbours and training sequences out.
 
-    python -m experiments.build_database --config=FILE[:ARG] --database=DIR [--stage=...]
-        [--workers=N] [--engine=ray [--ray_address=HOST:PORT]]
+    python -m experiments.build_database --config=FILE[:ARG] --database=DIR \
+        [--stage=NAME] [--workers=N] [--engine=ray [--ray_address=HOST:PORT]]
 
-Every stage is skipped if it is up to date, and goes on where it was broken off, by either
-engine. The accelerators that JAX finds embed and search exactly; JAX_PLATFORMS=cpu leaves
-them to others. On a Ray cluster all nodes need this code with its packages and, at the same
-path, the folder of the database.
+A build skips each stage that is up to date and goes on where it was broken off, with either
+engine. It embeds and searches exactly on the accelerators that JAX finds; JAX_PLATFORMS=cpu
+leaves them to others. On a Ray cluster all nodes need this code with its packages and, at
+the same path, the folder of the database.
 """
 
 from pathlib import Path
@@ -21,21 +21,29 @@ from experiments.jobs import remote_database
 if TYPE_CHECKING:
     from data_pipeline.build.engine import Engine
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment's settings: FILE, or FILE:ARG for a variant."
+)
 _DATABASE = flags.DEFINE_string("database", None, "Folder of the database.")
-_STAGE = flags.DEFINE_string("stage", "dataset", "Build up to this stage.")
-_ENGINE = flags.DEFINE_enum("engine", "local", ["local", "ray"], "Who makes shards.")
+_STAGE = flags.DEFINE_string("stage", "dataset", "The last stage to build.")
+_ENGINE = flags.DEFINE_enum(
+    "engine",
+    "local",
+    ["local", "ray"],
+    "What makes the shards: processes of this machine, or Ray.",
+)
 _RAY_ADDRESS = flags.DEFINE_string(
-    "ray_address", "", "A running Ray cluster; one of this machine alone, if not given."
+    "ray_address", "", "A running Ray cluster; without it Ray starts on this machine."
 )
 _WORKERS = flags.DEFINE_integer(
-    "workers", 0, "Shards made at once, at most; 0 = as many as there is room for."
+    "workers", 0, "Most shards to make at once; 0 = as many as there is room for."
 )
 
 
 def build(argv: list[str]) -> None:
+    """Checks the flags, then builds."""
     command_line.no_arguments(argv)
-    from data_pipeline.build.pipeline import Build  # after the flags were checked
+    from data_pipeline.build.pipeline import Build  # TensorFlow takes seconds
 
     remote_database.folder_only(_DATABASE.value or "", "building")
     folder = command_line.folder(_DATABASE.value)

@@ -1,32 +1,37 @@
-"""What the command lines share: mistakes and Ctrl-C end in one line, not in a traceback.
+"""The beginning and the end of commands: flags, --help, mistakes and Ctrl-C in one line.
 
 Exit statuses: 0 done; 2 a mistake or an error that says what to do; 75 stopped by SIGTERM
 with everything saved: start the same command again; 130 stopped by Ctrl-C.
 """
 
+import dataclasses
 import difflib
 import errno
 import os
 import re
+import shlex
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from experiments import config
 from retro_jax.runs.preemption import Preempted
 
 INTERRUPTED = 130  # as a shell reports Ctrl-C
 USER_ERROR = 2
-# As sysexits.h has it: not an error, try again later.
-PREEMPTED = os.EX_TEMPFAIL  # 75
+PREEMPTED = os.EX_TEMPFAIL  # 75; in sysexits.h: no error, try again later
 
-# Errors that say what the user can do about them; all others are ours and keep their
-# traceback.
+# Errors that say what the user can do about them. All others are faults of this project
+# and keep their traceback.
 _EXPLAINED = (ValueError, FloatingPointError, OSError, ImportError)
+_HELP = {"--help", "-help", "-h", "-?"}
+_HELP_COLUMN = 44  # where in a line of help the meanings begin
 _FULL_DISK = "the disk is full. Make room and start the same command again"
 
 
@@ -35,7 +40,7 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
 
     `RETRO_TRACEBACK=1` shows the traceback of every error.
     """
-    logging.set_verbosity(logging.WARNING)  # libraries'; ours speaks through print
+    logging.set_verbosity(logging.WARNING)  # of libraries: this project prints
     if not os.environ.get("RETRO_TRACEBACK"):
         _mute_orbax()
     try:
@@ -46,15 +51,15 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
     except _EXPLAINED as error:
         if os.environ.get("RETRO_TRACEBACK"):
             raise
-        print(f"error: {_in_words(error)}", file=sys.stderr, flush=True)
+        print(f"error: {_message(error)}", file=sys.stderr, flush=True)
         return USER_ERROR
     return 0
 
 
 def _mute_orbax() -> None:
-    """Leaves one line of a save or restore that failed: ours, made of what Orbax raises.
+    """Silences what Orbax logs of a failed save or restore: `run` prints its error.
 
-    Orbax also logs it. What it leaves behind is kept quiet in `orbax_echoes`.
+    `retro_jax.runs.quiet_orbax` silences what such a failure leaves behind.
     """
     logging.get_absl_logger().addFilter(
         lambda record: "orbax" not in record.pathname + record.getMessage()
@@ -62,8 +67,9 @@ def _mute_orbax() -> None:
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
-def _in_words(error: Exception) -> str:
-    # All that numpy says of a full disk.
+def _message(error: Exception) -> str:
+    """The error in one line, which calls a full disk by its name."""
+    # numpy says no more than this when the disk is full.
     if re.fullmatch(r"\d+ requested and \d+ written", str(error)):
         return f"an array could not be written ({error}): {_FULL_DISK}"
     if isinstance(error, OSError) and error.filename and error.strerror:
@@ -84,10 +90,10 @@ def end_at_interrupt() -> None:
 
 
 def _stop(signum: int, frame: object) -> None:
-    """Ends the process at Ctrl-C, which nothing half-written outlives.
+    """Ends the process at Ctrl-C; all files are written whole or not at all.
 
-    Not by an exception: native code that calls Python back may swallow one, and work
-    still under way in native threads crashes Python's own end.
+    An exception would not do: native code that calls Python back may swallow it, and
+    work under way in native threads crashes Python when it ends by itself.
     """
     print("\nstopped; the same command goes on from here", file=sys.stderr, flush=True)
     sys.stdout.flush()
@@ -95,11 +101,14 @@ def _stop(signum: int, frame: object) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Also explains wrong settings and a config file that can't be used."""
+    """Parses the flags; answers --help; explains wrong settings and config files."""
     try:
+        if _HELP.intersection(argv):
+            print(_help(argv))
+            sys.exit(0)
         arguments = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
-            # A file that could not be read also says so only now.
+            # A file that could not be read raises its error only here.
             flags.FLAGS.config.validate()
         return arguments
     except (flags.Error, KeyError, TypeError, *_EXPLAINED) as error:
@@ -107,18 +116,18 @@ def _parse_flags(argv: list[str]) -> list[str]:
             raise
         # A config file's error comes as the text of a traceback or of every path that
         # was tried: what happened stands in the last line.
-        said = str(error.args[-1]).strip().splitlines()[-1].strip()
-        said = _unknown_setting(said, argv) or said
-        print(f"error: {said}", file=sys.stderr, flush=True)
+        message = str(error.args[-1]).strip().splitlines()[-1].strip()
+        message = _unknown_setting(message, argv) or message
+        print(f"error: {message}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR)
 
 
-def _unknown_setting(said: str, argv: list[str]) -> str | None:
-    """The flag that names no setting, and those that it may have meant.
+def _unknown_setting(message: str, argv: list[str]) -> str | None:
+    """Names the flag that is no setting, and the settings that it may have meant.
 
-    ml_collections says its last part and the path of a class.
+    ml_collections' own message has only the last part of the name and a class.
     """
-    found = re.match(r"Field (\w+) not found on dataclass", said)
+    found = re.match(r"Field (\w+) not found on dataclass", message)
     given = [
         flag.removeprefix("--config.")
         for flag in (argument.partition("=")[0] for argument in argv)
@@ -128,7 +137,47 @@ def _unknown_setting(said: str, argv: list[str]) -> str | None:
         return None
     close = difflib.get_close_matches(given[0], config.setting_names(), cutoff=0.75)
     meant = f"; did you mean {' or '.join(close)}?" if close else ""
-    return f"there is no setting {given[0]}{meant} (all of them: experiments/config.py)"
+    return f"there is no setting {given[0]}{meant} (--help lists all of them)"
+
+
+def _help(argv: list[str]) -> str:
+    """The command's own text and flags, then every setting, as they are typed.
+
+    A setting has the value of the config file, if one is given, or its default.
+    """
+    # Parsed apart: --help also answers a command line that lacks a required flag.
+    given = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, flag_values=given, sys_argv=argv)
+    given(argv, known_only=True)
+    lines = [str(sys.modules["__main__"].__doc__).rstrip(), "", "Flags:"]
+    for flag in flags.FLAGS.get_key_flags_for_module(argv[0]):
+        values = "|".join(getattr(flag.parser, "enum_values", None) or ["..."])
+        meaning = str(flag.help).removeprefix(f"<{values}>: ")
+        default = "" if flag.default in (None, "") else f" [{flag.default}]"
+        equals = "" if flag.boolean else f"={values}"
+        lines += _entry(f"--{flag.name}{equals}", meaning + default)
+    cfg, part = given["config"].value, None
+    values = "their defaults ('...': only --config=FILE gives one)"
+    lines += ["", f"Settings, with {'their values in this FILE' if cfg else values}:"]
+    for setting in config.settings(cfg):
+        if part != (part := setting.name.rpartition(".")[0]):
+            lines.append("")
+        is_open = setting.value is dataclasses.MISSING
+        value = "..." if is_open else shlex.quote(str(setting.value))
+        name = f"--config.{setting.name}={value}"
+        lines += _entry(name, f"{setting.type}; {setting.meaning}")
+    return "\n".join([*lines, "", "--helpfull also lists the flags of libraries."])
+
+
+def _entry(flag: str, meaning: str) -> list[str]:
+    """A flag and, from a fixed column on, what it means, in lines of 96 characters."""
+    first, *others = textwrap.wrap(
+        meaning or "-", 96 - _HELP_COLUMN, break_on_hyphens=False
+    )
+    lines = [f"  {flag:<{_HELP_COLUMN - 3}} {first}"]
+    if len(flag) > _HELP_COLUMN - 3:
+        lines = [f"  {flag}", " " * _HELP_COLUMN + first]
+    return lines + [" " * _HELP_COLUMN + line for line in others]
 
 
 def no_arguments(argv: list[str]) -> None:

@@ -1,8 +1,13 @@
 """One experiment: its data, its model, how it is trained and how it is judged."""
 
+import ast
 import dataclasses
+import inspect
+import io
 import json
 import math
+import tokenize
+from typing import Any
 
 from data_pipeline.config import DataConfig
 from retro_jax.config import MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
@@ -12,14 +17,14 @@ from retro_jax.config import MeshConfig, ModelConfig, OptimizerConfig, TrainConf
 class EvaluationConfig:
     """What is measured on held-out documents, and what is generated."""
 
-    split: str = "test"  # validation | test
-    batch_size: int = 8  # sequences
-    max_sequences: int = 0  # of the split; 0 = all
+    split: str = "test"  # what is measured: validation | test
+    batch_size: int = 8  # sequences measured at once, over all devices
+    max_sequences: int = 0  # sequences of the split that are measured; 0 = all
     num_samples: int = 3  # continuations of held-out documents in the report
-    sample_tokens: int = 64
+    sample_tokens: int = 64  # tokens of a continuation
     prompt: str = ""  # what --job=generate continues
-    temperature: float = 0.0  # 0 = the likeliest token
-    top_p: float = 0.95
+    temperature: float = 0.0  # of sampling; 0 = always the likeliest token
+    top_p: float = 0.95  # the likeliest tokens that have this share are sampled from
     seed: int = 0  # of random neighbours, of the bootstrap and of sampling
 
     def validate(self) -> None:
@@ -53,7 +58,7 @@ class Experiment:
     train: TrainConfig
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
-    init_from: str = ""  # a baseline's workdir or checkpoint, to retrofit (retrofit.py)
+    init_from: str = ""  # workdir or checkpoint of a baseline to retrofit
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, if the parts do not fit together."""
@@ -111,12 +116,67 @@ class Experiment:
         return {"model": kept}
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setting:
+    """A field of an experiment, as a command's help shows it."""
+
+    name: str  # "model.depth"
+    type: str
+    value: object  # dataclasses.MISSING where only a config file gives one
+    meaning: str  # the comment that stands beside the field
+
+
+def settings(cfg: Experiment | None = None) -> list[Setting]:
+    """All settings, with their values in `cfg`, or else with their defaults."""
+    parts = {
+        field.name: field.type
+        for field in dataclasses.fields(Experiment)
+        if dataclasses.is_dataclass(field.type)
+    }
+    found = [
+        setting
+        for name, part in parts.items()
+        for setting in _fields(part, f"{name}.", cfg and getattr(cfg, name))
+    ]
+    return found + [s for s in _fields(Experiment, "", cfg) if s.name not in parts]
+
+
+def _fields(part: Any, prefix: str, values: object | None) -> list[Setting]:
+    comments = _comments(part)
+    return [
+        Setting(
+            prefix + field.name,
+            inspect.formatannotation(field.type),
+            field.default if values is None else getattr(values, field.name),
+            comments.get(field.name, ""),
+        )
+        for field in dataclasses.fields(part)
+    ]
+
+
+def _comments(part: type) -> dict[str, str]:
+    """The comment beside each field of a dataclass, or in the lines right above it.
+
+    Python keeps no comments: they are read from the source of the class.
+    """
+    source = inspect.getsource(part)
+    comments = {
+        token.start[0]: token.string.strip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    tree: Any = ast.parse(source).body[0]
+    found, before = {}, 0
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign):
+            # Whatever stands after the field before is this one's.
+            lines = range(before + 1, (node.end_lineno or 0) + 1)
+            beside = [comments[line] for line in lines if line in comments]
+            found[ast.unparse(node.target)] = " ".join(beside)
+        before = node.end_lineno
+    return found
+
+
 def setting_names() -> list[str]:
     """All settings of an experiment, as "model.depth"."""
-    names = []
-    for part in dataclasses.fields(Experiment):
-        if dataclasses.is_dataclass(part.type):
-            names += [f"{part.name}.{f.name}" for f in dataclasses.fields(part.type)]
-        else:
-            names.append(part.name)
-    return names
+    return [setting.name for setting in settings()]

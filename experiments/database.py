@@ -1,4 +1,4 @@
-"""A database at the command line: search it, look at it, check it, change it.
+"""Searches a database, looks into it, checks it and changes it.
 
     python -m experiments.database search "who wrote it?" --database=DIR [-k 5]
     python -m experiments.database show CHUNK_ID --database=DIR
@@ -9,9 +9,9 @@
     python -m experiments.database compact --database=DIR
     python -m experiments.database versions --database=DIR [--use=NUMBER]
 
-`search` also takes a retrieval service, --database=grpc://HOST:PORT, or grpcs:// with TLS.
-FILE is text as CORPUS takes it: a folder, .jsonl, .parquet, ... To build one see
-`build_database.py`.
+`search` also takes a retrieval service: --database=grpc://HOST:PORT, or grpcs:// with TLS.
+FILE is what CORPUS may be: a folder, a .jsonl or .parquet file, a text file, ... The command
+`experiments.build_database` builds a database.
 """
 
 import argparse
@@ -33,44 +33,70 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.database",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable, what: str) -> argparse.ArgumentParser:
-        found = subparsers.add_parser(name, help=what, description=what)
-        found.add_argument("--database", required=True, help="its folder")
-        found.set_defaults(run=run)
-        return found
+        made = subparsers.add_parser(name, help=what, description=f"{what}.")
+        made.add_argument(
+            "--database", required=True, metavar="DIR", help="the database's folder"
+        )
+        made.set_defaults(run=run)
+        return made
 
-    search = command("search", _search, "the passages that are nearest to a text")
-    search.add_argument("query")
-    search.add_argument("-k", type=int, default=5, help="passages")
-    search.add_argument("--without", nargs="*", default=[], metavar="DOCUMENT_ID")
-    search.add_argument("--token_file", help="token that a service wants")
-    search.add_argument("--tls_ca", help="certificate that grpcs:// is checked by")
-    show = command("show", _show, "a chunk, its document and its neighbours in it")
-    show.add_argument("chunk_id", type=int)
-    stats = command("stats", _stats, "sizes, recall, duplicates, distances")
-    stats.add_argument("--plot", type=Path, help="PNG of the neighbours' distances")
-    verify = command("verify", _verify, "checks every file and makes a sample again")
-    verify.add_argument("--blocks", type=int, default=1, help="of about 1,000 chunks")
-    verify.add_argument("--seed", type=int, default=0, help="of the sample")
-    add = command("add", _add, "adds documents")
-    add.add_argument(
-        "corpus", metavar="FILE", help="folder, .jsonl, .parquet, text ..."
+    search = command("search", _search, "Finds the passages that are nearest to a text")
+    search.add_argument("query", metavar="TEXT", help="what to search for")
+    search.add_argument("-k", type=int, default=5, help="how many passages to find [5]")
+    search.add_argument(
+        "--without",
+        nargs="*",
+        default=[],
+        metavar="ID",
+        help="documents to leave out, by their ids",
     )
-    add.add_argument("--replace", action="store_true", help="those with the same ids")
-    delete = command("delete", _delete, "deletes documents")
-    delete.add_argument("document_id", nargs="+")
-    command("compact", _compact, "takes deleted text off the disk")
-    versions = command("versions", _versions, "lists the versions, or switches to one")
-    versions.add_argument("--use", type=int, metavar="NUMBER")
+    search.add_argument(
+        "--token_file", metavar="FILE", help="holds the token that a service wants"
+    )
+    search.add_argument(
+        "--tls_ca", metavar="FILE", help="PEM certificate to check grpcs:// with"
+    )
+    show = command("show", _show, "Prints a chunk, its document and its continuation")
+    show.add_argument(
+        "chunk_id", type=int, metavar="CHUNK_ID", help="as found by search"
+    )
+    stats = command("stats", _stats, "Prints sizes, recall, duplicates and distances")
+    stats.add_argument(
+        "--plot", type=Path, metavar="FILE", help="PNG of the neighbours' distances"
+    )
+    verify = command("verify", _verify, "Checks every file and embeds a sample again")
+    verify.add_argument(
+        "--blocks", type=int, default=1, help="blocks of about 1,000 chunks [1]"
+    )
+    verify.add_argument("--seed", type=int, default=0, help="which blocks they are [0]")
+    add = command("add", _add, "Adds documents")
+    add.add_argument(
+        "corpus", metavar="FILE", help="a folder, .jsonl, .parquet, text ..."
+    )
+    add.add_argument(
+        "--replace", action="store_true", help="replace documents with the same ids"
+    )
+    delete = command("delete", _delete, "Deletes documents")
+    delete.add_argument("document_id", nargs="+", metavar="ID", help="a document's id")
+    command("compact", _compact, "Takes deleted text and old versions off the disk")
+    versions = command("versions", _versions, "Lists the versions, or goes to one")
+    versions.add_argument(
+        "--use", type=int, metavar="NUMBER", help="the version to go to"
+    )
     return parser
 
 
 def _open(args: argparse.Namespace, version: int | None = None):
     remote_database.folder_only(args.database, "this command")
-    from data_pipeline.database.database import Database  # after the flags were checked
+    from data_pipeline.database import Database  # takes seconds: flags come first
 
     return Database.open(args.database, version)
 
@@ -103,6 +129,7 @@ def _search(args: argparse.Namespace) -> None:
 
 
 def _source(passage) -> str:
+    """Where a passage stands, in one line."""
     title = passage.title or passage.document_id
     known = (passage.uri, passage.licence, f"document {passage.document_id}")
     place = f"byte {passage.offset:,}, chunk {passage.chunk_id}"
@@ -172,11 +199,8 @@ def _add(args: argparse.Namespace) -> None:
     number = updates.add(opened, documents, replace=args.replace)
     for line in skipped.summary_lines():
         print(f"left out: {line}")
-    print(f"version {number}: {len(documents)} documents {_verb(args)}")
-
-
-def _verb(args: argparse.Namespace) -> str:
-    return "added or replaced" if args.replace else "added"
+    done = "added or replaced" if args.replace else "added"
+    print(f"version {number}: {len(documents)} documents {done}")
 
 
 def _delete(args: argparse.Namespace) -> None:
@@ -191,6 +215,8 @@ def _compact(args: argparse.Namespace) -> None:
 
 
 def _versions(args: argparse.Namespace) -> None:
+    import numpy as np
+
     from data_pipeline.database import versions
 
     if args.use is not None:
@@ -204,14 +230,14 @@ def _versions(args: argparse.Namespace) -> None:
         except ValueError as error:  # others may be whole
             print(f"version {number}: {error}{in_force}")
             continue
-        deleted = len(opened.state.deleted_D)
-        there = opened.documents().num_rows - deleted
-        print(f"version {number}: {there:,} documents, {deleted:,} deleted{in_force}")
+        rows = opened.documents().num_rows
+        deleted = opened.state.is_deleted(np.arange(rows)).sum()
+        there = f"{rows - deleted:,} documents, {deleted:,} deleted"
+        print(f"version {number}: {there}{in_force}")
 
 
 if __name__ == "__main__":
-    os.environ.setdefault(
-        "JAX_PLATFORMS", "cpu"
-    )  # accelerators are for builds and training
+    # Accelerators are for builds and training.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     command_line.end_at_interrupt()
     sys.exit(main())

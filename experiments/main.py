@@ -1,18 +1,18 @@
-"""Trains, evaluates and generates.
+r"""Trains, evaluates and generates.
 
     python -m experiments.main --config=FILE[:ARG] --workdir=DIR \
         --job=train|evaluate|generate [--config.a.b=value]
 
-The workdir gets `checkpoints/`, `metrics/`, `evaluation/`, `report.html` and `report.md`;
-the database is `--database`, or the folder `database` in the workdir. For generate it may
-be a retrieval service, grpc://HOST:PORT, or grpcs:// with TLS.
+The workdir gets `checkpoints/`, `metrics/`, `evaluation/`, `report.html` and `report.md`.
+The database is the folder `--database`, or else the folder `database` in the workdir. For
+`--job=generate` it may be a retrieval service: grpc://HOST:PORT, or grpcs:// with TLS.
 
-In several processes, with a workdir and a database that all of them see, each gets
-    --coordinator=HOST:PORT --num_processes=N --process_id=I
-or, on TPU pods, GKE, Slurm and under Open MPI, `--distributed` alone.
+A run in several processes needs a workdir and a database that all of them see. Each process
+gets `--coordinator=HOST:PORT --num_processes=N --process_id=I`. On TPU pods, on GKE, under
+Slurm and under Open MPI `--distributed` alone is enough.
 
-Exit statuses: 0 done; 2 a mistake or an error, said in one line; 75 stopped by SIGTERM
-after the step under way, which is saved: the same command goes on from it; 130 Ctrl-C.
+Exit statuses: 0 done; 2 a mistake or an error, told in one line; 75 stopped by SIGTERM after
+the step under way, which is saved, so that the same command goes on from it; 130 Ctrl-C.
 """
 
 import contextlib
@@ -30,18 +30,20 @@ from experiments.config import Experiment
 from experiments.jobs import remote_database
 from retro_jax.devices import processes
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment's settings: FILE, or FILE:ARG for a variant."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _DATABASE = flags.DEFINE_string(
     "database",
     None,
-    "Folder; WORKDIR/database if not given. To generate also grpc://HOST:PORT.",
+    "Folder of the database, by default WORKDIR/database; for generate also a service.",
 )
 _TOKEN_FILE = flags.DEFINE_string(
-    "token_file", None, "Token that the service at --database=grpc... wants."
+    "token_file", None, "File with the token that the service wants."
 )
 _TLS_CA = flags.DEFINE_string(
-    "tls_ca", None, "PEM certificate that the service at grpcs:// is checked by."
+    "tls_ca", None, "PEM certificate to check the service at grpcs:// with."
 )
 _JOB = flags.DEFINE_enum("job", None, ["train", "evaluate", "generate"], "What to do.")
 _ON_OTHER_RUN = flags.DEFINE_enum(
@@ -52,17 +54,19 @@ _ON_OTHER_RUN = flags.DEFINE_enum(
     "aside as previous-N and start afresh.",
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, of a run in several processes."
+    "coordinator", None, "HOST:PORT of process 0, for a run in several processes."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, from 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "The number of processes.")
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "The number of this process, from 0."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Ask the cluster (TPU, GKE, Slurm, Open MPI) for these three."
 )
 _HEARTBEAT_S = flags.DEFINE_integer(
     "heartbeat_s",
     60,
-    "A process not heard of for so long is lost, and ends the others.",
+    "A process that is silent for so long is lost, and the others end.",
 )
 _JOIN_TIMEOUT_S = flags.DEFINE_integer(
     "join_timeout_s", 300, "How long to wait for all processes at the start."
@@ -76,7 +80,7 @@ def main(argv: list[str]) -> None:
     if cluster is None:
         _do_job()
         return
-    with processes.Together(cluster):
+    with processes.JoinedProcesses(cluster):
         status = command_line.run(lambda _: _do_job(), argv)
         if status:
             sys.exit(status)
@@ -100,6 +104,7 @@ def _cluster() -> processes.Cluster | None:
 
 
 def _do_job() -> None:
+    """Opens the database and does what --job says."""
     cfg: Experiment = _CONFIG.value
     address = _DATABASE.value or ""
     remote_database.check(address, _TOKEN_FILE.value, _TLS_CA.value)
@@ -107,18 +112,18 @@ def _do_job() -> None:
         remote_database.folder_only(address, f"--job={_JOB.value}")
     workdir = command_line.folder(_WORKDIR.value)
     # Imported late: a wrong flag should be reported at once, TensorFlow takes seconds.
-    from experiments.jobs import job as jobs
+    from experiments.jobs.job import Job, generate_from_service
 
     if remote_database.is_address(address):
         database = remote_database.RemoteDatabase.open(
             address, token_file=_TOKEN_FILE.value, tls_ca=_TLS_CA.value
         )
         with contextlib.closing(database):
-            jobs.generate_from_service(cfg, workdir, database)
+            generate_from_service(cfg, workdir, database)
         return
     folder = Path(address).absolute() if address else workdir / "database"
-    job = jobs.Job(cfg, workdir, folder)
-    if _JOB.value != "generate" and processes.is_first():  # which the report speaks of
+    job = Job(cfg, workdir, folder)
+    if _JOB.value != "generate" and processes.is_first():
         _record_settings(cfg, workdir)
     if _JOB.value == "train":
         job.train(restart=_ON_OTHER_RUN.value == "restart")
@@ -129,7 +134,7 @@ def _do_job() -> None:
 
 
 def _record_settings(cfg: Experiment, workdir: Path) -> None:
-    """What was run, for whoever reads the results later."""
+    """Writes what is run to `settings.json`, which the report reads."""
     from data_pipeline.storage.files import write_json
 
     write_json(
@@ -143,6 +148,7 @@ def _record_settings(cfg: Experiment, workdir: Path) -> None:
 
 
 def _commit() -> str:
+    """The commit that runs, "-dirty" if files were changed; "unknown" without git."""
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         capture_output=True,

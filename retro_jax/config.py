@@ -16,31 +16,33 @@ class ModelConfig:
     Layers are numbered from 1, as in the paper.
     """
 
-    vocab_size: int
-    depth: int
-    width: int
-    num_heads: int
-    head_size: int
-    ffw_width: int
+    vocab_size: int  # rows of the embedding table; set by the database's tokenizer
+    depth: int  # layers of the decoder
+    width: int  # of the decoder's residual stream
+    num_heads: int  # of the decoder's attentions
+    head_size: int  # width of a head
+    ffw_width: int  # inner width of the decoder's feed-forwards
     chunk_len: int = 64  # tokens of a chunk (M); the paper's m
-    cca_layers: tuple[int, ...] = ()  # decoder layers that read neighbours; P
+    cca_layers: tuple[
+        int, ...
+    ] = ()  # decoder layers that read neighbours; the paper's P
     neighbour_len: int = 128  # tokens of a neighbour (R): match and continuation
-    encoder_depth: int = 2
-    encoder_width: int = 896
-    encoder_heads: int = 16
-    encoder_head_size: int = 64
-    encoder_ffw_width: int = 3584
+    encoder_depth: int = 2  # layers of the encoder of neighbours
+    encoder_width: int = 896  # of the encoder's residual stream
+    encoder_heads: int = 16  # of the encoder's attentions
+    encoder_head_size: int = 64  # width of an encoder's head
+    encoder_ffw_width: int = 3584  # inner width of the encoder's feed-forwards
     encoder_cca_layers: tuple[int, ...] = (1,)  # encoder layers that read the chunk
     share_embeddings: bool = False  # encoder and decoder use one table
     tie_output: bool = True  # the read-out is the transposed embedding table
-    positions: str = "relative"  # Transformer-XL's, the paper's; or rotary
+    positions: str = "relative"  # Transformer-XL's, as in the paper; or rotary, none
     position_width: int | None = None  # of self-attention's sinusoids; None = width
     cca_positions: bool = True  # cross-attentions see distances
-    neighbour_part: str = "both"  # what is read of a neighbour: match | continuation
+    neighbour_part: str = "both"  # read of a neighbour: both | match | continuation
     num_key_heads: int | None = None  # of the decoder; None = num_heads
-    gated_ffw: bool = False
-    attention: str = "auto"  # form of self-attention (kernels.py)
-    copy_init: bool = False  # CCA starts as a copier (mimetic.py); for short runs
+    gated_ffw: bool = False  # feed-forwards multiply by a gate, as in today's models
+    attention: str = "auto"  # auto | einsum | features | splash | cudnn
+    copy_init: bool = False  # CCA starts as a copier, for short runs
     dtype: str = "auto"  # of activations: float32 | bfloat16 | auto, by the device
     scan_layers: bool = False  # a loop over the layers: compiles many times faster
     remat: str = "dots"  # what backward recomputes: none | dots (all but) | full
@@ -128,12 +130,12 @@ class OptimizerConfig:
     """AdamW with a linear warm-up and a cosine decay (paper, section 2.4)."""
 
     learning_rate: float = 2e-4  # at the end of the warm-up
-    learning_rate_start: float = 1e-7
+    learning_rate_start: float = 1e-7  # at the first step
     final_share: float = 0.1  # of learning_rate, at the last step
-    warmup_steps: int = 750
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
+    warmup_steps: int = 750  # in which the learning rate rises
+    beta1: float = 0.9  # decay of Adam's mean of gradients
+    beta2: float = 0.95  # decay of Adam's mean of squared gradients
+    epsilon: float = 1e-8  # added to the root that Adam divides by
     weight_decay: float = 0.1  # of matrices; gains and biases are not decayed
     clip_norm: float = 1.0  # global gradient norm; 0 = no clipping
 
@@ -157,8 +159,8 @@ class MeshConfig:
     With replicas > 1 there are so many such grids, each with all parameters.
     """
 
-    data: int = -1
-    model: int = 1
+    data: int = -1  # devices that share out a batch
+    model: int = 1  # devices that share out each layer's parameters
     replicas: int = 1  # grids; on TPUs the number of slices: only gradients cross them
 
 
@@ -166,15 +168,15 @@ class MeshConfig:
 class TrainConfig:
     """How long to train, on how much at a time, and what to keep."""
 
-    steps: int
+    steps: int  # optimizer steps of the whole run
     batch_size: int  # sequences of a step, over all devices and micro-batches
     accumulation: int = 1  # micro-batches of a step
     seed: int = 0  # of initial parameters and of the data's order
-    log_every: int = 10  # steps
-    checkpoint_every: int = 100  # steps
-    keep_checkpoints: int = 2
+    log_every: int = 10  # steps between two lines of the log
+    checkpoint_every: int = 100  # steps between two checkpoints
+    keep_checkpoints: int = 2  # newest checkpoints that stay on disk
     freeze: bool = True  # of a run with init_from: its baseline's parameters stay
-    # Updates in a row that may be left out because the gradient is not finite; 0 = none.
+    # updates in a row that may be left out because the gradient is not finite; 0 = none
     max_skipped_steps: int = 10
 
     def validate(self) -> None:

@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from retro_jax.config import ModelConfig
 from retro_jax.devices import sharding
 from retro_jax.runs import metrics
-from retro_jax.training import train
+from retro_jax.training.batch import Batch, model_inputs, without_neighbours
+from retro_jax.training.step import token_losses
 
 NUM_RESAMPLES = 2000
 
@@ -39,7 +40,7 @@ class ChunkLosses:
     documents_X: Int[np.ndarray, " X"]
 
     def bits_per_byte(self, keep_X: np.ndarray | None = None) -> float:
-        """Over all chunks, or over some; NaN where there is no text."""
+        """Bits per byte over all chunks, or over some; NaN where there is no text."""
         keep = np.ones(len(self.bytes_X), bool) if keep_X is None else keep_X
         return metrics.bits_per_byte(
             float(self.loss_nats_X[keep].sum()), float(self.bytes_X[keep].sum())
@@ -58,7 +59,7 @@ def chunk_losses(
     cfg: ModelConfig,
     params,
     mesh,
-    batches: Iterable[train.Batch],
+    batches: Iterable[Batch],
     *,
     retrieval: bool,
     advance: Callable[[int], None] = lambda sequences: None,
@@ -77,7 +78,7 @@ def chunk_losses(
             rows = sharding.local_rows(len(documents_BC), mesh)
             mine = {name: array[rows] for name, array in model_inputs(batch).items()}
             if not (retrieval and batch["neighbour_lengths_BCN"].any()):
-                mine = train.without_neighbours(mine)
+                mine = without_neighbours(mine)
             sums = _sums_by_chunk(cfg, params, sharding.to_devices(mine, mesh))
             for name, values_BC in sharding.on_host(sums).items():
                 parts[name].append(values_BC.reshape(-1).astype(np.float64))
@@ -89,27 +90,11 @@ def chunk_losses(
     )
 
 
-_MODEL_INPUTS = (
-    "inputs_BL",
-    "targets_BL",
-    "loss_weights_BL",
-    "target_bytes_BL",
-    "segments_BL",
-    "neighbours_BCNR",
-    "neighbour_lengths_BCN",
-)
-
-
-def model_inputs(batch: train.Batch) -> train.Batch:
-    """The part of a batch that goes to the devices."""
-    return {name: batch[name] for name in _MODEL_INPUTS if name in batch}
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _sums_by_chunk(cfg: ModelConfig, params, batch):
     weights_BL = batch["loss_weights_BL"]
     # Zero weight and a loss that is not finite must give zero, hence not a product.
-    losses_BL = train.token_losses(cfg, params, batch)
+    losses_BL = token_losses(cfg, params, batch)
     losses_BL = jnp.where(weights_BL > 0, losses_BL * weights_BL, 0.0)
 
     def by_chunk(values_BL):

@@ -19,7 +19,7 @@ from retro_jax.model import parameters
 
 @runtime_checkable
 class Neighbours(Protocol):
-    """N neighbours of each of Q chunks.
+    """The N neighbours of each of Q chunks.
 
     Attributes:
         tokens_QNR: int32 token ids.
@@ -116,7 +116,7 @@ def generate(
     window = _Window(cfg, padding, window_chunks, num_neighbours, retriever)
     for _ in range(num_tokens):
         logits_V = sharding.on_host(_next_logits(cfg, params, *window.inputs(text)))
-        token = choose(logits_V[:vocab_size], temperature, top_p, rng)
+        token = sample_token(logits_V[:vocab_size], temperature, top_p, rng)
         if token == eod_id:
             break
         text.append(token)
@@ -142,7 +142,7 @@ class _Window:
         self._length = window_chunks * cfg.chunk_len
 
     def inputs(self, text: list[int]):
-        """What `_next_logits` takes for a text, and the place of its last token."""
+        """The arguments of `_next_logits` for a text, the place of its last token included."""
         chunk_len = self._cfg.chunk_len
         self._retrieve(text)
         # The window moves by chunks; the last token of the text is always in it.
@@ -203,7 +203,7 @@ def _next_logits(cfg: ModelConfig, params, inputs_L, neighbours, segments_L, pos
     return jnp.take(logits_BLV[0], position, axis=0)
 
 
-def choose(
+def sample_token(
     logits_V: Float[np.ndarray, " V"],
     temperature: float,
     top_p: float,

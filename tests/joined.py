@@ -26,7 +26,7 @@ def train(
         heartbeat_s=20,
         join_timeout_s=120,
     )
-    with processes.Together(cluster):
+    with processes.JoinedProcesses(cluster):
         mesh = sharding.make_mesh(MeshConfig(data=int(data), model=int(model)))
         for folder in folders:
             state = tiny_training.run(Path(folder) / "run", mesh)
@@ -52,7 +52,7 @@ def jobs(*flags: str) -> None:
     def both(argv: list[str]) -> None:
         cluster = main._cluster()
         assert cluster is not None
-        with tiny_corpus.toy_embedder(), processes.Together(cluster):
+        with tiny_corpus.toy_embedder(), processes.JoinedProcesses(cluster):
             for job in ("train", "evaluate"):
                 command_line.flags.FLAGS.job = job
                 main._do_job()

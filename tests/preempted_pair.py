@@ -12,7 +12,7 @@ import jax
 from experiments import command_line
 from retro_jax.config import MeshConfig, OptimizerConfig, TrainConfig
 from retro_jax.devices.sharding import make_mesh
-from retro_jax.training import train
+from retro_jax.training.loop import train
 from tests import tiny_model
 
 # Its embedding is large enough for each process to have a file of its own.
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     jax.distributed.initialize(address, 2, int(index))
     cfg = TrainConfig(steps=int(steps), batch_size=4, log_every=1, checkpoint_every=5)
     mesh = make_mesh(MeshConfig(data=2))
-    train.train(CFG, OPTIMIZER, cfg, mesh, batches_from, Path(folder), RUN)
+    train(CFG, OPTIMIZER, cfg, mesh, batches_from, Path(folder), RUN)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import numpy as np
 from retro_jax.config import OptimizerConfig, TrainConfig
 from retro_jax.devices import sharding
 from retro_jax.runs.metrics import read_metrics
-from retro_jax.training import train
+from retro_jax.training.batch import without_neighbours
+from retro_jax.training.loop import train
 from tests import tiny_model
 
 CFG = tiny_model.small_config(
@@ -28,7 +29,7 @@ def batch(step: int) -> dict[str, np.ndarray]:
     starts_B = CFG.chunk_len * (1 + np.arange(BATCH_SIZE) % 4)
     positions_L = np.arange(made["inputs_BL"].shape[1])
     made["segments_BL"] = 1 + (positions_L >= starts_B[:, None]).astype(np.int32)
-    return train.without_neighbours(made) if step == 6 else made
+    return without_neighbours(made) if step == 6 else made
 
 
 def run(workdir: Path, mesh) -> dict:
@@ -47,7 +48,7 @@ def run(workdir: Path, mesh) -> dict:
         for number in itertools.count(step):
             yield {name: array[rows] for name, array in batch(number).items()}
 
-    return train.train(CFG, OPTIMIZER, cfg, mesh, batches_from, workdir, RUN)
+    return train(CFG, OPTIMIZER, cfg, mesh, batches_from, workdir, RUN)
 
 
 def measured(workdir: Path) -> dict[int, tuple[float, float]]:

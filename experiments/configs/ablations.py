@@ -1,11 +1,11 @@
-"""The paper's ablations (Table 13): one setting changed at a time.
+r"""The paper's ablations (Table 13): one setting changed at a time.
 
     python -m experiments.main --config=experiments/configs/ablations.py:no_cca_positions \
         --workdir=DIR --database=DIR --job=train
 
-The argument is a variant of `VARIANTS`, with `,tiny` for the laptop's model (as in
-tiny.py) in place of the paper's 172m. Variants that say `neighbours_N` need a database
-whose dataset was made with as many (`--config` of the build is the same).
+The argument is a variant of `VARIANTS`; `VARIANT,tiny` changes the laptop's model (tiny.py)
+in place of the paper's 172m. A variant `neighbours_N` needs a dataset with as many
+neighbours: build the database with the same `--config`.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _ABLATION_TOKENS = 157_000_000_000  # the paper's schedule for this table
 
 
 def get_config(arg: str = "default") -> Experiment:
-    """`arg` is a variant, or a variant and 'tiny'."""
+    """Gives the experiment of `VARIANT` or `VARIANT,tiny`."""
     variant, *options = arg.split(",")
     if options not in ([], ["tiny"]):
         raise ValueError(f"ablations.py knows VARIANT and VARIANT,tiny, not {arg!r}")
@@ -26,7 +26,7 @@ def get_config(arg: str = "default") -> Experiment:
         raise ValueError(f"no ablation {variant!r}; there are {known}")
     cfg = tiny.get_config() if options else retro.get_config("172m")
     if options:
-        # A copier's start would need what some variants take away (mimetic.py).
+        # A copier's start would need what some variants take away.
         cfg.model.copy_init = cfg.model.share_embeddings = False
     else:
         tokens_of_a_step = cfg.train.batch_size * cfg.data.sequence_chunks * 64

@@ -1,23 +1,22 @@
-"""The paper's models: sizes, optimizer and schedule of sections 2 and 4.
+r"""The paper's models: sizes, optimizer and schedule of sections 2 and 4.
 
     python -m experiments.main --config=experiments/configs/retro.py:172m \
         --workdir=DIR --database=DIR --job=train --config.mesh.model=4
 
-The argument is a size (172m, 425m, 1.5b, 7.5b) and options after commas. Data is the
+The argument is a size (172m, 425m, 1.5b, 7.5b) and options after commas. The text is the
 user's: `--config.data.corpus=...`.
 
-`baseline` is the same decoder without retrieval.
-
-`retrofit` starts from that baseline, freezes it and trains the encoder and CCA on 3 % of
-its sequences: in the paper enough to pass the baseline quickly and to come near the RETRO
-that was trained from scratch (section 4.2, figure 5).
+- `baseline` is the same decoder without retrieval.
+- `retrofit` starts from that baseline, freezes it and trains the encoder and CCA on 3 % of
+  its sequences. In the paper this is enough to pass the baseline quickly and to come near
+  the RETRO that was trained from scratch (section 4.2, figure 5).
+- `modern` has rotary positions, gated feed-forwards and grouped key heads
+  (`retro_jax.config.modern`).
+- `fused` has sinusoids of 128 numbers in the decoder's self-attention, which fused kernels
+  can take (6 % fewer parameters at 425m); all other positions are the paper's.
 
     python -m experiments.main --config=experiments/configs/retro.py:172m,retrofit \
         --workdir=DIR --database=DIR --job=train --config.init_from=BASELINE_WORKDIR
-
-`modern` has rotary positions, gated feed-forwards and grouped key heads
-(`retro_jax.config.modern`). `fused` has the paper's positions with sinusoids 128 wide in
-the decoder's self-attention, which fused kernels can take (6 % fewer parameters at 425m).
 """
 
 from data_pipeline.config import DataConfig
@@ -30,16 +29,14 @@ from retro_jax.config import (
     paper_config,
 )
 
-_TOKENS = 419_430_400_000  # that every size was trained on
+_TOKENS = 419_430_400_000  # which every size was trained on
 _SEQUENCE_LEN = 2048
-_RETROFIT_SEQUENCES = 6_144_000  # 3 % of theirs; the paper: about 6 million
-
-
+_RETROFIT_SEQUENCES = 6_144_000  # 3 % of _TOKENS; the paper says about 6 million
 _OPTIONS = ("baseline", "retrofit", "modern", "fused")
 
 
 def get_config(arg: str = "172m") -> Experiment:
-    """`arg` is a size and options, with commas between."""
+    """Gives the experiment of a size and options, with commas between."""
     size, *options = arg.split(",")
     for option in options:
         if option not in _OPTIONS:

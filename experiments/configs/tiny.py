@@ -1,9 +1,9 @@
-"""The whole of RETRO on a laptop, in minutes: what `make train` runs.
+r"""The whole of RETRO on a laptop, in minutes: what `make train` runs.
 
     python -m experiments.build_database --config=experiments/configs/tiny.py \
         --database=work/tiny/database
-    python -m experiments.main --config=experiments/configs/tiny.py --workdir=work/tiny \
-        --job=train
+    python -m experiments.main --config=experiments/configs/tiny.py \
+        --workdir=work/tiny --job=train
 
 `:baseline` is the same model without retrieval, for comparison. `:retrofit` begins with
 that baseline, frozen, and trains the encoder and CCA alone:
@@ -14,10 +14,10 @@ that baseline, frozen, and trains the encoder and CCA alone:
         --workdir=work/tiny-retrofit --database=work/tiny/database --job=train \
         --config.init_from=work/tiny-baseline
 
-The chunk (64), the
-neighbour (128) and two neighbours a chunk are the paper's; all else is smaller, and CCA
-starts as a copier (`retro_jax/model/initial_copier.py`): 0.7 M tokens are too few to find copying. A
-retrofit starts as a copier that is switched off (`retro_jax/training/retrofit.py`).
+The chunk of 64 tokens, the neighbour of 128 and two neighbours a chunk are the paper's. All
+else is smaller, and CCA starts as a copier (`retro_jax.model.initial_copier`): 0.7 M tokens
+are too few to learn copying. A retrofit starts with that copier switched off
+(`retro_jax.training.retrofit`).
 """
 
 from data_pipeline.config import DataConfig
@@ -26,7 +26,7 @@ from retro_jax.config import ModelConfig, OptimizerConfig, TrainConfig
 
 
 def get_config(arg: str = "") -> Experiment:
-    """`arg` is '' for RETRO, 'baseline' or 'retrofit'."""
+    """Gives the experiment of RETRO (''), its baseline or its retrofit."""
     if arg not in ("", "baseline", "retrofit"):
         raise ValueError(f"tiny.py knows '', 'baseline' and 'retrofit', not {arg!r}")
     is_baseline = arg == "baseline"

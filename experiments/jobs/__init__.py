@@ -1,1 +1,1 @@
-"""What `experiments.main` does: train, evaluate, generate."""
+"""The jobs of a run: train, evaluate and generate, and what they are made of."""

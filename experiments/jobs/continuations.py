@@ -1,7 +1,7 @@
 """Continuations of a text, each with the passages that were read for it."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -60,6 +60,7 @@ def continuation(
 def _passages(
     database: Database | RemoteDatabase, source: generation.Source
 ) -> Iterator[Found]:
+    """The passages of a source; neighbours that are absent have no chunk."""
     for chunk_id, distance in zip(source.chunk_ids_N, source.distances_N, strict=True):
         if chunk_id >= 0:
             yield database.found(int(chunk_id), float(distance))
@@ -70,7 +71,8 @@ def of_held_out(
 ) -> Iterator[dict]:
     """Continuations of text from held-out documents, with what really follows.
 
-    From the middle of each: openings are licences and imports, the same everywhere.
+    They start in the middle of each document: openings are licences and imports, which
+    are the same everywhere.
     """
     split, chunk_len = cfg.evaluation.split, cfg.model.chunk_len
     table, decode = database.chunks(split), database.tokenizer.decode
@@ -91,8 +93,8 @@ def of_held_out(
         yield sample
 
 
-def print_continuation(sample: dict, say) -> None:
-    """The text with its sources below, for a terminal or a log."""
+def print_continuation(sample: dict, say: Callable[[str], None]) -> None:
+    """Prints the text with its sources below, for a terminal or a log."""
     say(f"\n{sample['prompt']} >>> {sample['text']}\n")
     for number, source in enumerate(sample["sources"], start=1):
         passage = " ".join((source["text"] + source["continuation"]).split())

@@ -1,4 +1,4 @@
-"""The jobs of a run: what `main.py` does once the flags are read."""
+"""A run's jobs: to train a model, to evaluate it and to generate text with it."""
 
 import contextlib
 import dataclasses
@@ -18,13 +18,13 @@ from experiments.config import Experiment
 from experiments.jobs import continuations, measurement
 from experiments.jobs.remote_database import RemoteDatabase
 from experiments.report import report
-from retro_jax import evaluation
 from retro_jax.devices import processes, sharding
 from retro_jax.model import parameters
 from retro_jax.runs import checkpoints
 from retro_jax.runs.metrics import say
 from retro_jax.training import retrofit
-from retro_jax.training import train as training
+from retro_jax.training.batch import Batch, model_inputs
+from retro_jax.training.loop import train
 
 # What belongs to a run and is put aside with it.
 _RUN_FILES = (
@@ -44,12 +44,16 @@ class Job:
         """Raises ValueError if there is no database or it was made for other settings."""
         self._cfg, self._workdir = cfg, workdir
         self.database = Database.open(database)
-        _fit(cfg, database, self.database.chunk_len)
+        _check_chunk_len(cfg, database, self.database.chunk_len)
         cfg.set_vocab_size(self.database.manifest["vocab_size"])
         self._mesh = sharding.make_mesh(cfg.mesh)
 
     def _sequences(self, split: str) -> Sequences:
-        """A split of the dataset; refuses one that was made from another database."""
+        """A split of the dataset.
+
+        Raises:
+            ValueError: if it was made from another database or with other settings.
+        """
         found = Sequences(self.database.folder / "dataset" / "all", split)
         if found.metadata.get("database") != self.database.fingerprint:
             raise ValueError(
@@ -67,7 +71,7 @@ class Job:
         return found
 
     def _run_identity(self) -> dict:
-        """What a checkpoint must agree with."""
+        """What a checkpoint must agree with to be gone on from, as JSON."""
         stage = read_json(self.database.folder / "dataset" / "stage.json") or {}
         return {
             **self._cfg.identity(),
@@ -106,7 +110,7 @@ class Job:
         begins = self._last_step() is None
         backbone = baseline.params if baseline is not None and begins else None
         del baseline  # a run that goes on has its own copy
-        training.train(
+        train(
             self._cfg.model,
             self._cfg.optimizer,
             self._cfg.train,
@@ -150,7 +154,8 @@ class Job:
         frozen = self._cfg.init_from and self._cfg.train.freeze
         return retrofit.new_names(self._cfg.model) if frozen else None
 
-    def _batches_from(self, first_step: int) -> Iterator[training.Batch]:
+    def _batches_from(self, first_step: int) -> Iterator[Batch]:
+        """This process's rows of the batches that are left, in the run's order."""
         sequences = self._sequences("train")
         batches = sequences.shuffled(
             self._cfg.train.batch_size,
@@ -159,9 +164,10 @@ class Job:
             num_steps=self._cfg.train.steps,
             rows=sharding.local_rows(self._cfg.train.batch_size, self._mesh),
         )
-        return map(evaluation.model_inputs, batches)
+        return map(model_inputs, batches)
 
     def _put_aside(self, known: dict, identity: dict, restart: bool) -> None:
+        """Moves the files of another run into `previous-N`, or refuses to."""
         differing = [k for k in identity if known.get(k) != identity[k]]
         if not restart:
             raise ValueError(
@@ -216,7 +222,7 @@ class Job:
             )
             results |= {"fingerprint": fingerprint(judged), "step": step}
             results |= {"init_from": run.get("init_from")}
-            _write_if_first(path, results)  # samples take long, too
+            _write_if_first(path, results)  # so that failing samples do not cost it
         if "samples" in results:
             say("evaluation: up to date")
         else:
@@ -226,6 +232,7 @@ class Job:
             report.write(self._workdir, self.database)
 
     def _samples(self, params: parameters.Parameters) -> list[dict]:
+        """Continuations of held-out documents, as the report shows them."""
         made = continuations.of_held_out(self._cfg, params, self.database)
         found = []
         with Progress("samples", self._cfg.evaluation.num_samples, "texts") as progress:
@@ -241,6 +248,7 @@ class Job:
 
 
 def _write_if_first(path: Path, results: dict) -> None:
+    """Writes JSON in process 0 alone: all processes share the workdir."""
     if processes.is_first():
         write_json(path, results)
 
@@ -248,13 +256,13 @@ def _write_if_first(path: Path, results: dict) -> None:
 def generate_from_service(
     cfg: Experiment, workdir: Path, database: RemoteDatabase
 ) -> None:
-    """As `Job.generate`, with passages that a service finds.
+    """Continues the prompt, as `Job.generate` does, with passages that a service finds.
 
     Raises:
         ValueError: if the model in the workdir was not trained with the tokenizer and the
             chunk length of the service's database, or with other settings.
     """
-    _fit(cfg, database.address, database.chunk_len)
+    _check_chunk_len(cfg, database.address, database.chunk_len)
     run = read_json(workdir / "run.json") or {}
     database.check_trained_with(run.get("tokenizer"), workdir)
     cfg.set_vocab_size(database.tokenizer.vocab_size)
@@ -264,7 +272,8 @@ def generate_from_service(
     _generate(cfg, params, database)
 
 
-def _fit(cfg: Experiment, database: object, chunk_len: int) -> None:
+def _check_chunk_len(cfg: Experiment, database: object, chunk_len: int) -> None:
+    """Raises ValueError if the database's chunks are not those that the model reads."""
     if chunk_len != cfg.model.chunk_len:
         raise ValueError(
             f"{database} has chunks of {chunk_len} tokens, model.chunk_len is "
@@ -273,7 +282,7 @@ def _fit(cfg: Experiment, database: object, chunk_len: int) -> None:
 
 
 def _checkpoints(workdir: Path) -> checkpoints.Checkpoints:
-    """A run's, to be read."""
+    """The checkpoints of a run, to be read."""
     return checkpoints.Checkpoints(workdir / "checkpoints", keep=None)
 
 
@@ -288,7 +297,7 @@ def _restored(
     wanted = {"params": checkpoints.abstract(shapes, shardings)}
     with contextlib.closing(_checkpoints(workdir)) as keeper:
         step, restored = keeper.restore(wanted, identity, part=True)
-        run, newest = keeper.about(step), keeper.latest_step()
+        run, newest = keeper.run_of(step), keeper.latest_step()
     if step != newest:
         damaged = workdir / "checkpoints" / str(newest)
         say(f"using step {step}; to train again what came after, delete {damaged}")

@@ -1,8 +1,12 @@
-"""What a trained model loses on held-out text: with retrieval, without, with chance."""
+"""A trained model's loss on held-out text: retrieval on, off and with random passages.
+
+Letters here: X chunks.
+"""
 
 import itertools
 from collections.abc import Callable, Iterator
 
+import jax
 import numpy as np
 
 from data_pipeline.database import Database
@@ -12,7 +16,7 @@ from data_pipeline.storage.progress import Progress
 from experiments.config import Experiment
 from retro_jax import evaluation
 from retro_jax.model import parameters
-from retro_jax.training import train
+from retro_jax.training.batch import Batch
 
 # Chunks that share at most this part of their tokens, in one run, with what was retrieved
 # for them count as not overlapping (paper, section 2.6 and figure 6).
@@ -22,7 +26,7 @@ _LITTLE_OVERLAP_SHARE = 0.125
 def conditions(
     cfg: Experiment,
     params: parameters.Parameters,
-    mesh,
+    mesh: jax.sharding.Mesh,
     sequences: Sequences,
     database: Database,
 ) -> dict:
@@ -51,7 +55,7 @@ def conditions(
         title = f"retrieval {name}, {cfg.evaluation.split} split"
         with Progress(title, num_sequences(cfg, sequences), "sequences") as progress:
             losses[name] = measure(progress.advance)
-    little_X = overlap_shares(cfg, batches(cfg, sequences)) <= _LITTLE_OVERLAP_SHARE
+    little_X = has_little_overlap(cfg, batches(cfg, sequences))
     off, seed = losses["off"], cfg.evaluation.seed
     scored_X = off.tokens_X > 0
     return {
@@ -74,13 +78,13 @@ def conditions(
 
 
 def num_sequences(cfg: Experiment, sequences: Sequences) -> int:
-    """How many sequences of the split are measured."""
+    """The number of sequences of the split that are measured."""
     return min(len(sequences), cfg.evaluation.max_sequences or len(sequences))
 
 
 def batches(
     cfg: Experiment, sequences: Sequences, drawn_from: Database | None = None
-) -> Iterator[train.Batch]:
+) -> Iterator[Batch]:
     """Batches of the held-out split; neighbours drawn at random, if from a database."""
     size = cfg.evaluation.batch_size
     found = sequences.in_order(size)
@@ -89,10 +93,16 @@ def batches(
     return itertools.islice(found, -(-num_sequences(cfg, sequences) // size))
 
 
-def overlap_shares(cfg: Experiment, held_out: Iterator[train.Batch]) -> np.ndarray:
-    """For each chunk the longest run of its tokens that stands in a passage, over M.
+def has_little_overlap(cfg: Experiment, held_out: Iterator[Batch]) -> np.ndarray:
+    """Tells for each chunk whether there was little to copy for it (paper, 2.6)."""
+    return overlap_shares(cfg, held_out) <= _LITTLE_OVERLAP_SHARE
 
-    Passages are the chunk's own neighbours and those that it reads, the chunk before's.
+
+def overlap_shares(cfg: Experiment, held_out: Iterator[Batch]) -> np.ndarray:
+    """Gives each chunk's longest run of tokens that stands in a passage, over M.
+
+    The passages are the chunk's own neighbours and those that it reads, which are the
+    neighbours of the chunk before it.
     """
     chunk_len, parts = cfg.model.chunk_len, []
     for batch in held_out:
@@ -100,7 +110,8 @@ def overlap_shares(cfg: Experiment, held_out: Iterator[train.Batch]) -> np.ndarr
         lengths_BC = (batch["segments_BL"] > 0).reshape(inputs_BCM.shape).sum(axis=-1)
         own, own_lengths = batch["neighbours_BCNR"], batch["neighbour_lengths_BCN"]
         read, read_lengths = np.roll(own, 1, axis=1), np.roll(own_lengths, 1, axis=1)
-        read_lengths[:, 0] = 0  # the first chunk of a sequence reads none
+        # The first chunk of a sequence reads none; `roll` gave it the last one's.
+        read_lengths[:, 0] = 0
         passages = np.concatenate([own, read], axis=2)
         lengths = np.concatenate([own_lengths, read_lengths], axis=2)
         runs = longest_common_run(

@@ -1,7 +1,7 @@
-"""A database behind a retrieval service, where a job or a command takes one.
+"""A database behind a retrieval service, in place of a database's folder.
 
-`--database=grpc://host:port`, or `grpcs://` with TLS: what it takes of a database comes
-from the service, its tokenizer too.
+With `--database=grpc://HOST:PORT`, or `grpcs://` with TLS, the passages and the tokenizer
+come from the service.
 """
 
 import dataclasses
@@ -10,9 +10,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.database.results import Found, Retrieved
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # commands check their flags before numpy and JAX are imported
+    from data_pipeline.database.results import Found, Retrieved
     from data_pipeline.service.client import RetrievalClient
 
 _SCHEMES = ("grpc://", "grpcs://")
@@ -40,24 +39,22 @@ def folder_only(database: str, what: str) -> None:
 
 
 class RemoteDatabase:
-    """What generation and search take of a database, from a service.
+    """The part of `Database` that generation and search use, answered by a service.
 
     Attributes:
         chunk_len: tokens of a chunk.
-        tokenizer: the database's.
-        fingerprint: of the contents when it was opened.
+        tokenizer: the database's tokenizer.
+        fingerprint: the database's fingerprint when the connection was opened.
     """
 
     def __init__(self, client: "RetrievalClient", address: str):
-        """Asks for what the service holds.
+        """Asks the service what it holds and takes its tokenizer.
 
         Raises:
             ValueError: if the tokenizer that it sends is not the one it speaks of.
             ConnectionError: if there is no service.
         """
-        from data_pipeline.text.tokenizer import (
-            Tokenizer,  # after the flags were checked
-        )
+        from data_pipeline.text.tokenizer import Tokenizer
 
         self._client, self.address = client, address
         self._sources: dict[int, Found] = {}
@@ -82,8 +79,8 @@ class RemoteDatabase:
             token_file: holds the token that the service wants.
             tls_ca: PEM certificate that vouches for the service's, for grpcs.
         Raises:
-            ValueError: for another form of address, a file that is none of these, or a
-                service that refuses the token.
+            ValueError: for another form of address, a file that holds no token or no
+                certificate, or a service that refuses the token.
             ConnectionError: if there is no service.
         """
         try:
@@ -93,16 +90,17 @@ class RemoteDatabase:
             raise ValueError(
                 f"--database={address} needs gRPC: pip install 'retro-jax[serve]' ({error})"
             ) from error
-        # Before the first connection: else gRPC logs what the error says.
+        # gRPC reads it at the first connection; else it logs what our error says.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         token = security.read_token(Path(token_file) if token_file else None)
         authority = Path(tls_ca) if tls_ca else None
         return cls(RetrievalClient(address, tls_ca=authority, token=token), address)
 
-    def retrieve(self, tokens_QM, num_neighbours: int) -> Retrieved:
-        """As `Database.retrieve`; the sources come with it, for `found`.
+    def retrieve(self, tokens_QM, num_neighbours: int) -> "Retrieved":
+        """Finds neighbours as `Database.retrieve` does, and keeps their sources.
 
-        They are those of the version that was read: it may be another one later.
+        `found` gives the sources of the version that answered: the service may show
+        another version later.
         """
         neighbours, sources = self._client.retrieve_with_sources(
             tokens_QM, num_neighbours
@@ -110,14 +108,14 @@ class RemoteDatabase:
         self._sources |= sources
         return neighbours
 
-    def found(self, chunk_id: int, distance: float = float("nan")) -> Found:
-        """As `Database.found`, of a chunk that was retrieved."""
+    def found(self, chunk_id: int, distance: float = float("nan")) -> "Found":
+        """Gives what `Database.found` gives, for a chunk that was retrieved before."""
         return dataclasses.replace(self._sources[chunk_id], distance=distance)
 
     def search(
         self, texts: Sequence[str], k: int, *, exclude_documents: Collection[str] = ()
-    ) -> list[list[Found]]:
-        """As `Database.search`."""
+    ) -> "list[list[Found]]":
+        """Searches as `Database.search` does."""
         return self._client.search(texts, k, exclude_documents=exclude_documents)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a database is made of, in words and as a plot."""
+"""Facts of a database: sizes, recall, duplicates, and how near its neighbours are."""
 
 from pathlib import Path
 
@@ -7,8 +7,10 @@ import numpy as np
 from data_pipeline.database import Database, versions
 from data_pipeline.database.results import Found
 from data_pipeline.index import sharded
+from experiments.report import plots
 
 _NEAR_DUPLICATE = 0.05  # squared distance of unit vectors: a cosine of 0.975
+# Folders of a database, in the order in which a build and updates fill them.
 _STAGES = (
     "documents",
     "chunks",
@@ -37,63 +39,52 @@ def passage(opened: Database, chunk_id: int) -> Found:
 
 def facts(opened: Database) -> list[tuple[str, str]]:
     """Names and values, to be read by people."""
-    manifest, table = opened.manifest, opened.documents()
-    deleted = len(opened.state.deleted_D)
-    text_bytes = np.asarray(table.column("size_bytes").to_numpy())
-    there = ~opened.state.is_deleted(np.arange(table.num_rows))
+    manifest, table, index = (
+        opened.manifest,
+        opened.documents(),
+        opened.manifest["index"],
+    )
+    is_there = ~opened.state.is_deleted(np.arange(table.num_rows))
+    there, gone = is_there.sum(), (~is_there).sum()
+    size_bytes = np.asarray(table.column("size_bytes").to_numpy())[is_there].sum()
+    vocabulary = f"a vocabulary of {manifest['vocab_size']:,}"
+    shards = f"{opened.num_shards} shard{'s' * (opened.num_shards != 1)}"
+    recall = sharded.in_words(index, index.get("queries_per_s"))
+    validation, test = (manifest["chunks"][split] for split in ("validation", "test"))
     rows = [
         ("version", f"{opened.version} of {versions.numbers(opened.folder)}"),
-        ("documents", f"{table.num_rows - deleted:,} ({deleted:,} deleted)"),
-        ("text", f"{text_bytes[there].sum() / 1e6:,.1f} MB"),
+        ("documents", f"{there:,} ({gone:,} deleted)"),
+        ("text", f"{size_bytes / 1e6:,.1f} MB"),
         ("chunks that can be found", f"{len(opened.searchable):,}"),
-        (
-            "chunk",
-            f"{opened.chunk_len} tokens of a vocabulary of {manifest['vocab_size']:,}",
-        ),
+        ("chunk", f"{opened.chunk_len} tokens of {vocabulary}"),
         ("embedder", f"{manifest['embedder']}, {manifest['embedding_width']} wide"),
-        ("index", _index_in_words(opened)),
-        ("held out", _held_out_in_words(opened)),
+        ("index", f"{index['kind']}, {shards}: {recall} when it was built"),
+        ("held out", f"{validation:,} chunks for validation, {test:,} chunks for test"),
     ]
     distances_T = _nearest_distances(opened)
     if len(distances_T):
         share = np.mean(distances_T < _NEAR_DUPLICATE)
-        rows.append(
-            ("near-duplicate chunks", f"{share:.1%} (distance < {_NEAR_DUPLICATE})")
-        )
         quartiles = np.quantile(distances_T, [0.05, 0.5, 0.95])
-        words = " / ".join(f"{value:.2f}" for value in quartiles)
-        rows.append(("distance, 5 / 50 / 95 %", words))
+        spread = " / ".join(f"{value:.2f}" for value in quartiles)
+        rows += [
+            ("near-duplicate chunks", f"{share:.1%} (distance < {_NEAR_DUPLICATE})"),
+            ("distance, 5 / 50 / 95 %", spread),
+        ]
     for stage in _STAGES:
-        size_bytes = _size_bytes(opened.folder / stage)
+        files = [p for p in (opened.folder / stage).rglob("*") if p.is_file()]
+        size_bytes = sum(path.stat().st_size for path in files)
         if size_bytes:
             rows.append((f"on disk: {stage}", f"{size_bytes / 1e6:,.1f} MB"))
     return rows
 
 
-def _index_in_words(opened: Database) -> str:
-    index = opened.manifest["index"]
-    measured = sharded.in_words(index, index.get("queries_per_s"))
-    shards = f"{opened.num_shards} shard{'s' * (opened.num_shards != 1)}"
-    return f"{index['kind']}, {shards}: {measured} when it was built"
-
-
-def _held_out_in_words(opened: Database) -> str:
-    chunks = opened.manifest["chunks"]
-    splits = ("validation", "test")
-    return ", ".join(f"{chunks[split]:,} chunks for {split}" for split in splits)
-
-
 def _nearest_distances(opened: Database) -> np.ndarray:
-    """Of every chunk to its nearest neighbour in another document, if precomputed."""
+    """Each chunk's distance to its nearest neighbour; none if not precomputed."""
     if not opened.shards("neighbours", "train")[0].exists() or opened.version:
         return np.zeros(0, np.float32)
     table = opened.neighbours("train")
     distances_T = table.rows(np.arange(len(table)))[1][:, 0]
     return distances_T[np.isfinite(distances_T)]
-
-
-def _size_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def plot_distances(opened: Database, path: Path) -> None:
@@ -102,8 +93,6 @@ def plot_distances(opened: Database, path: Path) -> None:
     Raises:
         ValueError: if the version that is shown has no precomputed neighbours.
     """
-    from experiments.report import plots
-
     distances_T = _nearest_distances(opened)
     if not len(distances_T):
         raise ValueError(

@@ -1,55 +1,52 @@
-"""What a report says about its database, model, training and how to repeat it."""
+"""Facts of a run for its report: database, model, training, how to repeat it."""
 
-import dataclasses
-import functools
 import re
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.report.verdict import counted, number, percent
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Fact:
-    """A line of a list of facts.
-
-    Attributes:
-        name: what is told.
-        value: words and numbers of ours.
-        code: text of others' (names of files, paths), shown verbatim.
-    """
+class Fact(NamedTuple):
+    """A line of a list of facts: words and numbers of ours, then others' text."""
 
     name: str
     value: str = ""
-    code: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()  # names of files, paths: shown verbatim
 
 
 def database(manifest: Mapping) -> list[Fact]:
     """What can be retrieved, what was held out, and what was left out and why."""
-    documents, chunks = manifest["documents"], manifest["chunks"]
+    documents, index = manifest["documents"], manifest["index"]
     found = [Fact("corpus", code=(manifest["corpus"],))]
-    for split, what in (
+    for split, use in (
         ("train", "searched, and trained on"),
         ("validation", "held out"),
         ("test", "held out"),
     ):
-        sizes = documents[split]
         value = (
-            f"{counted(sizes['documents'], 'document')}, "
-            f"{counted(chunks[split], 'chunk')}, {megabytes(sizes['size_bytes'])}"
+            f"{counted(documents[split]['documents'], 'document')}, "
+            f"{counted(manifest['chunks'][split], 'chunk')}, "
+            f"{megabytes(documents[split]['size_bytes'])}"
         )
-        found.append(Fact(f"{split} ({what})", value))
-    found += [
+        found.append(Fact(f"{split} ({use})", value))
+    near, tokenizer = documents["near_duplicates"], manifest["tokenizer_fingerprint"]
+    vocabulary = f"vocabulary of {manifest['vocab_size']:,}, fingerprint"
+    width = f"{manifest['embedding_width']} dimensions"
+    return [
+        *found,
         Fact("exact duplicates dropped", f"{documents['exact_duplicates']:,}"),
-        Fact(
-            "dropped as near copies of held-out documents",
-            f"{documents['near_duplicates']:,}",
-        ),
+        Fact("dropped as near copies of held-out documents", f"{near:,}"),
+        *_left_out(documents["skipped"]),
+        Fact("embedder", width, (manifest["embedder"],)),
+        Fact("tokenizer", vocabulary, (tokenizer,)),
+        Fact("chunk", f"{manifest['chunk_len']} tokens"),
+        Fact("index", code=(index["kind"],)),
+        Fact("recall against exact search", _recall(index)),
+        Fact("database fingerprint", code=(manifest["fingerprint"],)),
     ]
-    found += _left_out(documents["skipped"])
-    return found + _retrieval(manifest)
 
 
 def _left_out(skipped: Mapping) -> list[Fact]:
@@ -58,37 +55,19 @@ def _left_out(skipped: Mapping) -> list[Fact]:
     return [
         Fact(
             f"left out: {reason}",
-            f"{entry['count']:,}, such as" if entry["names"] else f"{entry['count']:,}",
+            f"{entry['count']:,}{', such as' if entry['names'] else ''}",
             tuple(entry["names"][:3]),
         )
         for reason, entry in sorted(skipped.items())
     ]
 
 
-def _retrieval(manifest: Mapping) -> list[Fact]:
-    index = manifest["index"]
-    recalls = [
-        f"{name} {number(index[name], 3)}"
-        for name in ("recall@2", "recall@10")
-        if name in index
-    ]
-    speed = ""
-    if index.get("queries_per_s"):  # a database of before has none
-        speed = f", {index['queries_per_s']:,.0f} queries/s when it was built"
-    width = manifest["embedding_width"]
-    tokenizer = f"vocabulary of {manifest['vocab_size']:,}, fingerprint"
-    return [
-        Fact("embedder", f"{width} dimensions", (manifest["embedder"],)),
-        Fact("tokenizer", tokenizer, (manifest["tokenizer_fingerprint"],)),
-        Fact("chunk", f"{manifest['chunk_len']} tokens"),
-        Fact("index", code=(index["kind"],)),
-        Fact(
-            "recall against exact search",
-            f"{', '.join(recalls) or 'not measured'} over "
-            f"{counted(index['queries'], 'chunk')} as queries{speed}",
-        ),
-        Fact("database fingerprint", code=(manifest["fingerprint"],)),
-    ]
+def _recall(index: Mapping) -> str:
+    names = [name for name in ("recall@2", "recall@10") if name in index]
+    recalls = ", ".join(f"{name} {number(index[name], 3)}" for name in names)
+    queries, speed = counted(index["queries"], "chunk"), index.get("queries_per_s")
+    told = f"{recalls or 'not measured'} over {queries} as queries"
+    return f"{told}, {speed:,.0f} queries/s when it was built" if speed else told
 
 
 def model(settings: Mapping) -> list[Fact]:
@@ -107,35 +86,26 @@ def model(settings: Mapping) -> list[Fact]:
         Fact("layers with CCA", layers or "none: the baseline, without retrieval"),
     ]
     if layers:
-        neighbours = settings["config"]["data"]["num_neighbours"]
-        found += [
-            Fact(
-                "encoder",
-                f"{counted(cfg['encoder_depth'], 'layer')}, width {cfg['encoder_width']},"
-                f" {cfg['encoder_heads']} heads of {cfg['encoder_head_size']}, "
-                f"feed-forward {cfg['encoder_ffw_width']}",
-            ),
-            Fact(
-                "read for each chunk",
-                f"{counted(neighbours, 'passage')} of {cfg['neighbour_len']} tokens",
-            ),
-        ]
+        encoder = (
+            f"{counted(cfg['encoder_depth'], 'layer')}, width {cfg['encoder_width']}, "
+            f"{cfg['encoder_heads']} heads of {cfg['encoder_head_size']}, "
+            f"feed-forward {cfg['encoder_ffw_width']}"
+        )
+        passages = counted(settings["config"]["data"]["num_neighbours"], "passage")
+        read = f"{passages} of {cfg['neighbour_len']} tokens"
+        found += [Fact("encoder", encoder), Fact("read for each chunk", read)]
     if layers and cfg.get("copy_init"):
-        found.append(
-            Fact(
-                "start",
-                "cross-attention starts as a copier of what its passages say, not at "
-                "random (model.copy_init)",
-            )
+        start = (
+            "cross-attention starts as a copier of what its passages say, not at "
+            "random (model.copy_init)"
         )
+        found.append(Fact("start", start))
     if settings["config"].get("init_from"):
-        found.append(
-            Fact(
-                "retrofit",
-                "the decoder began as a trained baseline (init_from), to which "
-                "cross-attention added nothing at first",
-            )
+        start = (
+            "the decoder began as a trained baseline (init_from), to which "
+            "cross-attention added nothing at first"
         )
+        found.append(Fact("retrofit", start))
     return [*found, Fact("numbers", code=(cfg["dtype"],))]
 
 
@@ -143,50 +113,54 @@ def _parameters(cfg: Mapping) -> str:
     from retro_jax.config import ModelConfig
     from retro_jax.model import parameters
 
-    tuples: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in cfg.items()
+    # JSON has no tuples.
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in cfg.items()
     }
-    shapes = parameters.named(parameters.skeleton(ModelConfig(**tuples)))
-    count = functools.partial(parameters.num_parameters, shapes)
-    return f"{count():,}, without embeddings {count(embeddings=False):,}"
+    shapes = parameters.named(parameters.skeleton(ModelConfig(**fields)))
+    bare = parameters.num_parameters(shapes, embeddings=False)
+    return f"{parameters.num_parameters(shapes):,}, without embeddings {bare:,}"
 
 
-def training(settings: Mapping, manifest: Mapping, rows: Sequence[Mapping]):
+def training(
+    settings: Mapping, manifest: Mapping, rows: Sequence[Mapping]
+) -> list[Fact]:
     """How long, on how much, how fast, and how much of the time it waited for data."""
     found = []
     if "config" in settings:
         cfg, data = settings["config"]["train"], settings["config"]["data"]
         chunks = cfg["steps"] * cfg["batch_size"] * data["sequence_chunks"]
-        tokens = chunks * data["chunk_len"]
         passes = chunks / max(manifest["chunks"]["train"], 1)
-        optimizer = settings["config"]["optimizer"]
+        sequences = counted(cfg["batch_size"], "sequence")
+        length = data["sequence_chunks"] * data["chunk_len"]
+        tokens = f"{chunks * data['chunk_len']:,}"
+        rate = settings["config"]["optimizer"]["learning_rate"]
         found += [
             Fact("steps asked for", f"{cfg['steps']:,}"),
-            Fact(
-                "batch",
-                f"{counted(cfg['batch_size'], 'sequence')} of "
-                f"{data['sequence_chunks'] * data['chunk_len']:,} tokens",
-            ),
-            Fact("tokens", f"about {tokens:,}, {passes:.2g} passes over the text"),
-            Fact("peak learning rate", f"{optimizer['learning_rate']:g}"),
+            Fact("batch", f"{sequences} of {length:,} tokens"),
+            Fact("tokens", f"about {tokens}, {passes:.2g} passes over the text"),
+            Fact("peak learning rate", f"{rate:g}"),
             Fact("seed", str(cfg["seed"])),
         ]
     if not rows:
         return [*found, Fact("metrics", "none were found")]
     speed = statistics.median(row["tokens_per_s"] for row in rows)
+    loss = f"{number(rows[-1]['bits_per_byte'])} bits per byte"
     return [
         *found,
         Fact("last step logged", f"{rows[-1]['step']:,}"),
-        Fact(
-            "last training loss", f"{number(rows[-1]['bits_per_byte'])} bits per byte"
-        ),
+        Fact("last training loss", loss),
         Fact("speed, median", f"{speed:,.0f} tokens/s"),
         Fact("time spent waiting for data", percent(waiting_share(rows), 1)),
     ]
 
 
 def waiting_share(rows: Sequence[Mapping]) -> float:
-    """Over the whole run: rows hold about as many tokens each, so slow ones weigh more."""
+    """The share of a run's time that went by waiting for data.
+
+    Rows hold about as many tokens each, so a row's time is one over its speed.
+    """
     times = [1 / max(row["tokens_per_s"], 1e-9) for row in rows]
     shares = [row["waiting_for_data_share"] for row in rows]
     waited = sum(time * share for time, share in zip(times, shares, strict=True))
@@ -195,13 +169,11 @@ def waiting_share(rows: Sequence[Mapping]) -> float:
 
 def evaluation(results: Mapping) -> list[Fact]:
     """What the conditions were measured on."""
-    text = (
-        f"{counted(results['documents'], 'document')}, "
-        f"{counted(results['tokens'], 'token')}, {megabytes(results['bytes'])}"
-    )
+    documents = counted(results["documents"], "document")
+    tokens = counted(results["tokens"], "token")
     return [
         Fact("split", results["split"]),
-        Fact("scored", text),
+        Fact("scored", f"{documents}, {tokens}, {megabytes(results['bytes'])}"),
         Fact("checkpoint", f"of step {results['step']:,}"),
     ]
 
@@ -213,15 +185,16 @@ def repeat(settings: Mapping) -> list[str]:
     flags = _flags(settings["command"])
     commit = settings.get("commit", "unknown")
     of_run = [f for f in flags if not f.startswith(("--job=", "--on_other_run="))]
-    shared = [f for f in of_run if not f.startswith("--workdir=")]
+    of_build = [f for f in of_run if not f.startswith("--workdir=")]
     workdir = next((f for f in flags if f.startswith("--workdir=")), None)
-    if workdir and not any(f.startswith("--database=") for f in shared):
-        shared.append(f"--database={workdir.removeprefix('--workdir=')}/database")
-    commands = [] if commit == "unknown" else [_checkout(commit)]
-    commands.append(_command("experiments.build_database", shared))
-    for job in ("train", "evaluate"):
-        commands.append(_command("experiments.main", [*of_run, f"--job={job}"]))
-    return commands
+    if workdir and not any(f.startswith("--database=") for f in of_build):
+        of_build.append(f"--database={workdir.removeprefix('--workdir=')}/database")
+    return [
+        *([] if commit == "unknown" else [_checkout(commit)]),
+        _command("experiments.build_database", of_build),
+        _command("experiments.main", [*of_run, "--job=train"]),
+        _command("experiments.main", [*of_run, "--job=evaluate"]),
+    ]
 
 
 def _checkout(commit: str) -> str:
@@ -241,7 +214,7 @@ def _command(module: str, flags: Sequence[str]) -> str:
 
 
 def megabytes(size_bytes: float) -> str:
-    """'7.80 MB'; kilobytes below a tenth of that unit."""
+    """Writes '7.80 MB', or kilobytes below a tenth of a megabyte."""
     if size_bytes < 100_000:
         return f"{size_bytes / 1e3:.1f} kB"
     return f"{size_bytes / 1e6:.2f} MB"

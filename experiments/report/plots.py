@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -31,56 +31,87 @@ _FONT: dict[str, Any] = {"fontsize": 9, "color": INK}
 _TICKS: dict[str, Any] = {"nbins": 5, "steps": [1, 2, 2.5, 5, 10]}
 
 
-def bits_per_byte(conditions: Mapping) -> Figure:
-    """Each condition's bits per byte with its interval over documents."""
+class Plot(NamedTuple):
+    """A figure of the report; the description is for those who can't see it."""
+
+    name: str
+    description: str
+    figure: Figure
+
+
+def of_results(conditions: Mapping) -> list[Plot]:
+    """Bits per byte of each condition and what it changes, with their intervals."""
+    if len(conditions) == 1:  # a baseline's
+        return []
+    rows = {name: conditions[name] for name in verdict.ORDER if name in conditions}
+    values = [f"{name} {verdict.number(rows[name]['bits_per_byte'])}" for name in rows]
+    changes = [
+        f"{name} {verdict.signed(row['minus_off'])} (95 % interval "
+        f"{verdict.interval(row['minus_off_interval'], verdict.signed)})"
+        for name, row in rows.items()
+        if name != "off"
+    ]
     figure, axes = _empty(2.0, "Bits per byte on held-out text")
-    _points(axes, conditions, "bits_per_byte", "interval")
+    _points(axes, rows, "bits_per_byte", "interval")
     axes.set_xlabel("bits per byte, 95 % interval (less is better)", **_FONT)
-    return figure
-
-
-def difference(conditions: Mapping) -> Figure:
-    """What each condition changes on the same documents, against retrieval off."""
+    by_condition = f"Bits per byte by condition: {', '.join(values)}"
+    made = [Plot("bits-per-byte", by_condition, figure)]
     figure, axes = _empty(2.0, "Difference to retrieval off")
     axes.axvline(0, color=COLOURS["off"], linewidth=1, zorder=1)
-    _points(axes, conditions, "minus_off", "minus_off_interval")
+    _points(axes, rows, "minus_off", "minus_off_interval")
     axes.set_xlabel("bits per byte, 95 % interval (below 0 is better)", **_FONT)
-    return figure
+    to_off = f"Difference in bits per byte to retrieval off: {', '.join(changes)}"
+    return [*made, Plot("difference", to_off, figure)]
 
 
-def loss(rows: Sequence[Mapping]) -> Figure:
+def of_training(rows: Sequence[Mapping]) -> list[Plot]:
+    """Loss, learning rate and speed over steps, from the rows of the metrics."""
+    if not rows:
+        return []
+    first, last = rows[0], rows[-1]
+    descent = (
+        f"Training loss in bits per byte: {first['bits_per_byte']:.2f} at step "
+        f"{first['step']}, {last['bits_per_byte']:.2f} at step {last['step']}"
+    )
+    peak = max(row["learning_rate"] for row in rows)
+    return [
+        Plot("loss", descent, _loss(rows)),
+        Plot(
+            "learning-rate",
+            f"Learning rate over steps, {peak:g} at most",
+            _line(rows, "learning_rate", "Learning rate", "learning rate"),
+        ),
+        Plot(
+            "speed",
+            f"Tokens per second, {last['tokens_per_s']:,.0f} in the end",
+            _line(rows, "tokens_per_s", "Training speed", "tokens/s", "{:,.0f}"),
+        ),
+    ]
+
+
+def _loss(rows: Sequence[Mapping]) -> Figure:
     """Training loss over steps: every logged value, and their running mean."""
-    figure, axes = _empty(3.6, "Training loss")
     steps, values = _series(rows, "bits_per_byte")
-    window = 2 * (len(values) // 40) + 1
+    window, colour = 2 * (len(values) // 40) + 1, COLOURS["on"]
     if window > 1:
-        colour = COLOURS["on"]
+        title = f"Training loss, and its mean over {window} points"
+        figure, axes = _empty(3.6, title)
         axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35)
         axes.plot(steps, running_mean(values, window), color=colour, linewidth=1.8)
-        title = f"Training loss, and its mean over {window} points"
-        axes.set_title(title, loc="left", fontsize=10, color=INK)
     else:
-        axes.plot(steps, values, color=COLOURS["on"], linewidth=1.8, marker=".")
+        figure, axes = _empty(3.6, "Training loss")
+        axes.plot(steps, values, color=colour, linewidth=1.8, marker=".")
     _over_steps(axes, "bits per byte")
     return figure
 
 
-def learning_rate(rows: Sequence[Mapping]) -> Figure:
-    """The schedule as it was followed."""
-    figure, axes = _empty(1.8, "Learning rate")
-    axes.plot(*_series(rows, "learning_rate"), color=INK, linewidth=1.5)
+def _line(
+    rows: Sequence[Mapping], name: str, title: str, unit: str, ticks: str = "{:g}"
+) -> Figure:
+    figure, axes = _empty(1.8, title)
+    axes.plot(*_series(rows, name), color=INK, linewidth=1.5)
     axes.set_ylim(bottom=0)
-    _over_steps(axes, "learning rate")
-    return figure
-
-
-def throughput(rows: Sequence[Mapping]) -> Figure:
-    """Tokens per second between two logged steps."""
-    figure, axes = _empty(1.8, "Training speed")
-    axes.plot(*_series(rows, "tokens_per_s"), color=INK, linewidth=1.5)
-    axes.set_ylim(bottom=0)
-    _over_steps(axes, "tokens/s")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    _over_steps(axes, unit, ticks)
     return figure
 
 
@@ -91,18 +122,20 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     return np.convolve(values, ones, mode="same") / counts
 
 
-def svg(figure: Figure, name: str, description: str) -> str:
+def svg(plot: Plot) -> str:
     """An <svg> element to put into a page: themed, described, with ids of its own."""
     buffer = io.StringIO()
+    # Without dates and names of programs the same numbers give the same bytes.
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.name}):
+        plot.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     for colour, variable in _CSS_NAMES.items():
         text = text.replace(colour, f"var({variable})")
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    label = html.escape(description, quote=True)
+    # All figures stand in one page, where an id must be the only one.
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{plot.name}-", text)
+    label = html.escape(plot.description, quote=True)
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
@@ -127,15 +160,14 @@ def _empty(height_in: float, title: str) -> tuple[Figure, Axes]:
 
 def _points(axes: Axes, conditions: Mapping, value: str, interval: str) -> None:
     """A row for each condition: a marker, and a bar where its interval is known."""
-    shown = [name for name in verdict.ORDER if name in conditions]
-    for place, name in enumerate(shown):
+    for place, name in enumerate(conditions):
         colour, ends = COLOURS[name], conditions[name][interval]
         if all(map(math.isfinite, ends)):
             axes.plot(ends, [place, place], color=colour, linewidth=2)
         middle = conditions[name][value]
         axes.plot([middle], [place], _MARKERS[name], color=colour, markersize=7)
-    axes.set_yticks(range(len(shown)), labels=shown)
-    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_yticks(range(len(conditions)), labels=list(conditions))
+    axes.set_ylim(len(conditions) - 0.5, -0.5)  # the first on top
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="y")
@@ -149,13 +181,13 @@ def _series(rows: Sequence[Mapping], name: str) -> tuple[np.ndarray, np.ndarray]
     return steps, np.array([row[name] for row in rows], float)
 
 
-def _over_steps(axes: Axes, unit: str) -> None:
+def _over_steps(axes: Axes, unit: str, ticks: str = "{:g}") -> None:
     axes.set_xlabel("step", **_FONT)
     axes.set_ylabel(unit, **_FONT)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(**_TICKS, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(**_TICKS))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: ticks.format(value)))
 
 
 def distances(distances_T: np.ndarray) -> Figure:

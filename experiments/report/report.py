@@ -1,15 +1,14 @@
-"""Writes a run's report: one HTML page that needs nothing else, and the same in Markdown.
+"""A run's report: one HTML page that needs nothing else, and the same in Markdown.
 
-Everything in it is made from the files of the run: no number is typed by hand.
+Both are templates of one page, which is made from the files of the run: no number is typed
+by hand.
 """
 
-import dataclasses
 import importlib.resources
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import Any, NamedTuple
 
 from data_pipeline.database import Database
 from data_pipeline.storage.files import read_json, write_file
@@ -18,54 +17,6 @@ from retro_jax.runs.metrics import read_metrics, say
 
 _SHARED_WORDS = 3  # as many in a row, at least, are marked
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Plot:
-    """A figure of the report; `description` is what it shows, for who can't see it."""
-
-    name: str
-    section: str  # results | training
-    description: str
-    figure: Figure
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Part:
-    """A stretch of text, and whether its words stand in a passage as well."""
-
-    text: str
-    shared: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Sample:
-    """A continuation of a held-out document, what really follows, and what was read."""
-
-    document_id: str
-    title: str
-    uri: str
-    prompt: str
-    text: str
-    truth: str
-    text_parts: list[Part]
-    truth_parts: list[Part]
-    sources: list[dict]  # a database's `Found`, as JSON
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Page:
-    """All that a report says, in the order in which it is said."""
-
-    name: str
-    headline: str
-    notes: list[str]
-    table: list[verdict.Row]
-    caption: str
-    figures: list[Plot]
-    samples: list[Sample]
-    facts: list[tuple[str, list[facts.Fact]]]
-    commands: list[str]
 
 
 def write(workdir: Path, database: Database) -> None:
@@ -84,13 +35,12 @@ def write(workdir: Path, database: Database) -> None:
         printable(database.manifest),
         read_metrics(workdir / "metrics" / "metrics.jsonl"),
     )
-    _write_figures(workdir / "report_files", page.figures)
-    for name, text in (
-        ("report.md", markdown.render(page)),
-        ("report.html", render_html(page)),
-    ):
-        write_file(workdir / name, text.encode())
-    say(f"\n{page.headline}\n")
+    _write_pictures(
+        workdir / "report_files", page["results_plots"] + page["training_plots"]
+    )
+    for name in ("report.md", "report.html"):
+        write_file(workdir / name, render(page, name))
+    say(f"\n{page['headline']}\n")
     say(f"report: {workdir / 'report.html'} (for terminals: report.md)")
 
 
@@ -100,32 +50,33 @@ def make_page(
     settings: Mapping,
     manifest: Mapping,
     rows: Sequence[Mapping],
-) -> Page:
-    """What the report says, from what the run left behind.
+) -> dict[str, Any]:
+    """All that a report says, in the order in which the templates say it.
 
     Args:
-        name: of the run.
+        name: the name of the run.
         results: `evaluation/results.json`.
         settings: `settings.json`, or empty.
-        manifest: the database's.
-        rows: of `metrics.jsonl`; may be none.
+        manifest: the database's manifest.
+        rows: the rows of `metrics.jsonl`; may be none.
     """
-    return Page(
-        name=name,
-        headline=verdict.headline(results),
-        notes=verdict.notes(results),
-        table=verdict.table(results),
-        caption=_caption(results, manifest["chunk_len"]),
-        figures=_figures(results, rows),
-        samples=[_sample(sample) for sample in results["samples"]],
-        facts=[
+    return {
+        "name": name,
+        "headline": verdict.headline(results),
+        "notes": verdict.notes(results),
+        "table": verdict.table(results),
+        "caption": verdict.caption(results, manifest["chunk_len"]),
+        "results_plots": plots.of_results(results["conditions"]),
+        "samples": [_sample(sample) for sample in results["samples"]],
+        "training_plots": plots.of_training(rows),
+        "facts": [
             ("Evaluation", facts.evaluation(results)),
             ("Database", facts.database(manifest)),
             ("Model", facts.model(settings)),
             ("Training run", facts.training(settings, manifest, rows)),
         ],
-        commands=facts.repeat(settings),
-    )
+        "commands": facts.repeat(settings),
+    }
 
 
 def printable(value):
@@ -140,101 +91,48 @@ def printable(value):
     return value
 
 
-def render_html(page: Page) -> str:
-    """The page, with its figures and styles inside; text of others is escaped."""
+def render(page: Mapping[str, Any], template: str) -> str:
+    """The page in the form of `report.html` or `report.md`; others' text is escaped."""
     import jinja2
     from markupsafe import Markup
 
+    is_html = template.endswith(".html")
     environment = jinja2.Environment(
-        autoescape=True,
+        autoescape=is_html,
+        finalize=None if is_html else markdown.escape,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["number"] = verdict.number
-    template = importlib.resources.files("experiments.report") / "report.html"
-    drawn = [
-        (plot, Markup(plots.svg(plot.figure, plot.name, plot.description)))
-        for plot in page.figures
-    ]
-    return environment.from_string(template.read_text(encoding="utf-8")).render(
-        page=page,
-        results_figures=[svg for plot, svg in drawn if plot.section == "results"],
-        training_figures=[svg for plot, svg in drawn if plot.section == "training"],
-        colours=plots.COLOURS,
-    )
-
-
-def _caption(results: Mapping, chunk_len: int) -> str:
-    split = results["split"]
-    return (
-        f"Bits per byte of the {split} split's documents, which are not in the database; "
-        "less is better. Intervals: bootstrap over whole documents; differences are "
-        "taken on the same documents. Little overlap: the "
-        f"{verdict.percent(results['little_overlap_share'])} of chunks that share at most "
-        f"{chunk_len // 8} of their {chunk_len} tokens in a row with a passage retrieved "
-        "for them or read by them."
-    )
-
-
-def _figures(results: Mapping, rows: Sequence[Mapping]) -> list[Plot]:
-    conditions, made = results["conditions"], []
-    if len(conditions) > 1:
-        told = [
-            f"{row.condition} {row.bits_per_byte}" for row in verdict.table(results)
-        ]
-        text = f"Bits per byte by condition: {', '.join(told)}"
-        figure = plots.bits_per_byte(conditions)
-        made.append(Plot("bits-per-byte", "results", text, figure))
-        told = [
-            f"{row.condition} {row.minus_off} (95 % interval {row.minus_off_interval})"
-            for row in verdict.table(results)
-            if row.condition != "off"
-        ]
-        text = f"Difference in bits per byte to retrieval off: {', '.join(told)}"
-        figure = plots.difference(conditions)
-        made.append(Plot("difference", "results", text, figure))
-    return made + (_training_figures(rows) if rows else [])
-
-
-def _training_figures(rows: Sequence[Mapping]) -> list[Plot]:
-    first, last = rows[0], rows[-1]
-    texts = {
-        "loss": (
-            f"Training loss in bits per byte: {first['bits_per_byte']:.2f} at step "
-            f"{first['step']}, {last['bits_per_byte']:.2f} at step {last['step']}"
-        ),
-        "learning-rate": (
-            f"Learning rate over steps, {max(r['learning_rate'] for r in rows):g} at most"
-        ),
-        "speed": f"Tokens per second, {last['tokens_per_s']:,.0f} in the end",
+    environment.filters |= {
+        "number": verdict.number,
+        "svg": lambda plot: Markup(plots.svg(plot)),  # has escaped its description
+        "code": markdown.code,
+        "block": markdown.block,
     }
-    drawn = {
-        "loss": plots.loss(rows),
-        "learning-rate": plots.learning_rate(rows),
-        "speed": plots.throughput(rows),
-    }
-    return [Plot(name, "training", texts[name], drawn[name]) for name in drawn]
-
-
-def _sample(sample: Mapping) -> Sample:
-    once: dict[int, dict] = {}
-    for source in sample["sources"]:
-        once.setdefault(source["chunk_id"], source)
-    sources = list(once.values())
-    passages = [source["text"] + source["continuation"] for source in sources]
-    document = sample["document"]
-    return Sample(
-        document_id=document["id"],
-        title=document["title"],
-        uri=document["uri"],
-        prompt=sample["prompt"],
-        text=sample["text"],
-        truth=sample["truth"],
-        text_parts=mark_shared(sample["text"], passages),
-        truth_parts=mark_shared(sample["truth"], passages),
-        sources=sources,
+    source = importlib.resources.files("experiments.report") / template
+    return environment.from_string(source.read_text(encoding="utf-8")).render(
+        page=page, colours=plots.COLOURS
     )
+
+
+def _sample(sample: Mapping) -> dict[str, Any]:
+    """A continuation with each passage once, and its words that passages hold, too."""
+    sources = {source["chunk_id"]: source for source in reversed(sample["sources"])}
+    passages = [source["text"] + source["continuation"] for source in sources.values()]
+    return {
+        **sample,
+        "sources": sorted(sources.values(), key=sample["sources"].index),
+        "text_parts": mark_shared(sample["text"], passages),
+        "truth_parts": mark_shared(sample["truth"], passages),
+    }
+
+
+class Part(NamedTuple):
+    """A stretch of text, and whether its words stand in a passage as well."""
+
+    text: str
+    shared: bool
 
 
 def mark_shared(text: str, passages: Sequence[str]) -> list[Part]:
@@ -249,7 +147,7 @@ def mark_shared(text: str, passages: Sequence[str]) -> list[Part]:
         if run not in known:
             continue
         start, stop = words[place].start(), words[place + _SHARED_WORDS - 1].end()
-        if spans and start <= spans[-1][1]:
+        if spans and start <= spans[-1][1]:  # goes on with the run before
             start = spans.pop()[0]
         spans.append((start, stop))
     parts, done = [], 0
@@ -263,12 +161,12 @@ def _runs(words: Sequence[str]) -> list[tuple[str, ...]]:
     return list(zip(*(words[first:] for first in range(_SHARED_WORDS)), strict=False))
 
 
-def _write_figures(folder: Path, figures: Sequence[Plot]) -> None:
+def _write_pictures(folder: Path, drawn: Sequence[plots.Plot]) -> None:
     """PNGs for the Markdown; those of an earlier report that are no more are removed."""
     folder.mkdir(exist_ok=True)
-    for plot in figures:
+    for plot in drawn:
         write_file(folder / f"{plot.name}.png", plots.png(plot.figure))
-    wanted = {f"{plot.name}.png" for plot in figures}
+    wanted = {f"{plot.name}.png" for plot in drawn}
     for path in folder.glob("*.png"):
         if path.name not in wanted:
             path.unlink()

@@ -1,13 +1,14 @@
-"""What an evaluation shows, in words and table cells made from its numbers alone."""
+"""An evaluation's verdict: sentences and table cells, made from its numbers alone."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 ORDER = ("off", "on", "random")
 NOT_KNOWN = "n/a"
 # Ours: below this many documents a percentile bootstrap is visibly too narrow.
 _FEW_DOCUMENTS = 30
+_LITTLE_OVERLAP = "little_overlap_bits_per_byte"
 
 _MEANINGS = {
     "off": (
@@ -31,22 +32,18 @@ _BASELINE = (
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Row:
-    """One condition in the table, every cell as it is shown."""
+class Row(NamedTuple):
+    """A condition in the table, with its cells as they are shown."""
 
     condition: str
     meaning: str
-    bits_per_byte: str
-    interval: str
-    minus_off: str
-    minus_off_interval: str
-    little_overlap: str
-    little_overlap_minus_off: str
+    cells: tuple[
+        str, ...
+    ]  # bits per byte, difference to off, the same at little overlap
 
 
 def number(value: float, digits: int = 4) -> str:
-    """'2.1500'; a real minus sign, no negative zero, and `NOT_KNOWN` for NaN."""
+    """Writes '2.1500', with a real minus sign, no negative zero, `NOT_KNOWN` for NaN."""
     if not math.isfinite(value):
         return NOT_KNOWN
     text = f"{value:.{digits}f}"
@@ -56,58 +53,61 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def signed(value: float) -> str:
-    """'+0.0100', '−0.0100', '0.0000'."""
+    """Writes a difference: '+0.0100', '−0.0100', '0.0000'."""
     text = number(value)
     return f"+{text}" if value > 0 and text != number(0.0) else text
 
 
 def interval(ends: tuple[float, float], shown=number) -> str:
-    """'2.1000 to 2.2000'; `NOT_KNOWN` if an end is NaN."""
+    """Writes '2.1000 to 2.2000', or `NOT_KNOWN` if an end is NaN."""
     if not all(map(math.isfinite, ends)):
         return NOT_KNOWN
     return f"{shown(ends[0])} to {shown(ends[1])}"
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """'62 %', with a space that does not break."""
+    """Writes '62 %', with a space that does not break."""
     return f"{number(100 * share, digits)}\N{NO-BREAK SPACE}%"
 
 
 def table(results: Mapping) -> list[Row]:
     """The conditions that were measured, always in the same order."""
     measured = results["conditions"]
-    off_little = measured["off"]["little_overlap_bits_per_byte"]
     meanings = _MEANINGS if "on" in measured else {"off": _BASELINE}
     if (results.get("init_from") or {}).get("freeze"):
         meanings = meanings | {"off": _FROZEN}
-    return [
-        _row(name, meanings[name], measured[name], off_little)
-        for name in ORDER
-        if name in measured
-    ]
-
-
-def _row(name: str, meaning: str, values: Mapping, off_little: float) -> Row:
-    little = values["little_overlap_bits_per_byte"]
-    is_off = name == "off"
-    return Row(
-        condition=name,
-        meaning=meaning,
-        bits_per_byte=number(values["bits_per_byte"]),
-        interval=interval(values["interval"]),
-        minus_off="0" if is_off else signed(values["minus_off"]),
-        minus_off_interval=(
+    off_little, rows = measured["off"][_LITTLE_OVERLAP], []
+    for name in (name for name in ORDER if name in measured):
+        values, is_off = measured[name], name == "off"
+        little = values[_LITTLE_OVERLAP]
+        cells = (
+            number(values["bits_per_byte"]),
+            interval(values["interval"]),
+            "0" if is_off else signed(values["minus_off"]),
             "by definition"
             if is_off
-            else interval(values["minus_off_interval"], signed)
-        ),
-        little_overlap=number(little),
-        little_overlap_minus_off="0" if is_off else signed(little - off_little),
+            else interval(values["minus_off_interval"], signed),
+            number(little),
+            "0" if is_off else signed(little - off_little),
+        )
+        rows.append(Row(name, meanings[name], cells))
+    return rows
+
+
+def caption(results: Mapping, chunk_len: int) -> str:
+    """What the table's numbers are, and how they were measured."""
+    return (
+        f"Bits per byte of the {results['split']} split's documents, which are not in the "
+        "database; less is better. Intervals: bootstrap over whole documents; differences "
+        "are taken on the same documents. Little overlap: the "
+        f"{percent(results['little_overlap_share'])} of chunks that share at most "
+        f"{chunk_len // 8} of their {chunk_len} tokens in a row with a passage retrieved "
+        "for them or read by them."
     )
 
 
 def effect(values: Mapping) -> str:
-    """'lower', 'higher', 'unclear' (zero is inside the interval) or 'unknown' (none)."""
+    """Tells the direction: 'lower', 'higher', 'unclear' (may be zero) or 'unknown'."""
     low, high = values["minus_off_interval"]
     if not (math.isfinite(low) and math.isfinite(high)):
         return "unknown"
@@ -129,13 +129,14 @@ def headline(results: Mapping) -> str:
             f"{number(off['bits_per_byte'])} bits per byte on "
             f"{counted(documents, 'held-out document')} (95 % interval {ends})."
         )
-    said = _about_retrieval(measured["on"], off, documents)
+    clauses = [_effect_of_retrieval(measured["on"], off, documents)]
     if "random" in measured:
-        said += f"; {_about_random(measured['random'], measured['on'])}"
-    return f"{said}."
+        clauses.append(_effect_of_random(measured["random"], measured["on"]))
+    return f"{'; '.join(clauses)}."
 
 
-def _about_retrieval(on: Mapping, off: Mapping, documents: int) -> str:
+def _effect_of_retrieval(on: Mapping, off: Mapping, documents: int) -> str:
+    """A clause of the headline; an interval that holds zero shows no effect."""
     difference = on["minus_off"]
     from_to = f"from {number(off['bits_per_byte'])} to {number(on['bits_per_byte'])}"
     ends = interval(on["minus_off_interval"], signed)
@@ -159,17 +160,22 @@ def _about_retrieval(on: Mapping, off: Mapping, documents: int) -> str:
     )
 
 
-def _about_random(random: Mapping, on: Mapping) -> str:
+def _effect_of_random(random: Mapping, on: Mapping) -> str:
+    """A clause of the headline: random passages are the control for retrieval."""
     difference = random["minus_off"]
     ends = interval(random["minus_off_interval"], signed)
     match effect(random):
         case "lower":
-            said = f"random passages lower them too, by {number(-difference)} ({ends})"
+            lowers = (
+                f"random passages lower them too, by {number(-difference)} ({ends})"
+            )
             if effect(on) != "lower":
-                return said
+                return lowers
             if difference <= on["minus_off"]:
-                return f"{said}, no less, so the gain is not owed to what is retrieved"
-            return f"{said}, so not all of the gain is owed to what is retrieved"
+                return (
+                    f"{lowers}, no less, so the gain is not owed to what is retrieved"
+                )
+            return f"{lowers}, so not all of the gain is owed to what is retrieved"
         case "higher":
             return f"random passages raise them by {number(difference)} ({ends})"
         case "unclear":
@@ -181,29 +187,28 @@ def _about_random(random: Mapping, on: Mapping) -> str:
 
 
 def notes(results: Mapping) -> list[str]:
-    """What a careful reader should hold against the headline."""
+    """Reservations that a careful reader should hold against the headline."""
     measured, documents = results["conditions"], results["documents"]
-    said = []
+    found = []
     if "on" in measured:
-        little = "little_overlap_bits_per_byte"
-        difference = measured["on"][little] - measured["off"][little]
+        difference = measured["on"][_LITTLE_OVERLAP] - measured["off"][_LITTLE_OVERLAP]
         if math.isfinite(difference):
-            said.append(
+            found.append(
                 "Where chunks have little word for word in common with their passages "
                 f"({percent(results['little_overlap_share'])} of the chunks), retrieval makes "
                 f"a difference of {signed(difference)}: what is left of its effect where "
                 "there is little to copy. No interval was computed for this one."
             )
         else:
-            said.append("No chunk has little in common with its passages.")
+            found.append("No chunk has little in common with its passages.")
     if documents < _FEW_DOCUMENTS:
-        said.append(
+        found.append(
             f"With {counted(documents, 'document')} the intervals themselves are rough "
             "and rather too narrow: measure on more held-out text before relying on them."
         )
-    return said
+    return found
 
 
 def counted(count: float, noun: str) -> str:
-    """'1 document', '12,000 documents'."""
+    """Writes '1 document', '12,000 documents'."""
     return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"

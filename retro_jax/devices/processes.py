@@ -1,4 +1,4 @@
-"""One run in several processes: joining them, and who of them speaks.
+"""One run in several processes: how they join, and which of them speaks.
 
 Every process runs the same program on its own devices; JAX makes one machine of them. So
 they must be joined before JAX looks at its devices, and if one is lost all must end: the
@@ -127,7 +127,7 @@ class Cluster:
 
 
 def _check_port_is_free(port: int) -> None:
-    """JAX's coordinator crashes on a port that is in use."""
+    """Raises ValueError for a port in use, on which JAX's coordinator would crash."""
     try:
         with socket.create_server(("", port)):
             pass
@@ -138,7 +138,7 @@ def _check_port_is_free(port: int) -> None:
         ) from error
 
 
-class Together:
+class JoinedProcesses:
     """A block that processes run together, joined at its start.
 
     In it only process 0 speaks. An error ends its process at once: at a usual exit it

@@ -53,7 +53,7 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
 def arranged(
     devices: Sequence[Any], replicas: int, data: int, model: int
 ) -> np.ndarray:
-    """Devices as [replica, data, model], so that the fewest axes cross slices.
+    """Arranges devices as [replica, data, model], so that the fewest axes cross slices.
 
     A slice is what fast links join: a TPU slice, the GPUs of a host. It holds one or more
     whole replicas; where a replica needs several slices, its 'data' axis spans them, and
@@ -90,7 +90,7 @@ def arranged(
 
 
 def letters_of(name: str) -> str:
-    """'decoder/5/cross/w_q_DHK' -> 'DHK'; '' for a name without letters."""
+    """The letters at a name's end: 'DHK' of 'decoder/5/cross/w_q_DHK'; '' if none."""
     suffix = name.rsplit("_", 1)[-1]
     return suffix if suffix.isupper() and suffix.isalpha() else ""
 
@@ -123,7 +123,7 @@ def _spec(letters: str, axes: dict[str, str]) -> P:
 
 
 def _fitted_spec(name: str, array, mesh) -> P:
-    """As `parameter_spec`; heads of keys that a mesh can't split are held whole."""
+    """Gives `parameter_spec`, but holds heads of keys whole that a mesh can't split."""
     spec = parameter_spec(name, array)
     if name.endswith(_KEY_HEADS) and array.shape[1] % mesh.shape["model"]:
         return P(spec[0], None, None)
@@ -179,7 +179,7 @@ def activation_spec(letters: str) -> P:
 
 
 def platform() -> str:
-    """What the mesh in use is made of (cpu, gpu or tpu); without one, the default's.
+    """The kind of device in use: cpu, gpu or tpu; without a mesh, the default's.
 
     They differ when compiling for devices that are not there.
     """
@@ -190,7 +190,7 @@ def platform() -> str:
 
 
 def num_devices() -> int:
-    """Of the mesh in use; 1 without one."""
+    """The number of devices of the mesh in use; 1 without one."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.size
 
@@ -261,7 +261,7 @@ def local_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " B"]:
 
 
 def parts_of_process(grid: np.ndarray, process_index: int) -> np.ndarray:
-    """Which parts of a batch a process holds, of a mesh's devices [..., model]."""
+    """Numbers of the parts of a batch that a process holds, of devices [..., model]."""
     owners = np.vectorize(lambda device: device.process_index, otypes=[int])(grid)
     is_mine = (owners == process_index).any(axis=-1)
     return np.flatnonzero(is_mine)
@@ -298,7 +298,7 @@ def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]
 
 
 def on_host(tree):
-    """Arrays of numpy, the same in every process; all processes must ask for them."""
+    """Gives arrays of numpy, the same in every process; all processes must call it."""
 
     def whole(array: jax.Array):
         if array.is_fully_addressable or array.is_fully_replicated:

@@ -27,7 +27,7 @@ class Checkpoints:
     """The numbered checkpoints in one folder; the newest few are kept."""
 
     def __init__(self, folder: Path, *, keep: int | None):
-        """`keep` is how many of the newest are kept; None keeps all, as readers do."""
+        """Opens the folder; `keep` of the newest are kept, all if None, as readers do."""
         quiet_orbax.silence()
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
@@ -88,16 +88,16 @@ class Checkpoints:
         with self._explained():
             self._manager.wait_until_finished()
 
-    def about(self, step: int) -> dict:
-        """What a checkpoint says of the run it belongs to.
+    def run_of(self, step: int) -> dict:
+        """The run that a checkpoint belongs to, as it was saved beside it.
 
         Raises:
             ValueError: if that part of it is damaged.
         """
-        about, damage = self._attempt(lambda: self._read_about(step))
+        found, damage = self._attempt(lambda: self._read_run(step))
         if damage is not None:
             raise ValueError(f"{self._manager.directory}/{step} is damaged: {damage}")
-        return about[0]
+        return found[0]
 
     def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """The shape of every parameter of a checkpoint, without reading any."""
@@ -148,10 +148,10 @@ class Checkpoints:
     def _read(
         self, step: int, abstract_state, run: dict, part: bool
     ) -> tuple[Any, str | None]:
-        """(state, None), or (None, what is damaged): the same in every process."""
-        about, damage = self._attempt(lambda: self._read_about(step))
+        """Gives (state, None), or (None, what is damaged), the same in every process."""
+        found, damage = self._attempt(lambda: self._read_run(step))
         if damage is None:
-            saved_run, expected = about
+            saved_run, expected = found
             self._check_run(step, saved_run, run)
             wanted = ocp.args.PyTreeRestore(
                 item=abstract_state,
@@ -165,15 +165,15 @@ class Checkpoints:
             )
         if damage is not None:
             return None, damage
-        found, _ = fingerprints.examine(state)
-        names = found.keys() if part else found.keys() | expected.keys()
+        restored, _ = fingerprints.examine(state)
+        names = restored.keys() if part else restored.keys() | expected.keys()
         for name in sorted(names):
-            if found.get(name) != expected.get(name):
+            if restored.get(name) != expected.get(name):
                 return None, f"array {name} is not what was saved (its bits differ)"
         return state, None
 
-    def _read_about(self, step: int) -> tuple[dict, dict[str, int]]:
-        """What the checkpoint belongs to, and its arrays' fingerprints."""
+    def _read_run(self, step: int) -> tuple[dict, dict[str, int]]:
+        """The run that the checkpoint belongs to, and its arrays' fingerprints."""
         run = self._read_item(step, "run", ocp.args.JsonRestore())
         saved = self._read_item(step, "fingerprints", ocp.args.JsonRestore())
         if saved["run"] != _crc(run):
@@ -198,7 +198,7 @@ class Checkpoints:
             return reader.restore(self._manager.directory / str(step) / name, args=args)
 
     def _attempt(self, read: Callable[[], Any]) -> tuple[Any, str | None]:
-        """What was read, or what was wrong with it; the same kind in every process."""
+        """Gives what was read, or what is damaged: of one kind in every process."""
         value, damage = None, None
         try:
             value = read()
@@ -213,7 +213,7 @@ class Checkpoints:
         return value, damage
 
     def _check_run(self, step: int, saved: dict, run: dict) -> None:
-        had, has = _flat(saved), _flat(run)
+        had, has = _by_dotted_name(saved), _by_dotted_name(run)
         for key, value in has.items():
             if had.get(key) != value:
                 raise ValueError(
@@ -265,8 +265,8 @@ class Checkpoints:
             self._manager.close()
 
 
-def _flat(run: dict) -> dict[str, Any]:
-    """Settings of parts by names as model.depth."""
+def _by_dotted_name(run: dict) -> dict[str, Any]:
+    """The settings of all parts by dotted names, as model.depth."""
     flat: dict[str, Any] = {}
     for key, value in run.items():
         if isinstance(value, dict):
@@ -282,7 +282,7 @@ def _crc(run: dict) -> int:
 
 
 def _first_cause(error: BaseException) -> str:
-    """In one short line what an Orbax error goes back to, and the array if it says so."""
+    """The cause of an Orbax error in one short line, with the array if it names one."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"

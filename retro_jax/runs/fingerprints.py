@@ -28,7 +28,7 @@ def examine(tree) -> tuple[dict[str, int], list[str]]:
     for path, array in jax.tree_util.tree_flatten_with_path(tree)[0]:
         # One after the other: hundreds of small sums over all devices at once starve each
         # other on simulated ones. And not in one program, which takes longer to compile.
-        found, bad = jax.device_get(_look(array, _replicated(array))).tolist()
+        found, bad = jax.device_get(_fingerprint(array, _replicated(array))).tolist()
         fingerprints[_name(path)] = found
         if bad:
             not_finite.append(_name(path))
@@ -48,15 +48,15 @@ def _replicated(array) -> NamedSharding | None:
 
 
 @functools.partial(jax.jit, static_argnames="where")
-def _look(array: Array, where: NamedSharding | None) -> UInt32[Array, "2"]:
-    """Fingerprint, and how many numbers are not finite.
+def _fingerprint(array: Array, where: NamedSharding | None) -> UInt32[Array, "2"]:
+    """The fingerprint of an array, and how many of its numbers are not finite.
 
     The fingerprint is the sum, modulo 2**32, of a mix of each word with its position. A
     single changed word always changes it, since the mix is one-to-one; any other damage
     goes unseen once in 2**32. Plain weights instead of a mix would not do: x and -x could
     change places, as their words differ by 2**31 and any two odd weights by an even number.
     """
-    words = _words(array)
+    words = _as_uint32(array)
     position = jnp.zeros(words.shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(words.ndim)):
@@ -71,7 +71,7 @@ def _look(array: Array, where: NamedSharding | None) -> UInt32[Array, "2"]:
     return pair if where is None else jax.lax.with_sharding_constraint(pair, where)
 
 
-def _words(array: Array) -> Array:
+def _as_uint32(array: Array) -> Array:
     """The bits as uint32; numbers of 64 bits give two words, on one more axis."""
     if array.dtype == jnp.bool:
         array = array.astype(jnp.uint8)
@@ -84,7 +84,7 @@ def _words(array: Array) -> Array:
 
 
 def _mix(word: Array) -> Array:
-    """One-to-one on 32 bits; every bit in changes about half of the bits out.
+    """Mixes 32 bits, one-to-one; every bit in changes about half of the bits out.
 
     Source: the finaliser of MurmurHash3, Austin Appleby, in the public domain.
     """

@@ -40,6 +40,7 @@ class MetricsWriter:
         self._board = SummaryWriter(str(folder), purge_step=first_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Appends the values of a step, at once on disk."""
         if not self._writes:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -49,6 +50,7 @@ class MetricsWriter:
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """Closes both files."""
         if self._writes:
             self._file.close()
             self._board.close()
@@ -76,10 +78,12 @@ class Rate:
         self._tokens, self._waited_s = 0, 0.0
 
     def add(self, tokens: int, waited_s: float) -> None:
+        """Counts the tokens of a step, and how long it waited for its batch."""
         self._tokens += tokens
         self._waited_s += waited_s
 
     def take(self) -> dict[str, float]:
+        """Gives rate and share since the last call, and begins anew."""
         elapsed_s = max(self._clock() - self._start_s, 1e-9)
         values = {
             "tokens_per_s": self._tokens / elapsed_s,
@@ -90,12 +94,12 @@ class Rate:
 
 
 def say(line: str) -> None:
-    """One line for the person who watches, at once, whatever standard output is."""
+    """Prints a line for the person who watches, at once, whatever standard output is."""
     print(line, file=sys.stdout, flush=True)
 
 
 def duration(seconds: float) -> str:
-    """'12 s', '3 min 05 s', '2 h 07 min'."""
+    """A time in words: '12 s', '3 min 05 s', '2 h 07 min'."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

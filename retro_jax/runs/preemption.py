@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, as clusters send it before they take a machine away."""
+"""SIGTERM, which clusters send before they take a machine away, ends a run in order."""
 
 import contextlib
 import signal

@@ -13,13 +13,12 @@ from typing import Any
 
 
 def silence() -> None:
-    """From now on, in this process; all other complaints come through.
+    """Silences Orbax's leftovers in this process from now on, and nothing else.
 
     May be called again: then what was put in the hook's place meanwhile is kept as well.
     """
-    logging.getLogger("asyncio").addFilter(
-        _is_no_echo
-    )  # once, however often it is added
+    # A filter is there once, however often it is added.
+    logging.getLogger("asyncio").addFilter(_is_not_of_orbax)
     if not isinstance(sys.unraisablehook, _Hook):
         sys.unraisablehook = _Hook(sys.unraisablehook)
 
@@ -37,5 +36,5 @@ class _Hook:
             self.other(unraisable)
 
 
-def _is_no_echo(record: logging.LogRecord) -> bool:
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.getMessage()

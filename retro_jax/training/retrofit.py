@@ -1,4 +1,4 @@
-"""From a trained baseline to a RETRO: only its encoder and its CCA are new.
+"""A retrofit: a trained baseline becomes a RETRO, whose encoder and CCA are new.
 
 The baseline's parameters become the decoder's, under the same names; what a baseline lacks
 starts at random, but for CCA's output projection, which starts at zero. So step 0 is the
@@ -19,11 +19,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from retro_jax.config import ModelConfig
 from retro_jax.devices import sharding
@@ -66,54 +64,6 @@ def _shapes(cfg: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     return parameters.named(parameters.skeleton(dataclasses.replace(cfg)))
 
 
-def split(
-    params: parameters.Parameters, trained: frozenset[str] | None
-) -> tuple[parameters.Parameters, parameters.Parameters]:
-    """The parameters that are trained and those that are frozen; None trains all."""
-    if trained is None:
-        return params, {}
-    return (
-        {name: array for name, array in params.items() if name in trained},
-        {name: array for name, array in params.items() if name not in trained},
-    )
-
-
-def first_state(
-    cfg: ModelConfig,
-    make_state: Callable[[], dict],
-    shardings: dict,
-    backbone: parameters.Parameters | None,
-) -> dict:
-    """The state of step 0: the backbone's arrays themselves and new ones beside them.
-
-    Args:
-        make_state: makes the state of a run from nothing; of that the new is computed.
-        shardings: of that state.
-        backbone: on the same shardings. Not copied: who donates the state donates them.
-            None begins from nothing.
-    """
-    if backbone is None:
-        return jax.jit(make_state, out_shardings=shardings)()
-    names = new_names(cfg)
-
-    def make_new():
-        made = make_state()
-        params = {
-            name: jnp.zeros_like(array) if _is_cca_output(name) else array
-            for name, array in made["params"].items()
-            if name in names
-        }
-        return {**made, "params": params}
-
-    of_new = {name: shardings["params"][name] for name in names}
-    made = jax.jit(make_new, out_shardings={**shardings, "params": of_new})()
-    return {**made, "params": {**backbone, **made["params"]}}
-
-
-def _is_cca_output(name: str) -> bool:
-    return name.startswith("decoder/") and "/cross/w_o_" in name
-
-
 def load(path: Path, cfg: ModelConfig, mesh, run: dict) -> Baseline:
     """Reads a baseline's parameters, once it is sure that they fit.
 
@@ -130,7 +80,7 @@ def load(path: Path, cfg: ModelConfig, mesh, run: dict) -> Baseline:
     keeper = checkpoints.Checkpoints(folder, keep=None)
     with contextlib.closing(keeper) as saved:
         name = f"init_from {folder}/{step}"
-        _check_run(name, saved.about(step), cfg, run)
+        _check_run(name, saved.run_of(step), cfg, run)
         shapes = _shapes(_baseline(cfg))
         _check_shapes(name, saved.shapes(step), shapes)
         wanted = checkpoints.abstract(shapes, sharding.state_shardings(shapes, mesh))
@@ -197,7 +147,7 @@ def _check_shapes(name: str, shapes: dict, wanted: dict) -> None:
 
 
 def fingerprint(params: parameters.Parameters) -> str:
-    """16 hexadecimal digits that change with any bit; the same on any mesh.
+    """Gives 16 hexadecimal digits that change with any bit, the same on any mesh.
 
     Against mix-ups, not against malice.
     """

@@ -1,4 +1,4 @@
-"""What a run says of its steps: lines for whoever watches, numbers for later."""
+"""The log of a run's steps: lines for the person who watches, numbers for later."""
 
 import math
 import time
@@ -15,7 +15,7 @@ from retro_jax.training.optimizer import learning_rate
 T = TypeVar("T")
 
 
-class StepLog:
+class TrainingLog:
     """Collects the sums of steps and writes them every `log_every` steps.
 
     The sums of a step are read once the next one has been started, so that looking at
@@ -42,8 +42,8 @@ class StepLog:
         self._updates, self._skipped_in_a_row = 0, 0
         self._gradient_norm = math.nan  # of the last update since the last line
 
-    def waiting_for(self, get: Callable[[], T]) -> T:
-        """What `get` gives; the time it takes is time spent waiting for data."""
+    def timed(self, get: Callable[[], T]) -> T:
+        """Gives what `get` gives, and counts its time as time spent waiting for data."""
         start_s = time.perf_counter()
         batch = get()
         self._waited_s = time.perf_counter() - start_s

@@ -10,16 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from experiments import command_line
-
-TINY = "--config=experiments/configs/tiny.py"
-
-
-def run_main(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "experiments.main", *flags]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=100, check=False
-    )
+from experiments import command_line, config
+from tests.commands import TINY, run
 
 
 @pytest.mark.parametrize(
@@ -36,10 +28,59 @@ def run_main(*flags: str) -> subprocess.CompletedProcess[str]:
 )
 def test_wrong_flag_is_named_in_one_line(tmp_path, flag, named):
     flags = [flag] if "--config=" in flag or flag.startswith(TINY) else [TINY, flag]
-    done = run_main(*flags, f"--workdir={tmp_path}", "--job=train")
+    done = run("experiments.main", *flags, f"--workdir={tmp_path}", "--job=train")
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: ") and named in line
+
+
+def test_a_setting_that_is_not_there_points_to_the_help():
+    wrong = "--config.data.zzzzzzzz=1"
+    done = run("experiments.build_database", TINY, wrong, "--database=x")
+    assert "no setting data.zzzzzzzz (--help lists all of them)" in done.stderr
+
+
+def test_help_shows_every_setting_as_it_is_typed():
+    done = run("experiments.build_database", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    lines = done.stdout.splitlines()
+    shown = [line.split()[0] for line in lines if line.startswith("  --config.")]
+    names = [flag.partition("=")[0].removeprefix("--config.") for flag in shown]
+    assert names == config.setting_names()
+    assert "--config.data.vocab_size=4096" in shown
+    assert "--config.model.depth=..." in shown  # only a config file gives it
+    assert "int; of a trained tokenizer, at most" in done.stdout
+    assert "--engine=local|ray" in done.stdout
+    assert "--workdir" not in done.stdout and "--logtostderr" not in done.stdout
+
+
+def test_help_of_a_configuration_shows_its_values():
+    changed = "--config.train.seed=7"
+    done = run("experiments.main", f"{TINY}:baseline", changed, "--help")
+    assert done.returncode == 0
+    shown = {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
+    assert {"--config.data.vocab_size=2048", "--config.model.depth=4", changed} <= shown
+    assert "  --config.model.cca_layers='()' " in done.stdout
+
+
+def test_help_of_a_configuration_that_is_not_there_is_a_mistake():
+    done = run("experiments.main", "--config=nope.py", "--help")
+    assert done.returncode == 2
+    assert "nope.py" in done.stderr and not done.stdout
+
+
+def test_a_command_line_is_read_before_jax_and_tensorflow_are_imported():
+    imported = (
+        "import sys, experiments.MODULE; "
+        "sys.exit(str({'jax', 'tensorflow', 'numpy'} & set(sys.modules)))"
+    )
+    for module in ("main", "build_database", "database"):
+        code = imported.replace("MODULE", module)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+        assert done.stderr == "set()\n", module
 
 
 def test_ctrl_c_ends_the_command_with_a_word_and_nothing_half_written(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from retro_jax import evaluation
 from retro_jax.evaluation import ChunkLosses
-from retro_jax.training import train
+from retro_jax.training.step import token_losses
 from tests import tiny_model
 
 CFG = tiny_model.small_config(vocab_size=16)
@@ -70,7 +70,7 @@ def test_chunks_stand_in_the_order_of_the_batches(on):
     np.testing.assert_array_equal(on.tokens_X, [2, 4, 4, 4, 4, 4, 2, 4, 4, 0, 0, 0])
     batch = next(iter(_batches()))
     del batch["documents_BC"]
-    losses = jax.jit(functools.partial(train.token_losses, CFG))
+    losses = jax.jit(functools.partial(token_losses, CFG))
     losses_BL = np.asarray(losses(PARAMS, batch), np.float64)
     expected = (losses_BL * batch["loss_weights_BL"]).reshape(-1, CFG.chunk_len)
     np.testing.assert_allclose(on.loss_nats_X[:6], expected.sum(axis=1), rtol=1e-5)
@@ -160,6 +160,23 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     intervals = [evaluation.interval(_synthetic(seed)) for seed in range(60)]
     covered = sum(low <= truth <= high for low, high in intervals)
     assert 51 <= covered <= 60
+
+
+def test_the_interval_ends_at_the_2_5th_and_97_5th_percentile():
+    """Of the mean of two documents, drawn with replacement: a quarter of the draws has the
+    first twice, a half both, a quarter the second twice. And of many documents, the
+    normal law's 1.96 standard errors."""
+    two = ChunkLosses(
+        np.array([0.0, math.log(2)]), np.ones(2), np.ones(2), np.arange(2)
+    )
+    assert evaluation.interval(two) == (0.0, pytest.approx(1.0))
+    rng = np.random.default_rng(0)
+    nats = rng.normal(1.0, 0.3, 400) * math.log(2)
+    many = ChunkLosses(nats, np.ones(400), np.ones(400), np.arange(400))
+    error = (nats / math.log(2)).std() / math.sqrt(400)
+    low, high = evaluation.interval(many)
+    # 2,000 draws place a percentile to about 3 %; a 90 % interval would be 1.645 wide.
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.06)
 
 
 def test_the_difference_is_taken_draw_by_draw():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retro_jax import generation
-from retro_jax.generation import choose, generate
+from retro_jax.generation import generate, sample_token
 from tests import tiny_model
 
 CFG = tiny_model.small_config(depth=2, cca_layers=(2,), tie_output=False)
@@ -217,7 +217,7 @@ logits = st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=12).map(
 def test_a_token_is_drawn_from_the_smallest_likely_set(
     logits_V, temperature, top_p, seed
 ):
-    token = choose(logits_V, temperature, top_p, np.random.default_rng(seed))
+    token = sample_token(logits_V, temperature, top_p, np.random.default_rng(seed))
     probabilities = np.exp(logits_V.astype(np.float64) / temperature)
     probabilities /= probabilities.sum()
     likelier = probabilities[probabilities > probabilities[token]].sum()
@@ -228,18 +228,18 @@ def test_a_token_is_drawn_from_the_smallest_likely_set(
 def test_the_likeliest_token_without_temperature_or_nucleus(logits_V, seed):
     rng = np.random.default_rng(seed)
     best = logits_V.max()
-    assert logits_V[choose(logits_V, 0.0, 0.95, rng)] == best
-    assert logits_V[choose(logits_V, 1.0, 0.0, rng)] >= best - 1e-6
-    assert logits_V[choose(logits_V, 1e-9, 0.3, rng)] >= best - 1e-6
+    assert logits_V[sample_token(logits_V, 0.0, 0.95, rng)] == best
+    assert logits_V[sample_token(logits_V, 1.0, 0.0, rng)] >= best - 1e-6
+    assert logits_V[sample_token(logits_V, 1e-9, 0.3, rng)] >= best - 1e-6
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely():
     probabilities = np.array([0.5, 0.05, 0.3, 0.15])
     logits_V = np.log(probabilities).astype(np.float32)
     rng = np.random.default_rng(0)
-    draws = [choose(logits_V, 1.0, 1.0, rng) for _ in range(4000)]
+    draws = [sample_token(logits_V, 1.0, 1.0, rng) for _ in range(4000)]
     shares = np.bincount(draws, minlength=4) / 4000
     np.testing.assert_allclose(shares, probabilities, atol=0.03)
-    draws = [choose(logits_V, 1.0, 0.8, rng) for _ in range(2000)]
+    draws = [sample_token(logits_V, 1.0, 0.8, rng) for _ in range(2000)]
     shares = np.bincount(draws, minlength=4) / 2000
     np.testing.assert_allclose(shares, [0.625, 0.0, 0.375, 0.0], atol=0.04)

@@ -1,11 +1,11 @@
 """Compiles the real training step for TPU slices that are not there, and says what it needs.
 
     python -m tools.aot --config=experiments/configs/retro.py:7.5b \
-        --topology=v5p:4x4x4 [--config.mesh.model=4 --config.train.accumulation=8 ...]
+        --topology=v5p:4x4x4 --config.mesh.model=4 --config.train.accumulation=8
 
 The TPU compiler runs on any Linux machine (`make install-aot`); nothing is run on a TPU.
 Each topology, with retrieval and without, is compiled by a process of its own, one after
-the other. `--out` gets `aot.json` and `aot.md`. Without a mesh and an accumulation of your
+the other. `--out` gets the result as JSON. Without a mesh and an accumulation of your
 own the command takes those that it found best, where it knows the size and topology.
 """
 
@@ -24,10 +24,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from data_pipeline.storage.files import write_file
 from experiments import command_line
 from experiments.config import Experiment
 from tools.aot import roofline, table
+from tools.benchmark import result
 
 # Apart from other packages: where JAX finds it, every program looks for a TPU first, and says
 # in five lines that there is none.
@@ -38,8 +38,8 @@ _TOPOLOGY = flags.DEFINE_list("topology", None, "Slices such as v5p:4x4x4, by co
 _RETRIEVAL = flags.DEFINE_enum(
     "retrieval", "both", ["both", "on", "off"], "With neighbours, without, or both."
 )
-_OUT = flags.DEFINE_string("out", None, "Folder for aot.json and aot.md.")
-_LIMIT_S = flags.DEFINE_integer("limit_s", 1800, "Seconds that a compilation may take.")
+_OUT = flags.DEFINE_string("out", None, "JSON file to write.")
+_LIMIT_S = 1800.0  # that a compilation may take
 _EFFORT = flags.DEFINE_float(
     "effort",
     -1.0,
@@ -65,17 +65,16 @@ _CHOSEN = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Job:
-    """One compilation.
+    """The settings of one compilation.
 
     Attributes:
         config: file, or file:argument.
         overrides: flags such as '--config.mesh.model=4'.
         topology: a slice by name.
         retrieval: False for the decoder alone.
-        effort: as the flag of this name.
-        limit_s: after which the compilation is given up.
+        effort: of the compiler, -1 to 1.
     """
 
     config: str
@@ -83,11 +82,10 @@ class Job:
     topology: str
     retrieval: bool
     effort: float = -1.0
-    limit_s: float = 1800
 
 
 def main(argv: list[str]) -> None:
-    """Compiles all that was asked for; in a process of its own, one of it."""
+    """Compiles all that was asked for; with `--row`, one of it in this process."""
     command_line.no_arguments(argv)
     topologies = _TOPOLOGY.value or []
     for name in topologies:
@@ -102,10 +100,16 @@ def main(argv: list[str]) -> None:
         )
         Path(_ROW.value).write_text(json.dumps(row), encoding="utf-8")
         return
-    rows = _all_rows(
-        _asked_for(topologies), command_line.folder(_OUT.value) if _OUT.value else None
+    flag = flags.FLAGS["config"]
+    conditions = ["on", "off"] if _RETRIEVAL.value == "both" else [_RETRIEVAL.value]
+    todo = jobs(
+        config_flags.get_config_filename(flag),
+        config_flags.get_override_values(flag),
+        topologies,
+        [condition == "on" for condition in conditions],
+        effort=_EFFORT.value,
     )
-    print(table.markdown(rows))
+    result.print_result(_compile_all(todo, Path(_OUT.value) if _OUT.value else None))
 
 
 def check_compiler() -> None:
@@ -117,19 +121,6 @@ def check_compiler() -> None:
         )
 
 
-def _asked_for(topologies: Sequence[str]) -> list[Job]:
-    flag = flags.FLAGS["config"]
-    conditions = ["on", "off"] if _RETRIEVAL.value == "both" else [_RETRIEVAL.value]
-    return jobs(
-        config_flags.get_config_filename(flag),
-        config_flags.get_override_values(flag),
-        topologies,
-        [condition == "on" for condition in conditions],
-        effort=_EFFORT.value,
-        limit_s=_LIMIT_S.value,
-    )
-
-
 def jobs(
     config: str,
     given: Mapping[str, object],
@@ -137,9 +128,8 @@ def jobs(
     conditions: Sequence[bool],
     *,
     effort: float,
-    limit_s: float,
 ) -> list[Job]:
-    """Each topology in each condition.
+    """Gives a job for each topology in each condition.
 
     Args:
         config: file, or file:argument.
@@ -161,41 +151,36 @@ def jobs(
                 for name, value in zip(names, chosen, strict=True)
             )
         found += [
-            Job(
-                config=config,
-                overrides=overrides,
-                topology=topology,
-                retrieval=retrieval,
-                effort=effort,
-                limit_s=limit_s,
-            )
+            Job(config, overrides, topology, retrieval, effort)
             for retrieval in conditions
         ]
     return found
 
 
-def _all_rows(todo: Sequence[Job], folder: Path | None) -> list[dict]:
-    """Compiles one after the other; what is done is in the folder after each."""
-    rows: list[dict] = []
+def _compile_all(todo: Sequence[Job], out: Path | None) -> result.Result:
+    """Compiles one after the other; writes what is done after each."""
+    conditions = result.describe_machine(("jax",))
+    conditions["command"] = result.command_line("tools.aot", sys.argv[1:])
+    notes = ["nothing was run on a TPU: times are bounds at the chips' published peaks"]
+    found = result.Result(name="aot", conditions=conditions, rows=[], notes=notes)
+    compiled: list[dict] = []
     for number, job in enumerate(todo, start=1):
         began_s = time.perf_counter()
-        row = run_job(job)
-        rows.append(row)
+        compiled.append(run_job(job))
         took_s = time.perf_counter() - began_s
-        print(
+        result.progress(
             f"{number}/{len(todo)}  {job.topology}, retrieval "
-            f"{'on' if job.retrieval else 'off'}: {row['status']} ({took_s:.0f} s)",
-            file=sys.stderr,
-            flush=True,
+            f"{'on' if job.retrieval else 'off'}: {compiled[-1]['status']} ({took_s:.0f} s)"
         )
-        if folder is not None:
-            write_file(folder / "aot.json", json.dumps(rows, indent=2) + "\n")
-            write_file(folder / "aot.md", table.markdown(rows))
-    return rows
+        config: result.Row = {"config": job.config.partition(":")[2] or job.config}
+        found.rows = [config | row for row in table.table_rows(compiled)]
+        if out is not None:
+            result.write_result(found, out)
+    return found
 
 
 def run_job(job: Job) -> dict:
-    """A row of the table, whatever becomes of the compiling process."""
+    """Compiles in a process; gives its row, or one that says why it failed."""
     paths = [str(COMPILER), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
@@ -207,14 +192,14 @@ def run_job(job: Job) -> dict:
     }
     row = {"topology": job.topology, "retrieval": job.retrieval}
     with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "row.json"
+        row_file = Path(folder) / "row.json"
         command = [
             *(sys.executable, "-m", "tools.aot"),
             f"--config={job.config}",
             *job.overrides,
             f"--topology={job.topology}",
             f"--retrieval={'on' if job.retrieval else 'off'}",
-            f"--row={result}",
+            f"--row={row_file}",
         ]
         try:
             done = subprocess.run(
@@ -222,13 +207,13 @@ def run_job(job: Job) -> dict:
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=job.limit_s,
+                timeout=_LIMIT_S,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return row | {"status": f"failed: took longer than {job.limit_s:.0f} s"}
+            return row | {"status": f"failed: took longer than {_LIMIT_S:.0f} s"}
         if done.returncode == 0:
-            return json.loads(result.read_text(encoding="utf-8"))
+            return json.loads(row_file.read_text(encoding="utf-8"))
         return row | {"status": f"failed: {_why(done.returncode, done.stderr)}"}
 
 

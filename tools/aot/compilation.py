@@ -1,4 +1,4 @@
-"""The compilation itself, in the process that `aot.py` starts for it.
+"""The compilation of one step, in the process that `tools.aot` starts for it.
 
 Everything is abstract: under a mesh of devices that are not there nothing can be computed,
 not even a random key.
@@ -6,14 +6,12 @@ not even a random key.
 
 import dataclasses
 import functools
-import importlib.metadata
 import math
 import resource
 import time
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -22,9 +20,12 @@ from experiments.config import Experiment
 from retro_jax.config import MeshConfig
 from retro_jax.devices import sharding
 from retro_jax.model import flops, parameters
-from retro_jax.training import retrofit, train
+from retro_jax.training import retrofit
 from retro_jax.training.optimizer import make_optimizer
+from retro_jax.training.step import train_step
+from retro_jax.training.train_state import initial_state
 from tools.aot import hlo, hlo_costs, roofline
+from tools.benchmark import sizes
 
 
 def compile_row(cfg: Experiment, topology: str, *, retrieval: bool) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def compile_row(cfg: Experiment, topology: str, *, retrieval: bool) -> dict[str,
         cfg.model.cca_layers = ()
     mesh = topology_mesh(where, cfg.mesh)
     row = _settings(cfg, where, mesh, retrieval=retrieval)
-    began_s, began_cpu_s = time.perf_counter(), time.process_time()
+    began_s = time.perf_counter()
     try:
         row |= _compiled(cfg, where, mesh, row["model_flops"])
         row["status"] = "ok"
@@ -54,13 +55,12 @@ def compile_row(cfg: Experiment, topology: str, *, retrieval: bool) -> dict[str,
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return row | {
         "compile_s": time.perf_counter() - began_s,
-        "compile_cpu_s": time.process_time() - began_cpu_s,
         "compile_peak_bytes": usage.ru_maxrss * 1024,
     }
 
 
 def topology_mesh(where: roofline.Slice, cfg: MeshConfig) -> Mesh:
-    """The mesh that a job on the slice's chips would make.
+    """Gives the mesh that a job on the slice's chips would make.
 
     Raises:
         ValueError: for a slice that the compiler does not know, or sizes that do not make
@@ -86,19 +86,17 @@ def topology_mesh(where: roofline.Slice, cfg: MeshConfig) -> Mesh:
 
 
 def lower_step(cfg: Experiment, mesh: Mesh) -> jax.stages.Lowered:
-    """The training step as `train.train` jits it, with abstract state and batch."""
+    """Lowers the training step as `train.train` jits it, with abstract state and batch."""
     optimizer = make_optimizer(cfg.optimizer, cfg.train.steps)
     freezes = cfg.init_from and cfg.train.freeze and cfg.model.cca_layers
     trained = retrofit.new_names(cfg.model) if freezes else None
     shapes = jax.eval_shape(
-        functools.partial(
-            train.initial_state, cfg.model, optimizer, cfg.train.seed, trained
-        )
+        functools.partial(initial_state, cfg.model, optimizer, cfg.train.seed, trained)
     )
     shardings = sharding.state_shardings(shapes, mesh)
     update = jax.jit(
         functools.partial(
-            train.train_step,
+            train_step,
             cfg.model,
             optimizer,
             cfg.train.accumulation,
@@ -117,35 +115,29 @@ def lower_step(cfg: Experiment, mesh: Mesh) -> jax.stages.Lowered:
 
 
 def abstract_batch(cfg: Experiment, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """A global batch, split as `sharding.to_devices` does.
+    """Gives the shapes of a global batch, split as `sharding.to_devices` does.
 
     Raises:
         ValueError: if the mesh can't split a micro-batch.
     """
-    batch, data = cfg.train.batch_size, cfg.data
-    sharding.check_batch("train.batch_size", batch, mesh, cfg.train.accumulation)
-    tokens_BL = (batch, data.sequence_chunks * data.chunk_len)
-    chunks_BCN = (batch, data.sequence_chunks, data.num_neighbours)
+    size, data = cfg.train.batch_size, cfg.data
+    sharding.check_batch("train.batch_size", size, mesh, cfg.train.accumulation)
+    load = sizes.Load(
+        sequence_len=data.sequence_chunks * data.chunk_len,
+        batch_size=1,
+        num_neighbours=data.num_neighbours,
+    )
     split = NamedSharding(mesh, P(sharding.batch_axes(mesh)))
-    shapes: dict[str, tuple[tuple[int, ...], type]] = {
-        "inputs_BL": (tokens_BL, np.int32),
-        "targets_BL": (tokens_BL, np.int32),
-        "loss_weights_BL": (tokens_BL, np.float32),
-        "target_bytes_BL": (tokens_BL, np.int32),
-        "segments_BL": (tokens_BL, np.int32),
-        "neighbours_BCNR": ((*chunks_BCN, data.neighbour_len), np.int32),
-        "neighbour_lengths_BCN": (chunks_BCN, np.int32),
-    }
     return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=split)
-        for name, (shape, dtype) in shapes.items()
+        name: jax.ShapeDtypeStruct((size, *one.shape[1:]), one.dtype, sharding=split)
+        for name, one in sizes.synthetic_batch(cfg.model, load).items()
     }
 
 
 def _settings(
     cfg: Experiment, where: roofline.Slice, mesh: Mesh, *, retrieval: bool
 ) -> dict[str, Any]:
-    """What is known before compiling."""
+    """Gives what is known before compiling."""
     params = parameters.named(parameters.skeleton(cfg.model))
     per_sequence = flops.train_flops(
         cfg.model,
@@ -160,9 +152,7 @@ def _settings(
         "chips": where.num_chips,
         "mesh": list(mesh.shape.values()),
         "accumulation": cfg.train.accumulation,
-        "batch_size": cfg.train.batch_size,
         "remat": cfg.model.remat,
-        "scan_layers": cfg.model.scan_layers,
         "parameters": parameters.num_parameters(params),
         "parameters_per_chip": sum(
             math.prod(shardings[name].shard_shape(leaf.shape))
@@ -170,16 +160,13 @@ def _settings(
         ),
         "hbm_bytes": where.chip.hbm_bytes,
         "model_flops": per_sequence * cfg.train.batch_size / where.num_chips,
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("jax", "libtpu")
-        },
     }
 
 
 def _compiled(
     cfg: Experiment, where: roofline.Slice, mesh: Mesh, model_flops: float
 ) -> dict[str, Any]:
-    """What the compiled step says, and how long that work takes at least."""
+    """Compiles the step; gives its memory, its work and the least time that it takes."""
     compiled = lower_step(cfg, mesh).compile()
     memory, text = compiled.memory_analysis(), compiled.as_text()
     if memory is None or text is None:
@@ -198,7 +185,8 @@ def _compiled(
         "program_flops": program_flops,
         "kernels": kernels,
         "traffic_bytes": traffic_bytes,
-        "collectives": by_kind(collectives),
+        "collectives": sorted({one.kind for one in collectives}),
+        "sent_bytes": sum(one.sent_bytes for one in collectives),
         **dataclasses.asdict(bounds),
         "longest_s": bounds.longest_s,
         "sum_s": bounds.sum_s,
@@ -209,7 +197,7 @@ def _compiled(
 
 
 def _kernel_flops(cfg: Experiment) -> int:
-    """Of a step, in all fused attention kernels: forward, again if not kept, backward.
+    """Counts a step's FLOPs in fused attention kernels: forward, remade, backward.
 
     From the settings, for a kernel tells no FLOPs. In full, as everywhere: a causal one
     leaves out up to half.
@@ -218,19 +206,3 @@ def _kernel_flops(cfg: Experiment) -> int:
     times = 3 if cfg.model.remat == "none" else 4
     once = flops.attention_flops(cfg.model, length)
     return times * once * cfg.train.batch_size
-
-
-def by_kind(collectives: list[hlo.Collective]) -> list[dict[str, Any]]:
-    """Executions, payload and bytes sent by a chip in a step, by kind and size of group."""
-    sums: dict[tuple[str, int], dict[str, Any]] = {}
-    for one in collectives:
-        key = (one.kind, one.group_size)
-        row = sums.setdefault(
-            key,
-            {"kind": key[0], "group_size": key[1], "executions": 0}
-            | {"payload_bytes": 0, "sent_bytes": 0.0},
-        )
-        row["executions"] += one.executions
-        row["payload_bytes"] += one.executions * one.payload_bytes
-        row["sent_bytes"] += one.sent_bytes
-    return [sums[key] for key in sorted(sums)]

@@ -1,4 +1,4 @@
-"""How fast TPU chips can be, from their data sheets, and so a bound on a step's time."""
+"""Bounds on a step's time, from the data sheets of TPU chips."""
 
 import dataclasses
 import math
@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from tools.aot.hlo import Collective
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Chip:
-    """Published peaks of one chip.
+    """The published peaks of one chip.
 
     Attributes:
         flops_per_s: bfloat16 matrix products.
@@ -39,42 +39,10 @@ _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "8x8x8", "8x8x16
 # one: v4 2400 Gbps; v5e 1600 Gbps = 400 GB/s both ways; v5p 4800 Gbps = 1200 GB/s both
 # ways; v6e 800 GB/s both ways.
 CHIPS = {
-    "v4": Chip(
-        flops_per_s=275e12,
-        hbm_bytes=32 * 2**30,
-        hbm_bytes_per_s=1200e9,
-        ici_bytes_per_s=300e9,
-        torus_axes=3,
-        megacore=True,
-        slices=_CUBES,
-    ),
-    "v5e": Chip(
-        flops_per_s=197e12,
-        hbm_bytes=16 * 2**30,
-        hbm_bytes_per_s=819e9,
-        ici_bytes_per_s=200e9,
-        torus_axes=2,
-        megacore=False,
-        slices=_FLAT,
-    ),
-    "v5p": Chip(
-        flops_per_s=459e12,
-        hbm_bytes=95 * 2**30,
-        hbm_bytes_per_s=2765e9,
-        ici_bytes_per_s=600e9,
-        torus_axes=3,
-        megacore=True,
-        slices=_CUBES,
-    ),
-    "v6e": Chip(
-        flops_per_s=918e12,
-        hbm_bytes=32 * 2**30,
-        hbm_bytes_per_s=1638e9,
-        ici_bytes_per_s=400e9,
-        torus_axes=2,
-        megacore=False,
-        slices=_FLAT,
-    ),
+    "v4": Chip(275e12, 32 * 2**30, 1200e9, 300e9, 3, True, _CUBES),
+    "v5e": Chip(197e12, 16 * 2**30, 819e9, 200e9, 2, False, _FLAT),
+    "v5p": Chip(459e12, 95 * 2**30, 2765e9, 600e9, 3, True, _CUBES),
+    "v6e": Chip(918e12, 32 * 2**30, 1638e9, 400e9, 2, False, _FLAT),
 }
 
 
@@ -103,7 +71,7 @@ class Slice:
 
 
 def parse_slice(name: str) -> Slice:
-    """The slice of a name such as 'v5p:4x4x4'.
+    """Reads the name of a slice such as 'v5p:4x4x4'.
 
     Raises:
         ValueError: for an unknown chip or a shape that its network can't have; names

@@ -1,19 +1,12 @@
 """Measures the parts, beside what others do where there are others.
 
-    python -m tools.benchmark embed --out=embed.json
-    python -m tools.benchmark index --rows=50000
-    python -m tools.benchmark service --shards=4
-    python -m tools.benchmark hybrid --questions=squad-dev-v1.1.json --database=DIR
-    python -m tools.benchmark database --database=work/tiny/database
-    python -m tools.benchmark faults --kills=20
-    python -m tools.benchmark growth --corpus=DIR --files=1,3,9 --work=DIR
-    python -m tools.benchmark input --database=work/tiny/database
-    python -m tools.benchmark train --sizes=tiny,172m
-    python -m tools.benchmark peer --peer_python=PATH
+    python -m tools.benchmark embed --out=docs/results/embed.json
+    python -m tools.benchmark render
 
-One sub-command a part: a function from its arguments to a `Result`, added in `main`.
-Contestants take turns round by round, so a busy machine slows all of them alike. Only
-the part that is run is imported: `train` needs JAX and no TensorFlow.
+One sub-command a part: a function from its arguments to a `Result`. Contestants take
+turns round by round, so a busy machine slows all of them alike. Only the part that is run
+is imported: `train` needs JAX and no TensorFlow. Each part's module has its command.
+`render` writes BENCHMARKS.md from the committed results.
 """
 
 import argparse
@@ -23,7 +16,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from tools.benchmark.result import positive, print_result, write_result
+from tools.benchmark import page
+from tools.benchmark.result import command_line, positive, print_result, write_result
 
 # Part -> what it measures, and its default number of rounds.
 _PARTS = {
@@ -35,6 +29,7 @@ _PARTS = {
     "faults": ("what kills, stalls, overload and damage leave: counts", 1),
     "growth": ("costs of each stage of a build at several sizes, and a plan", 1),
     "input": ("examples a second that the input pipeline delivers", 3),
+    "retrieval": ("bits per byte of trained models, retrieval on, off and random", 1),
     "train": ("tokens a second, FLOP/s and memory of whole optimizer steps", 5),
     "peer": ("whole optimizer steps beside RETRO-pytorch's", 5),
 }
@@ -43,13 +38,17 @@ _PARTS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the sub-command in `argv`, prints its table and writes it as JSON."""
     argv = sys.argv[1:] if argv is None else argv
+    if argv == ["render"]:
+        page.PAGE.write_text(page.render(), encoding="utf-8")
+        return 0
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, dest="part", metavar="PART")
     for part, (what, rounds) in _PARTS.items():
         command = commands.add_parser(part, help=what, description=what)
         if part not in argv[:1]:
             continue
-        module = importlib.import_module(f"tools.benchmark.{part}")
+        room = "faults" if part == "faults" else "benchmark"
+        module = importlib.import_module(f"tools.{room}.{part}")
         module.add_arguments(command)
         command.set_defaults(run=module.run)
         command.add_argument("--rounds", type=positive, default=rounds)
@@ -62,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    result.conditions["command"] = command_line("tools.benchmark", argv)
     print_result(result)
     if args.out is not None:
         write_result(result, args.out)

@@ -1,5 +1,7 @@
 """How fast a database opens, loads and answers, and in how much memory.
 
+    python -m tools.benchmark database --database=work/tiny/database
+
 Its own embeddings are the queries, so each finds itself first; texts are of its own chunks.
 """
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from data_pipeline.database import Database
 from tools.benchmark import memory
-from tools.benchmark.result import Result, Row, alternate, describe_machine
+from tools.benchmark.result import Result, Row, alternate, describe_machine, significant
 
 _K, _BATCH, _TEXTS = 10, 64, 16
 
@@ -28,12 +30,14 @@ def run(args: argparse.Namespace) -> Result:
     began_bytes = memory.process_peak_bytes()
     rows: list[Row] = []
 
+    def add(what: str, elapsed_s: float) -> None:
+        peak_gb = round(memory.process_peak_bytes() / 1e9, 2)
+        rows.append({"what": what, "s": significant(elapsed_s, 3), "peak GB": peak_gb})
+
     def took(what: str, call: Callable):
         start_s = time.perf_counter()
         found = call()
-        elapsed_s = time.perf_counter() - start_s
-        peak_gb = round(memory.process_peak_bytes() / 1e9, 2)
-        rows.append({"what": what, "s": round(elapsed_s, 3), "peak GB": peak_gb})
+        add(what, time.perf_counter() - start_s)
         return found
 
     opened = took("open, once", lambda: Database.open(args.database))
@@ -48,9 +52,9 @@ def run(args: argparse.Namespace) -> Result:
         f"{_TEXTS} texts, passages": lambda: opened.search(texts, _K),
     }
     for what, elapsed_s in alternate(searches, 5 * args.rounds).items():
-        peak_gb = round(memory.process_peak_bytes() / 1e9, 2)
-        seconds = round(statistics.median(elapsed_s), 5)
-        rows.append({"what": what, "s": seconds, "peak GB": peak_gb})
+        add(what, statistics.median(elapsed_s))
+    for row in rows:
+        row["chunks"] = len(opened.searchable)
     conditions = describe_machine(("numpy", "scann", "jax")) | {
         "chunks": len(opened.searchable),
         "index": opened.manifest["index"]["kind"],

@@ -1,4 +1,7 @@
-"""Chunks a second of the embedder, beside sentence-transformers."""
+"""Chunks a second of the embedder, beside sentence-transformers.
+
+python -m tools.benchmark embed --chunks=1000
+"""
 
 import argparse
 import importlib
@@ -12,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.embedding import embedder
-from tools.benchmark.result import Result, Row, alternate, describe_machine
+from tools.benchmark.result import Result, Row, alternate, describe_machine, ratio
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -49,25 +52,24 @@ def run(args: argparse.Namespace) -> Result:
             texts, show_progress_bar=False
         )
     elapsed_s = alternate(contestants, args.rounds)
+    rate = {
+        n: round(len(texts) / statistics.median(s), 1) for n, s in elapsed_s.items()
+    }
     exact_QW = embedder.load_embedder("minilm", precision="float32").embed(texts)
     rows: list[Row] = []
     for name, embed in contestants.items():
         cosine_Q = np.sum(np.asarray(embed()) * exact_QW, axis=1)
-        rate = len(texts) / statistics.median(elapsed_s[name])
         rows.append(
             {
                 "embedder": name,
-                "chunks/s": round(rate, 1),
+                "chunks/s": rate[name],
                 "cosine min": round(float(cosine_Q.min()), 6),
                 "cosine mean": round(float(cosine_Q.mean()), 6),
             }
         )
     if len(contestants) == 2:
-        ratios = np.divide(elapsed_s["sentence-transformers"], elapsed_s["retro-jax"])
-        notes.append(
-            f"retro-jax / sentence-transformers: median {np.median(ratios):.2f}, "
-            f"rounds {ratios.min():.2f} to {ratios.max():.2f}"
-        )
+        rows[0]["beside chunks/s"] = rate["sentence-transformers"]
+        rows[0]["ratio"] = ratio(*(elapsed_s[name] for name in reversed(contestants)))
     packages = ("jax", "numpy", "tokenizers", "sentence-transformers", "torch")
     conditions = describe_machine(packages) | {
         "chunks": len(texts),

@@ -1,25 +1,26 @@
 """Queries a second of the indexes, all tuned to one recall.
 
+    python -m tools.benchmark index --vectors=FILE.npy --rows=400000
+
 ScaNN, as this project uses it, beside exact search, hnswlib and Faiss where they are
 installed. Half of the held-out queries tune each, the other half are timed in one batch.
 Every library may use all cores that the process may: `taskset -c 0` measures one thread.
 """
 
 import argparse
+import dataclasses
+import importlib.util
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from data_pipeline.database import Database
-from data_pipeline.embedding import embedder
-from data_pipeline.embedding.chunk_vectors import read_vectors
-from data_pipeline.index import exact
-from tools.benchmark import peers
-from tools.benchmark.embed import code_chunks
+from data_pipeline.index import exact, faiss, scann
+from data_pipeline.index.recall_goal import Effort
 from tools.benchmark.result import (
     UNKNOWN,
     Result,
@@ -27,9 +28,25 @@ from tools.benchmark.result import (
     alternate,
     describe_machine,
     progress,
+    ratio,
 )
+from tools.benchmark.synthetic import clustered
 
+K = 10
+_STEP = 1.2  # from an effort to the next
+_REORDERS = (20, 50, 100, 200)  # candidates that are re-ranked
 _TIE = 1e-6  # squared distance by which float32 results may differ
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Contestant:
+    """An index: `search(queries_QW, effort, reorder)` gives rows (Q, 10)."""
+
+    name: str
+    search: Callable[[np.ndarray, int, int], np.ndarray]
+    efforts: Sequence[int]
+    reorders: Sequence[int] = (0,)  # codes that are re-ranked, where that is a choice
+    effort_name: str = ""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -38,10 +55,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--queries", type=int, default=2_000)
     command.add_argument("--width", type=int, default=384, help="of made-up vectors")
     command.add_argument("--recall", type=float, default=0.95, help="of 10 neighbours")
-    source = command.add_mutually_exclusive_group()
-    source.add_argument("--real", action="store_true", help="embed text instead")
-    source.add_argument("--vectors", type=Path, help=".npy; queries are its last rows")
-    source.add_argument("--database", type=Path, help="queries are of held-out text")
+    command.add_argument("--vectors", type=Path, help=".npy; queries are its last rows")
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -53,7 +67,7 @@ def run(args: argparse.Namespace) -> Result:
     threads = len(os.sched_getaffinity(0))
     ready: dict[str, Callable[[], np.ndarray]] = {}
     rows: list[Row] = []
-    for name, build in peers.builders(threads).items():
+    for name, build in builders(threads).items():
         progress(f"building {name}")
         start_s = time.perf_counter()
         contestant = build(vectors_TW)
@@ -64,7 +78,7 @@ def run(args: argparse.Namespace) -> Result:
             found = _recall(vectors_TW, tuning_QW, ids_QN, tuning_limit_Q)
             return found >= args.recall
 
-        chosen = peers.tune(contestant, tuning_QW, is_enough, _seconds)
+        chosen = tune(contestant, tuning_QW, is_enough, _seconds)
         if chosen is None:
             rows.append(row | {"effort": f"none reaches {args.recall}"})
             continue
@@ -80,9 +94,10 @@ def run(args: argparse.Namespace) -> Result:
         if label:
             found = _recall(vectors_TW, asked_QW, ready[label](), limit_Q)
             row["recall@10"] = round(found, 4)
-            row["queries/s"] = round(
-                len(asked_QW) / statistics.median(elapsed_s[label])
-            )
+            row["queries/s"] = _rate(asked_QW, elapsed_s[label])
+            if "scann" in elapsed_s:
+                row["scann queries/s"] = _rate(asked_QW, elapsed_s["scann"])
+                row["scann / index"] = ratio(elapsed_s[label], elapsed_s["scann"])
     conditions = describe_machine(("numpy", "scann", "hnswlib", "faiss-cpu")) | {
         "threads": threads,
         "rows": len(vectors_TW),
@@ -91,43 +106,36 @@ def run(args: argparse.Namespace) -> Result:
         "vectors": what,
         "rounds": args.rounds,
     }
-    return Result(
-        name="index", conditions=conditions, rows=rows, notes=_notes(elapsed_s)
-    )
+    notes = [
+        f"{name} is not installed, or does not reach the recall"
+        for name in ("hnswlib", "faiss IVF-flat")
+        if name not in elapsed_s
+    ]
+    return Result(name="index", conditions=conditions, rows=rows, notes=notes)
 
 
-def _notes(elapsed_s: dict[str, list[float]]) -> list[str]:
-    notes = []
-    for name in ("hnswlib", "faiss IVF-flat"):
-        if name not in elapsed_s:
-            notes.append(f"{name} is not installed, or does not reach the recall")
-    for name in elapsed_s.keys() - {"scann"} if "scann" in elapsed_s else ():
-        ratios = np.divide(elapsed_s[name], elapsed_s["scann"])
-        notes.append(
-            f"scann / {name}: median {np.median(ratios):.2f} times the queries/s, "
-            f"rounds {ratios.min():.2f} to {ratios.max():.2f}"
-        )
-    return sorted(notes)
+def _rate(queries_QW: np.ndarray, elapsed_s: list[float]) -> int:
+    return round(len(queries_QW) / statistics.median(elapsed_s))
 
 
 def _searching(
-    contestant: peers.Contestant, queries_QW: np.ndarray, effort: int, reorder: int
+    contestant: Contestant, queries_QW: np.ndarray, effort: int, reorder: int
 ) -> Callable[[], np.ndarray]:
     return lambda: contestant.search(queries_QW, effort, reorder)
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    """The best of three."""
+    """Gives the seconds of the best of three runs."""
     return min(alternate({"": run}, 3)[""])
 
 
 def _limits(vectors_TW: np.ndarray, queries_QW: np.ndarray) -> np.ndarray:
-    """Squared distance of each query's tenth nearest."""
-    return exact.ExactIndex(vectors_TW).search(queries_QW, peers.K)[1][:, -1] + _TIE
+    """Gives the squared distance of each query's tenth nearest."""
+    return exact.ExactIndex(vectors_TW).search(queries_QW, K)[1][:, -1] + _TIE
 
 
 def _recall(vectors_TW, queries_QW, ids_QN: np.ndarray, limit_Q: np.ndarray) -> float:
-    """Share of the nearest that were found; of equally near ones any will do."""
+    """Gives the share of the nearest that were found; of equally near ones any will do."""
     query_P, place_P = np.nonzero(ids_QN >= 0)
     distance_P = exact.pair_distances(
         vectors_TW, queries_QW, query_P, ids_QN[query_P, place_P]
@@ -136,35 +144,119 @@ def _recall(vectors_TW, queries_QW, ids_QN: np.ndarray, limit_Q: np.ndarray) -> 
 
 
 def _vectors(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, str]:
-    """Rows and queries, float32, and what they are."""
-    if args.database:
-        opened = Database.open(args.database)
-        ids = opened.searchable[: args.rows]
-        held_out = opened.shards("embeddings", "validation")
-        held_out += opened.shards("embeddings", "test")
-        width = opened.manifest["embedding_width"]
-        queries_QW = read_vectors(held_out, width, args.queries)
-        rows_TW = opened.vectors(ids).astype(np.float32)
-        return rows_TW, queries_QW, f"{opened.manifest['embedder']} of a database"
+    """Gives rows and queries, float32, and what they are."""
     if args.vectors:
         stored_TW = np.load(args.vectors, mmap_mode="r", allow_pickle=False)
         held_out_TW = np.array(stored_TW[-args.queries :], np.float32)
         rows_TW = np.array(stored_TW[: -args.queries][: args.rows], np.float32)
         exact.check_vectors(rows_TW)
         return rows_TW, held_out_TW, args.vectors.name
-    made_TW, what = _made(args)
-    return made_TW[: -args.queries], made_TW[-args.queries :], what
-
-
-def _made(args: argparse.Namespace) -> tuple[np.ndarray, str]:
-    """Database and queries, disjoint draws of one distribution."""
     total = (args.rows or 50_000) + args.queries
-    rng = np.random.default_rng(0)
-    if args.real:
-        vectors_TW = embedder.load_embedder("minilm").embed(code_chunks(total))
-        return vectors_TW[rng.permutation(total)], "MiniLM of Python's library"
-    centres = rng.standard_normal((max(1, total // 50), args.width), np.float32)
-    vectors_TW = rng.standard_normal((total, args.width), np.float32) * 0.5
-    vectors_TW += centres[rng.integers(len(centres), size=total)]
-    vectors_TW /= np.linalg.norm(vectors_TW, axis=1, keepdims=True)
-    return vectors_TW, "clusters of 50"
+    made_TW = clustered(np.random.default_rng(0), total, args.width)
+    return made_TW[: -args.queries], made_TW[-args.queries :], "clusters of 50"
+
+
+def builders(threads: int) -> dict[str, Callable[[np.ndarray], Contestant]]:
+    """Gives what can be built here, by name; all search with as many threads."""
+    found: dict[str, Callable[[np.ndarray], Contestant]] = {
+        "exact": _exact,
+        "scann": _scann,
+    }
+    if importlib.util.find_spec("hnswlib") is not None:
+        found["hnswlib"] = lambda vectors_TW: _hnswlib(vectors_TW, threads)
+    if importlib.util.find_spec("faiss") is not None:
+        found["faiss IVF-flat"] = lambda v: _faiss(v, threads, "Flat")
+        found["faiss IVF-PQ fast scan"] = lambda v: _faiss(v, threads, "PQ")
+    return found
+
+
+def tune(
+    contestant: Contestant,
+    queries_QW: np.ndarray,
+    is_enough: Callable[[np.ndarray], bool],
+    seconds: Callable[[Callable[[], object]], float],
+) -> tuple[int, int] | None:
+    """Finds the effort and re-ranking that reach the recall soonest; None if none does.
+
+    Of every re-ranking the least effort that is enough, of these the fastest.
+    """
+    enough = []
+    for reorder in contestant.reorders:
+        for effort in contestant.efforts:
+            if is_enough(contestant.search(queries_QW, effort, reorder)):
+                enough.append((effort, reorder))
+                break
+    if len(enough) < 2:
+        return enough[0] if enough else None
+    return min(enough, key=lambda e: seconds(lambda: contestant.search(queries_QW, *e)))
+
+
+def _efforts(first: int, last: int) -> list[int]:
+    efforts = [first]
+    while efforts[-1] < last:
+        efforts.append(min(last, max(efforts[-1] + 1, int(efforts[-1] * _STEP))))
+    return efforts
+
+
+def _is_unit(vectors_TW: np.ndarray) -> bool:
+    return bool(np.abs(np.square(vectors_TW).sum(axis=1) - 1).max() < 2e-3)
+
+
+def _exact(vectors_TW: np.ndarray) -> Contestant:
+    index = exact.ExactIndex(vectors_TW)
+    return Contestant("exact", lambda q, *_: index.search(q, K)[0], [1])
+
+
+def _scann(vectors_TW: np.ndarray) -> Contestant:
+    index = scann.ScannIndex.build(vectors_TW, recall_target=0.5, seed=0)
+
+    def search(queries_QW: np.ndarray, leaves: int, reorder: int) -> np.ndarray:
+        return index.with_effort(Effort(leaves, reorder)).search(queries_QW, K)[0]
+
+    efforts = _efforts(1, index.num_leaves)
+    return Contestant("scann", search, efforts, _REORDERS, effort_name="leaves")
+
+
+def _hnswlib(vectors_TW: np.ndarray, threads: int) -> Contestant:
+    hnswlib: Any = importlib.import_module("hnswlib")
+    space = "ip" if _is_unit(vectors_TW) else "l2"
+    index = hnswlib.Index(space=space, dim=vectors_TW.shape[1])
+    index.init_index(max_elements=len(vectors_TW), ef_construction=200, M=16)
+    index.set_num_threads(threads)
+    index.add_items(vectors_TW)
+
+    def search(queries_QW: np.ndarray, effort: int, _) -> np.ndarray:
+        index.set_ef(effort)
+        return index.knn_query(queries_QW, k=K)[0].astype(np.int64)
+
+    return Contestant("hnswlib", search, _efforts(K, 2000), effort_name="ef")
+
+
+def _faiss(vectors_TW: np.ndarray, threads: int, codes: str) -> Contestant:
+    library = faiss.import_faiss()
+    library.omp_set_num_threads(threads)
+    num_lists, width = round(4 * len(vectors_TW) ** 0.5), vectors_TW.shape[1]
+    quantised = f"PQ{width // 2 if width % 2 == 0 else width}x4fs,RFlat"
+    is_unit = _is_unit(vectors_TW)
+    metric = library.METRIC_INNER_PRODUCT if is_unit else library.METRIC_L2
+    kind = f"IVF{num_lists},{'Flat' if codes == 'Flat' else quantised}"
+    index = library.index_factory(width, kind, metric)
+    library.extract_index_ivf(index).cp.min_points_per_centroid = 1
+    index.train(vectors_TW)
+    index.add(vectors_TW)
+
+    def search(queries_QW: np.ndarray, probes: int, reorder: int) -> np.ndarray:
+        parameters = library.SearchParametersIVF(nprobe=probes)
+        if reorder:
+            parameters = library.IndexRefineSearchParameters(
+                k_factor=reorder / K, base_index_params=parameters
+            )
+        return index.search(queries_QW, K, params=parameters)[1]
+
+    return Contestant(
+        f"faiss {kind}",
+        search,
+        _efforts(1, num_lists),
+        reorders=(0,) if codes == "Flat" else _REORDERS,
+        effort_name="probes",
+    )

@@ -1,4 +1,7 @@
-"""Examples a second of the input pipeline, beside those that a training step consumes."""
+"""Sequences a second of the input pipeline, beside those that a training step consumes.
+
+python -m tools.benchmark input --database=work/tiny/database
+"""
 
 import argparse
 import os
@@ -6,8 +9,6 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-
-import numpy as np
 
 from tools.benchmark import train
 from tools.benchmark.result import (
@@ -25,20 +26,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--database", type=Path, help="whose training split is read")
     command.add_argument("--batch_size", type=positive, default=8, help="sequences")
     command.add_argument("--batches", type=positive, default=100, help="of a round")
-    command.add_argument(
-        "--sequences",
-        type=positive,
-        default=512,
-        help="of the dataset of random tokens",
-    )
-    command.add_argument(
-        "--consumer",
-        default="tiny",
-        help="size whose step is measured beside; 'none' for none",
-    )
-    command.add_argument(
-        "--save_batch", type=Path, help=".npz that `train --batch` takes, to be written"
-    )
+    command.add_argument("--sequences", type=positive, default=512, help="if random")
+    command.add_argument("--consumer", default="tiny", help="size of the step, or none")
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -65,8 +54,6 @@ def run(args: argparse.Namespace) -> Result:
         for number in range(args.rounds):
             for name, sequences in opened.items():
                 rates[name].append(_sequences_per_s(args, sequences, number))
-        if args.save_batch is not None:
-            _save_batch(next(iter(opened.values())), args)
         rows = [_row(args, name, opened[name], rates[name]) for name in opened]
     conditions = describe_machine(("tensorflow-cpu", "tensorflow", "numpy")) | {
         "batches of a round": args.batches,
@@ -91,7 +78,6 @@ def _row(args: argparse.Namespace, name: str, sequences, rates: list[float]) -> 
     length = batch["inputs_BL"].shape[1]
     num_neighbours = batch["neighbours_BCNR"].shape[2]
     rate = statistics.median(rates)
-    size_bytes = sum(array.nbytes for array in batch.values()) / args.batch_size
     row: Row = {
         "dataset": name,
         "length": length,
@@ -100,14 +86,11 @@ def _row(args: argparse.Namespace, name: str, sequences, rates: list[float]) -> 
         "sequences/s": significant(rate),
         "min": significant(min(rates)),
         "max": significant(max(rates)),
-        "MB/s": significant(rate * size_bytes / 1e6),
     }
     if args.consumer != "none":
         consumed = _consumed_per_s(args.consumer, length, num_neighbours)
-        row["step's sequences/s"] = UNKNOWN if consumed is None else consumed
-        row["input/step"] = (
-            UNKNOWN if consumed is None else significant(rate / consumed, 3)
-        )
+        row["step sequences/s"] = consumed or UNKNOWN
+        row["input/step"] = significant(rate / consumed, 3) if consumed else UNKNOWN
     return row
 
 
@@ -121,9 +104,3 @@ def _consumed_per_s(size: str, length: int, num_neighbours: int) -> float | None
     rows = [row for row in train.run(args).rows if row["retrieval"] == "on"]
     rates = [float(row["sequences/s"]) for row in rows if "sequences/s" in row]
     return rates[0] if rates else None
-
-
-def _save_batch(sequences, args: argparse.Namespace) -> None:
-    batch = next(sequences.shuffled(args.batch_size, seed=0, num_steps=1))
-    with args.save_batch.open("wb") as file:
-        np.savez(file, **batch)

@@ -1,6 +1,8 @@
 """Whole optimizer steps beside those of lucidrains' RETRO-pytorch, at one shape, on CPUs.
 
-Every contestant is a process of its own (`peer_torch.py`, `peer_jax.py`) on the same
+    python -m tools.benchmark peer --peer_python=PATH
+
+Every contestant is a process of its own (`peer_step.py`) on the same
 cores; they take turns, step by step, so that a busy machine slows all of them alike.
 """
 
@@ -12,31 +14,30 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from tools.benchmark import memory
+from tools.benchmark.contestant import Contestant
 from tools.benchmark.result import (
     Result,
     Row,
     describe_machine,
     positive,
     progress,
+    ratio,
     significant,
 )
-from tools.benchmark.turns import Contestant
 
 _THEIRS, _OURS = "RETRO-pytorch 0.3.9", "retro-jax"
 _HOW = (
     "make its environment with: python3.11 -m venv DIR && DIR/bin/pip install "
     "torch==2.13.0 retro-pytorch==0.3.9 'numpy<2' 'pyarrow<20'"
 )
-_SEQUENCE_LEN = 512  # of `peer_torch.py` and of `sizes.LOADS`
+_SEQUENCE_LEN = 512  # of `peer_step.py` and of `sizes.LOADS`
 _ROOM_BYTES = 4_000_000_000  # that a contestant may take
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Entry:
-    """Who takes part in a match, and how: a dtype for them, settings for us."""
+    """A model that takes part and its mode: a dtype for the peer, settings for ours."""
 
     who: str
     mode: str
@@ -49,13 +50,8 @@ class _Entry:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The flags of `peer`."""
     command.add_argument("--peer_python", type=Path, help="Python that has the peer")
-    command.add_argument(
-        "--ours",
-        nargs="+",
-        default=["dtype=float32", "dtype=bfloat16"],
-        help="settings of our model; each with remat=dots and remat=none, of which the "
-        "faster takes part, unless it says which",
-    )
+    ours = ["dtype=float32,remat=none", "dtype=bfloat16,remat=none"]
+    command.add_argument("--ours", nargs="+", default=ours, help="a contestant each")
     command.add_argument("--batch_size", type=positive, default=2, help="sequences")
     command.add_argument("--cores", type=int, default=2, help="for each contestant")
     command.add_argument("--steps", type=positive, default=1, help="of a turn")
@@ -68,16 +64,15 @@ def run(args: argparse.Namespace) -> Result:
         ValueError: if the peer's environment or the memory to run in is not there.
     """
     version = _peer_version(args.peer_python)
-    ours = [_faster_remat(args, mode) for mode in args.ours]
-    theirs = [_Entry(_THEIRS, "float32"), _Entry(_THEIRS, "bfloat16")]
-    entries = [*theirs, *(_Entry(_OURS, mode) for mode in ours)]
+    entries = [_Entry(_THEIRS, "float32"), _Entry(_THEIRS, "bfloat16")]
+    entries += [_Entry(_OURS, mode) for mode in args.ours]
     rows: list[Row] = []
-    notes = []
+    beside: list[Row] = []
     for retrieval in ("on", "off"):
         found = _match(args, entries, retrieval, args.rounds)
         for entry, contestant in found.items():
             rows.append(_row(args, entry, retrieval, contestant))
-        notes += _comparisons(found, retrieval)
+        beside += _comparisons(args, found, retrieval)
     conditions = describe_machine(("jax", "numpy")) | {
         "peer": version,
         "shape": "12 layers of 512, encoder 2 of 512, 2 neighbours of 128",
@@ -86,9 +81,9 @@ def run(args: argparse.Namespace) -> Result:
         "rounds": args.rounds,
         "steps of a round": args.steps,
         "off": "the peer without neighbours; ours without encoder and cross-attention",
-        "retro-jax": f"settings {' and '.join(ours)}: the faster remat of each",
     }
-    return Result(name="peer", conditions=conditions, rows=rows, notes=notes)
+    rows += beside
+    return Result(name="peer", conditions=conditions, rows=rows, notes=[])
 
 
 def _peer_version(python: Path | None) -> str:
@@ -104,19 +99,10 @@ def _peer_version(python: Path | None) -> str:
     return f"{_THEIRS} with torch {done.stdout.split()[-1]}"
 
 
-def _faster_remat(args: argparse.Namespace, mode: str) -> str:
-    """The mode with the remat that is faster here, in three turns of each."""
-    if "remat=" in mode:
-        return mode
-    tried = [_Entry(_OURS, f"{mode},remat={remat}") for remat in ("dots", "none")]
-    found = _match(args, tried, "on", 3)
-    return min(tried, key=lambda entry: min(found[entry].step_s)).mode
-
-
 def _match(
     args: argparse.Namespace, entries: Sequence[_Entry], retrieval: str, rounds: int
 ) -> dict[_Entry, Contestant]:
-    """Lets all take turns; ends their processes."""
+    """Lets all contestants take turns; ends their processes."""
     free_bytes = memory.free_bytes()
     if free_bytes < _ROOM_BYTES * len(entries):
         raise ValueError(
@@ -134,10 +120,7 @@ def _match(
         for number in range(1, rounds + 1):
             for contestant in found.values():
                 contestant.turn(args.steps)
-                last_s, cpu_s = contestant.step_s[-1], contestant.step_cpu_s[-1]
-                progress(
-                    f"{number}: {contestant.name}: {last_s:.3g} s, CPU {cpu_s:.3g} s"
-                )
+                progress(f"{number}: {contestant.name}: {contestant.step_s[-1]:.3g} s")
     finally:
         for contestant in found.values():
             contestant.end()
@@ -145,57 +128,60 @@ def _match(
 
 
 def _command(args: argparse.Namespace, entry: _Entry, retrieval: str) -> list[str]:
-    if entry.who == _THEIRS:
-        command = [str(args.peer_python), "-m", "tools.benchmark.peer_torch"]
-        command.append(f"--dtype={entry.mode}")
-    else:
-        command = [sys.executable, "-m", "tools.benchmark.peer_jax"]
-        command.append(f"--model={entry.mode}")
-    command += [f"--retrieval={retrieval}", f"--batch_size={args.batch_size}"]
-    return [*command, f"--cores={args.cores}"]
+    theirs = entry.who == _THEIRS
+    python = args.peer_python if theirs else sys.executable
+    model = "torch" if theirs else "jax"
+    flags = [f"--mode={entry.mode}", f"--retrieval={retrieval}"]
+    flags += [f"--batch_size={args.batch_size}", f"--cores={args.cores}"]
+    return [str(python), "-m", "tools.benchmark.peer_step", model, *flags]
+
+
+def _tokens_per_s(args: argparse.Namespace, contestant: Contestant) -> float:
+    step_s = statistics.median(contestant.step_s)
+    return significant(args.batch_size * _SEQUENCE_LEN / step_s)
 
 
 def _row(
     args: argparse.Namespace, entry: _Entry, retrieval: str, contestant: Contestant
 ) -> Row:
-    step_s = statistics.median(contestant.step_s)
     return {
+        "part": "steps",
         "who": entry.who,
         "mode": entry.mode,
         "retrieval": retrieval,
         "parameters M": significant(contestant.about["parameters"] / 1e6),
-        "tokens/s": significant(args.batch_size * _SEQUENCE_LEN / step_s),
-        "step s": significant(step_s),
+        "tokens/s": _tokens_per_s(args, contestant),
+        "step s": significant(statistics.median(contestant.step_s)),
         "min": significant(min(contestant.step_s)),
         "max": significant(max(contestant.step_s)),
-        "CPU s": significant(statistics.median(contestant.step_cpu_s)),
         "peak MB": round(contestant.peak_bytes / 1e6),
         "compile s": significant(contestant.about.get("compile_s", 0.0), 3),
     }
 
 
-def _comparisons(found: dict[_Entry, Contestant], retrieval: str) -> list[str]:
-    """Ours beside theirs of the same dtype, and the fastest beside the fastest."""
+def _comparisons(
+    args: argparse.Namespace, found: dict[_Entry, Contestant], retrieval: str
+) -> list[Row]:
+    """Compares ours with theirs of the same dtype, and the fastest with the fastest."""
     theirs = [entry for entry in found if entry.who == _THEIRS]
     ours = [entry for entry in found if entry.who == _OURS]
-    pairs = [
-        (own, other) for own in ours for other in theirs if own.dtype == other.dtype
-    ]
+    pairs = {(o, t): "no" for o in ours for t in theirs if o.dtype == t.dtype}
     by_step = {e: statistics.median(found[e].step_s) for e in found}
     fastest = min(ours, key=by_step.__getitem__), min(theirs, key=by_step.__getitem__)
-    if fastest not in pairs:
-        pairs.append(fastest)
+    pairs[fastest] = "yes"
     return [
-        f"retrieval {retrieval}: {own.who} {own.mode} / {other.who} {other.mode}"
-        f"{' (the fastest of each)' if (own, other) == fastest else ''}: tokens/s "
-        + _ratio(found[other].step_s, found[own].step_s)
-        + ", tokens per CPU second "
-        + _ratio(found[other].step_cpu_s, found[own].step_cpu_s)
-        + f", peak memory {found[own].peak_bytes / found[other].peak_bytes:.2f}"
-        for own, other in pairs
+        {
+            "part": "beside",
+            "retrieval": retrieval,
+            "ours": own.mode,
+            "beside": other.mode,
+            "fastest of each": is_fastest,
+            "ours tokens/s": _tokens_per_s(args, found[own]),
+            "beside tokens/s": _tokens_per_s(args, found[other]),
+            "tokens/s ratio": ratio(found[other].step_s, found[own].step_s),
+            "peak memory ratio": round(
+                found[own].peak_bytes / found[other].peak_bytes, 2
+            ),
+        }
+        for (own, other), is_fastest in pairs.items()
     ]
-
-
-def _ratio(above: Sequence[float], below: Sequence[float]) -> str:
-    ratios = np.divide(above, below)
-    return f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"

@@ -1,18 +1,25 @@
-"""What a benchmark gives: a table, its conditions, and how runs are taken in turn."""
+"""The result of a benchmark: a table and its conditions, and how runs are taken in turn."""
 
 import argparse
 import dataclasses
+import datetime
 import importlib.metadata
 import itertools
 import json
 import os
 import pathlib
 import platform
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from data_pipeline.storage.files import write_file
+
+ROOT = pathlib.Path(__file__).parents[2]  # of the repository
 
 Row = dict[str, str | int | float]
 
@@ -28,6 +35,11 @@ class Result:
     conditions: dict[str, str | int | float]
     rows: list[Row]
     notes: list[str]
+
+
+def unmeasured(size: str, retrieval: str, problem: str) -> Row:
+    """Gives the row of a step that could not be measured."""
+    return {"size": size, "retrieval": retrieval, "state": problem}
 
 
 def alternate(
@@ -49,10 +61,20 @@ def alternate(
 
 
 def describe_machine(packages: Sequence[str]) -> dict[str, str | int | float]:
-    """Cores, load and versions: what a rate means nothing without."""
+    """Gives the machine, its load, the date, the commit and versions of packages."""
+    model = platform.machine()
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        names = [line.partition(": ")[2] for line in lines if "model name" in line]
+        model = names[0] if names else model
+    asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    commit = subprocess.run(asked, capture_output=True, text=True, check=False)
     found: dict[str, str | int | float] = {
-        "processor": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": f"{model}, {len(os.sched_getaffinity(0))} cores",
         "load when done": round(os.getloadavg()[0], 1),
+        "date": datetime.date.today().isoformat(),
+        "commit": commit.stdout.strip() or UNKNOWN,
         "python": platform.python_version(),
     }
     installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions()}
@@ -62,21 +84,33 @@ def describe_machine(packages: Sequence[str]) -> dict[str, str | int | float]:
     return found
 
 
+def command_line(module: str, flags: Sequence[str]) -> str:
+    """Gives the command that measures a result again, without the file that it writes."""
+    kept = [flag for flag in flags if not flag.startswith("--out=")]
+    return shlex.join(["python", "-m", module, *kept])
+
+
 def positive(text: str) -> int:
-    """A number of times on the command line: at least 1."""
+    """Reads a whole number of at least 1 from the command line."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, is {text}")
     return int(text)
 
 
 def progress(line: str) -> None:
-    """Tells who waits what is being measured; not on standard output, nor in a result."""
+    """Tells whoever waits what is measured now, on standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 def significant(value: float, digits: int = 4) -> float:
-    """Rounded for a table, whatever the magnitude."""
+    """Rounds a number for a table to some digits, whatever its magnitude."""
     return float(f"{value:.{digits}g}")
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> str:
+    """Divides round by round; gives the median, and the least and the largest ratio."""
+    ratios = np.divide(above, below)
+    return f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
 
 
 def print_result(result: Result) -> None:
@@ -111,7 +145,9 @@ def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
 
 def write_result(result: Result, path: pathlib.Path) -> None:
     """Writes the result as JSON, whole or not at all."""
-    write_file(path, json.dumps(dataclasses.asdict(result), indent=2) + "\n")
+    text = json.dumps(dataclasses.asdict(result), indent=2) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, text)
 
 
 def read_result(path: pathlib.Path) -> Result:

@@ -1,5 +1,7 @@
 """Queries a second and latencies of the retrieval service, on this machine.
 
+    python -m tools.benchmark service --database=DIR --shards 1 2 4
+
 Shard servers and a router, each a process, beside the same search in this process. Without
 --database the database is of random tokens and clustered unit vectors.
 """
@@ -12,23 +14,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet
 
-from data_pipeline.build.engine import run_stage
-from data_pipeline.build.local_engine import LocalEngine
 from data_pipeline.database import Database
-from data_pipeline.database.manifest import FORMAT_VERSION
-from data_pipeline.embedding import embedder
-from data_pipeline.index import sharded
 from data_pipeline.service import serve_local
 from data_pipeline.service.client import RetrievalClient
-from data_pipeline.storage.files import fingerprint, write_sealed
-from data_pipeline.text.tokenizer import Tokenizer
-from tools.benchmark.embed import code_chunks
 from tools.benchmark.result import (
     Result,
     Row,
@@ -36,19 +29,21 @@ from tools.benchmark.result import (
     describe_machine,
     positive,
     progress,
+    ratio,
 )
+from tools.benchmark.synthetic import write_database
 
 _K = 10
 _BATCH = 64
-_CHUNK_LEN = 64
-_DOCUMENT_CHUNKS = 20
 _REQUESTS_AT_ONCE = 4  # batches under way from one client
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The flags of `service`."""
     command.add_argument("--database", type=pathlib.Path, help="instead of random one")
-    command.add_argument("--shards", type=positive, default=4)
+    command.add_argument(
+        "--shards", type=positive, nargs="+", default=[4], help="numbers of servers"
+    )
     command.add_argument("--rows", type=positive, default=100_000)
     command.add_argument("--width", type=positive, default=384)
     command.add_argument("--index", default="auto", help="auto, exact or scann")
@@ -59,15 +54,33 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     """Queries a second in batches of 64, and latencies of requests of one vector."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = args.database or write_database(pathlib.Path(scratch), args)
+        folder = args.database or write_database(
+            pathlib.Path(scratch), args.rows, args.width, max(args.shards), args.index
+        )
         database = Database.open(folder)
         queries_QW = _queries(database, max(_BATCH * args.batches, args.requests))
         database.nearest(queries_QW[:_BATCH], _K)  # loads the index
-        with _served(folder, args.shards) as client:
-            return _measure(args, database, client, queries_QW)
+        rows: list[Row] = []
+        for num_servers in args.shards:
+            with _served(folder, num_servers) as client:
+                for row in _rows(args, database, client, queries_QW):
+                    rows.append({"shard servers": num_servers} | row)
+    conditions = describe_machine(("grpcio", "numpy", "scann")) | {
+        "chunks": database.index.size,
+        "width": queries_QW.shape[1],
+        "index": database.manifest["index"]["kind"],
+        "index shards": database.num_shards,
+        "k": _K,
+        "rounds": args.rounds,
+    }
+    notes = ["ratio: the time in this process over the service's, of each round"]
+    return Result(name="service", conditions=conditions, rows=rows, notes=notes)
 
 
-def _measure(args, database: Database, client: RetrievalClient, queries_QW) -> Result:
+def _rows(
+    args, database: Database, client: RetrievalClient, queries_QW: np.ndarray
+) -> list[Row]:
+    """The search in this process, and the service with one and more requests at a time."""
     batches = [
         queries_QW[start : start + _BATCH]
         for start in range(0, _BATCH * args.batches, _BATCH)
@@ -83,33 +96,25 @@ def _measure(args, database: Database, client: RetrievalClient, queries_QW) -> R
         ),
     }
     elapsed_s = alternate(contestants, args.rounds)
-    base = "in this process"
-    rows: list[Row] = []
-    for name in contestants:
-        ratios = np.divide(elapsed_s[base], elapsed_s[name])
-        rate = _BATCH * len(batches) / statistics.median(elapsed_s[name])
-        ratio = round(float(np.median(ratios)), 2)
-        rows.append(
-            {"search": name, "queries/s at batch 64": round(rate), "ratio": ratio}
-        )
+    base_s = elapsed_s["in this process"]
+    queries = _BATCH * len(batches)
+    rows: list[Row] = [
+        {
+            "search": name,
+            "chunks": database.index.size,
+            "queries/s at batch 64": round(queries / statistics.median(took_s)),
+            "in process queries/s": round(queries / statistics.median(base_s)),
+            "ratio": ratio(base_s, took_s),
+        }
+        for name, took_s in elapsed_s.items()
+    ]
     singles = queries_QW[: args.requests, None]
-    rows[0] |= _latencies("", lambda one: database.nearest(one, _K), singles)
+    alone = _latencies("", lambda one: database.nearest(one, _K), singles)
+    rows[0] |= alone
+    rows[1] |= {f"in process {name}": value for name, value in alone.items()}
     rows[1] |= _latencies("", lambda one: client.nearest(one, _K), singles)
-    with_text = _latencies(
-        "and a passage ", _searcher(client), singles[: len(singles) // 2]
-    )
-    rows[1] |= with_text
-    conditions = describe_machine(("grpcio", "numpy", "scann")) | {
-        "chunks": database.index.size,
-        "width": queries_QW.shape[1],
-        "index": database.manifest["index"]["kind"],
-        "index shards": database.num_shards,
-        "shard servers": args.shards,
-        "k": _K,
-        "rounds": args.rounds,
-    }
-    notes = ["ratio: median over rounds of the time in this process over the service's"]
-    return Result(name="service", conditions=conditions, rows=rows, notes=notes)
+    rows[1] |= _latencies("and a passage ", _two_calls(client), singles[::2])
+    return rows
 
 
 def _check_equal(database: Database, client: RetrievalClient, batch_QW) -> None:
@@ -118,8 +123,8 @@ def _check_equal(database: Database, client: RetrievalClient, batch_QW) -> None:
         raise ValueError("the service and the database find different chunks")
 
 
-def _searcher(client: RetrievalClient) -> Callable[[np.ndarray], object]:
-    """Searches, and reads text and source of the nearest: two calls."""
+def _two_calls(client: RetrievalClient) -> Callable[[np.ndarray], object]:
+    """Gives a search for the nearest chunk that then reads its text and source."""
     return lambda one: [client.found(int(i)) for i in client.nearest(one, 1)[0][0]]
 
 
@@ -140,18 +145,9 @@ def _latencies(name: str, ask: Callable[[np.ndarray], object], singles) -> Row:
 def _at_once(ask: Callable[[np.ndarray], object], batches) -> None:
     """Asks for all batches, several at a time."""
 
-    def work(start: int) -> None:
-        for batch in batches[start::_REQUESTS_AT_ONCE]:
-            ask(batch)
-
-    threads = [
-        threading.Thread(target=work, args=(start,))
-        for start in range(_REQUESTS_AT_ONCE)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+        for _ in pool.map(ask, batches):
+            pass
 
 
 @contextmanager
@@ -192,99 +188,3 @@ def _queries(database: Database, count: int) -> np.ndarray:
     queries_QW += 0.5 * noise_QW / np.sqrt(queries_QW.shape[1])
     queries_QW /= np.linalg.norm(queries_QW, axis=1, keepdims=True)
     return queries_QW[rng.permutation(count)]
-
-
-def clustered(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
-    """Unit vectors in clusters of 50."""
-    centres = rng.standard_normal((max(1, rows // 50), width), np.float32)
-    vectors_TW = rng.standard_normal((rows, width), np.float32) * 0.5
-    vectors_TW += centres[rng.integers(len(centres), size=rows)]
-    return vectors_TW / np.linalg.norm(vectors_TW, axis=1, keepdims=True)
-
-
-def write_database(folder: pathlib.Path, args: argparse.Namespace) -> pathlib.Path:
-    """Writes a database that can be served: random tokens, vectors in clusters."""
-    rng = np.random.default_rng(0)
-    progress(f"indexing {args.rows} vectors in {args.shards} shards")
-    vectors_TW = clustered(rng, args.rows, args.width)
-    queries_QW = vectors_TW[rng.integers(0, args.rows, 400)]
-    parts = np.array_split(np.arange(args.rows), args.shards)
-    facts = []
-
-    def write_index(name: str, shard: pathlib.Path) -> None:
-        ids_T = parts[int(name)]
-        built, fact, _ = sharded.build_shard(
-            ids_T,
-            vectors_TW[ids_T],
-            args.index,
-            recall_target=0.97,
-            queries_QW=queries_QW,
-        )
-        built.save(shard)
-        facts.append(fact)
-
-    def write_vectors(name: str, shard: pathlib.Path) -> None:
-        np.save(shard / "vectors.npy", vectors_TW.astype(np.float16))
-
-    def write_tokenizer(name: str, shard: pathlib.Path) -> None:
-        Tokenizer.train(code_chunks(500), 2000, shard / "tokenizer.model")
-
-    writers: dict[str, tuple[list[str], Callable[[str, pathlib.Path], None]]] = {
-        "tokenizer": (["all"], write_tokenizer),
-        "documents": (["all"], lambda name, shard: _write_documents(shard, args.rows)),
-        "chunks": (
-            ["train-00000"],
-            lambda name, shard: _write_chunks(shard, args.rows),
-        ),
-        "embeddings": (["train-00000"], write_vectors),
-        "index": ([f"{number:05d}" for number in range(args.shards)], write_index),
-    }
-
-    contents = {
-        stage: run_stage(
-            folder / stage, {}, {}, dict.fromkeys(names, 1), _work(write), LocalEngine()
-        )
-        for stage, (names, write) in writers.items()
-    }
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "fingerprint": fingerprint(contents),
-        "contents": contents,
-        "chunk_len": _CHUNK_LEN,
-        "embedding_width": args.width,
-        "embedder": "minilm",
-        "embedder_fingerprint": embedder.load_embedder("minilm").fingerprint,
-        "index": sharded.combined_facts(facts),
-    }
-    write_sealed(folder / "manifest.json", manifest)
-    return folder
-
-
-def _work(write: Callable[[str, pathlib.Path], None]):
-    """What an engine runs: as the function, which tells of no rows."""
-
-    def work(name: str, shard: pathlib.Path) -> Iterator[int | str]:
-        write(name, shard)
-        yield from ()
-
-    return work
-
-
-def _write_chunks(shard: pathlib.Path, rows: int) -> None:
-    rng = np.random.default_rng(2)
-    columns = {
-        "tokens": rng.integers(3, 260, (rows, _CHUNK_LEN), np.int32),
-        "lengths": np.full(rows, _CHUNK_LEN, np.int32),
-        "documents": np.arange(rows) // _DOCUMENT_CHUNKS,
-        "offsets": np.arange(rows) % _DOCUMENT_CHUNKS * 4 * _CHUNK_LEN,
-    }
-    for name, column in columns.items():
-        np.save(shard / f"{name}.npy", column, allow_pickle=False)
-
-
-def _write_documents(folder: pathlib.Path, rows: int) -> None:
-    """Documents of twenty chunks."""
-    names = [f"document-{row}" for row in range(-(-rows // _DOCUMENT_CHUNKS))]
-    same = {name: names for name in ("id", "title", "uri", "licence")}
-    table = pa.table(same | {"size_bytes": [_DOCUMENT_CHUNKS * 256] * len(names)})
-    pyarrow.parquet.write_table(table, folder / "train-00000.parquet")

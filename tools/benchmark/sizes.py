@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Load:
-    """What a step is given.
+    """The shape of the batch that a step is given.
 
     Attributes:
         batch_size: sequences.
@@ -28,7 +27,7 @@ class Load:
     num_neighbours: int = 2
 
 
-# Batches for each shard of the 'data' axis. Peer: `peer_torch.py`.
+# Batches for each shard of the 'data' axis. Peer: `peer_step.py`.
 LOADS = {
     "tiny": Load(sequence_len=512, batch_size=2),
     "peer": Load(sequence_len=512, batch_size=2),
@@ -53,7 +52,7 @@ def model(size: str) -> ModelConfig:
 
 
 def _peer_shape() -> ModelConfig:
-    """Ours with the layers, widths and tables of RETRO-pytorch in `peer_torch.py`.
+    """Ours with the layers, widths and tables of RETRO-pytorch in `peer_step.py`.
 
     What can't be matched: it has biases and learned absolute positions, ours has
     relative positions.
@@ -125,39 +124,3 @@ def synthetic_batch(cfg: ModelConfig, load: Load, seed: int = 0) -> Batch:
         "neighbours_BCNR": draw(neighbours_BCNR),
         "neighbour_lengths_BCN": np.full(neighbours_BCN, cfg.neighbour_len, np.int32),
     }
-
-
-def saved_batch(cfg: ModelConfig, path: Path) -> Batch:
-    """A batch from a .npz file with the arrays of the training contract.
-
-    Raises:
-        ValueError: if an array is missing or does not fit the model.
-    """
-    names = synthetic_batch(cfg, Load(sequence_len=cfg.chunk_len, batch_size=1))
-    with np.load(path, allow_pickle=False) as arrays:
-        missing = names.keys() - set(arrays)
-        if missing:
-            raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
-        batch = {name: arrays[name] for name in names}
-    for name in ("inputs_BL", "targets_BL", "neighbours_BCNR"):
-        if batch[name].max() >= cfg.vocab_size:
-            raise ValueError(
-                f"{path}: {name} goes to {batch[name].max()}, the model's vocabulary has "
-                f"{cfg.vocab_size} tokens"
-            )
-    if batch["neighbours_BCNR"].shape[-1] != cfg.neighbour_len:
-        raise ValueError(
-            f"{path} has neighbours of {batch['neighbours_BCNR'].shape[-1]} tokens, the "
-            f"model reads {cfg.neighbour_len}"
-        )
-    return batch
-
-
-def load_of(batch: Batch) -> Load:
-    """The shape of a batch."""
-    rows, sequence_len = batch["inputs_BL"].shape
-    return Load(
-        sequence_len=sequence_len,
-        batch_size=rows,
-        num_neighbours=batch["neighbours_BCNR"].shape[2],
-    )

@@ -1,4 +1,4 @@
-"""One optimizer step, compiled and run as `retro_jax.training.train.train` does."""
+"""One optimizer step, compiled and run as `retro_jax.training.loop.train` does."""
 
 import functools
 import time
@@ -12,8 +12,10 @@ from retro_jax.devices import sharding
 from retro_jax.devices.compiled import compiled, give_back_memory
 from retro_jax.model import parameters
 from retro_jax.runs import checkpoints
-from retro_jax.training import train as training
+from retro_jax.training.batch import to_devices
 from retro_jax.training.optimizer import make_optimizer
+from retro_jax.training.step import train_step
+from retro_jax.training.train_state import TrainState, initial_state
 from tools.benchmark import device
 from tools.benchmark.sizes import Batch
 
@@ -41,7 +43,7 @@ class Step:
         """
         self._cfg, self._mesh, self._batch = cfg, mesh, batch
         optimizer = make_optimizer(optimizer_cfg, _SCHEDULE_STEPS)
-        make_state = functools.partial(training.initial_state, cfg, optimizer, 0)
+        make_state = functools.partial(initial_state, cfg, optimizer, 0)
         shapes = jax.eval_shape(make_state)
         shardings = sharding.state_shardings(shapes, mesh)
         self.num_parameters = parameters.num_parameters(shapes["params"])
@@ -49,7 +51,7 @@ class Step:
         _check_fits(4 * 4 * self.num_parameters // mesh.size)
         self._make_state = jax.jit(make_state, out_shardings=shardings)
         update = jax.jit(
-            functools.partial(training.train_step, cfg, optimizer, 1),
+            functools.partial(train_step, cfg, optimizer, 1),
             donate_argnums=0,
             out_shardings=(shardings, None),
         )
@@ -58,7 +60,7 @@ class Step:
             self._update = compiled(
                 update,
                 checkpoints.abstract(shapes, shardings),
-                training.to_devices(cfg, batch, mesh),
+                to_devices(cfg, batch, mesh),
             )
         self.compile_s = time.perf_counter() - start_s
         self.needs_bytes = _needs_bytes(self._update)
@@ -67,7 +69,7 @@ class Step:
         self.compiled_flops = None if cfg.scan_layers else counted.get("flops")
         give_back_memory()  # training does not ask; that took a hundred megabytes
         _check_fits(self.needs_bytes)
-        self._state: training.TrainState | None = None
+        self._state: TrainState | None = None
         self.last_loss_nats = float("nan")  # a token
 
     def start(self) -> None:
@@ -89,7 +91,7 @@ class Step:
         pending = None
         with jax.set_mesh(self._mesh):
             for _ in range(steps):
-                on_devices = training.to_devices(self._cfg, self._batch, self._mesh)
+                on_devices = to_devices(self._cfg, self._batch, self._mesh)
                 self._state, sums = self._update(self._state, on_devices)
                 if pending is not None:
                     jax.device_get(pending)

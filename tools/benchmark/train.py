@@ -1,5 +1,7 @@
 """Whole optimizer steps, with retrieval and without, and what share of the peak they use.
 
+    python -m tools.benchmark train --sizes=tiny,172m
+
 Each size is measured in a process of its own: so a size that does not fit ends that
 process and no other, and its peak memory is its own.
 """
@@ -12,41 +14,30 @@ import sys
 import tempfile
 
 from tools.benchmark.result import (
+    ROOT,
     UNKNOWN,
     Result,
-    Row,
     describe_machine,
     positive,
     progress,
     read_result,
+    unmeasured,
 )
-
-_ROOT = pathlib.Path(__file__).parents[2]
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The flags of `train`."""
-    command.add_argument(
-        "--sizes", default="tiny", help="of tiny, peer, 172m, 425m, 1.5b, 7.5b"
-    )
+    command.add_argument("--sizes", default="tiny", help="tiny, peer, 172m, 425m, ...")
     command.add_argument("--sequence_len", type=positive, help="tokens; the size's own")
+    command.add_argument("--batch_size", type=positive, help="in all; the size's own")
+    command.add_argument("--num_neighbours", type=positive, help="the size's own")
     command.add_argument(
-        "--batch_size", type=positive, help="sequences over all devices; the size's own"
-    )
-    command.add_argument(
-        "--num_neighbours", type=positive, help="of a chunk; the size's own"
-    )
-    command.add_argument("--batch", help=".npz with a batch, instead of random tokens")
-    command.add_argument(
-        "--absent", action="store_true", help="also measure a batch without neighbours"
+        "--absent", action="store_true", help="also without neighbours"
     )
     command.add_argument("--steps", type=positive, default=5, help="of a round")
     command.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
     command.add_argument("--model", default="", help="other settings: remat=none,...")
     command.add_argument("--mesh_model", type=int, default=1, help="devices on 'model'")
-    command.add_argument(
-        "--product_side", type=int, default=0, help="of the products; by the device"
-    )
     command.add_argument("--in_process", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -72,16 +63,14 @@ def _in_own_process(args: argparse.Namespace, size: str) -> Result:
         out = pathlib.Path(folder) / "train.json"
         command = [sys.executable, "-m", "tools.benchmark", "train"]
         command += ["--in_process", f"--sizes={size}", f"--out={out}"]
-        for name in ("sequence_len", "batch_size", "num_neighbours", "batch"):
+        for name in ("sequence_len", "batch_size", "num_neighbours"):
             value = getattr(args, name)
             if value is not None:
                 command.append(f"--{name}={value}")
-        for name in ("steps", "rounds", "dtype", "model", "mesh_model", "product_side"):
+        for name in ("steps", "rounds", "dtype", "model", "mesh_model"):
             command.append(f"--{name}={getattr(args, name)}")
         command += ["--absent"] * args.absent
-        done = subprocess.run(
-            command, cwd=_ROOT, stdout=subprocess.DEVNULL, check=False
-        )
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
         if done.returncode == 0:
             return read_result(out)
     if done.returncode == -signal.SIGKILL:
@@ -89,10 +78,5 @@ def _in_own_process(args: argparse.Namespace, size: str) -> Result:
     else:
         problem = f"failed with exit status {done.returncode}: see its message"
     return Result(
-        name="train", conditions={}, rows=[no_row(size, UNKNOWN, problem)], notes=[]
+        name="train", conditions={}, rows=[unmeasured(size, UNKNOWN, problem)], notes=[]
     )
-
-
-def no_row(size: str, retrieval: str, problem: str) -> Row:
-    """A row for what could not be measured."""
-    return {"size": size, "retrieval": retrieval, "state": problem}

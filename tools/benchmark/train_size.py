@@ -1,11 +1,10 @@
-"""Measures the steps of one size in this process. Imports no TensorFlow and no torch."""
+"""The steps of one size, measured in this process without TensorFlow and torch."""
 
 import argparse
 import dataclasses
 import functools
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,9 +13,16 @@ from retro_jax.config import MeshConfig, ModelConfig, OptimizerConfig
 from retro_jax.devices import sharding
 from retro_jax.model import flops, retro
 from tools.benchmark import device, sizes
-from tools.benchmark.result import UNKNOWN, Result, Row, describe_machine, significant
+from tools.benchmark.result import (
+    UNKNOWN,
+    Result,
+    Row,
+    describe_machine,
+    ratio,
+    significant,
+    unmeasured,
+)
 from tools.benchmark.step import Step
-from tools.benchmark.train import no_row
 
 
 @dataclasses.dataclass(slots=True)
@@ -34,7 +40,7 @@ class _Variant:
     problem: str = ""
 
     def attempt(self, action: Callable[["_Variant"], None]) -> None:
-        """Does it, unless memory does not suffice or did not before."""
+        """Does an action, unless memory does not suffice or did not before."""
         if self.problem:
             return
         try:
@@ -48,22 +54,19 @@ class _Variant:
 
 
 def measure(args: argparse.Namespace) -> Result:
-    """A row without retrieval and one with it, in rounds that alternate.
+    """Gives a row without retrieval and one with it, in rounds that alternate.
 
     If it is asked for, also one of the model with retrieval where all neighbours are absent.
 
     Raises:
-        ValueError: for a size, a setting or a batch that can't be used.
+        ValueError: for a size, a setting or a load that can't be used.
     """
     mesh = sharding.make_mesh(MeshConfig(model=args.mesh_model))
     cfg = sizes.override(sizes.model(args.sizes), args.model)
     cfg = dataclasses.replace(cfg, dtype=args.dtype)
     cfg.validate()
-    batch = _batch(args, cfg, mesh.shape["data"])
-    products = {
-        name: device.Product(name, side=args.product_side)
-        for name in ("float32", "bfloat16")
-    }
+    load = _load(args, cfg, mesh.shape["data"])
+    batch = sizes.synthetic_batch(cfg, load)
     # Without retrieval first: it needs less memory, so that both peaks are seen.
     variants = {
         "off": _Variant(sizes.without_retrieval(cfg)),
@@ -77,15 +80,12 @@ def measure(args: argparse.Namespace) -> Result:
     for name, variant in variants.items():
         variant.attempt(functools.partial(_build, batch=batches[name], mesh=mesh))
     for _ in range(args.rounds):
-        for product in products.values():
-            product.run()
         for variant in variants.values():
             variant.attempt(lambda measured: _measure_round(measured, args.steps))
-    load = sizes.load_of(batch)
-    rows = [_row(args.sizes, name, variants, load, products) for name in variants]
+    rows = [_row(args.sizes, name, variants, load) for name in variants]
     return Result(
         name="train",
-        conditions=_conditions(args, mesh, products),
+        conditions=_conditions(args, mesh),
         rows=rows,
         notes=[] if jax.default_backend() == "gpu" else ["not measured on a GPU"],
     )
@@ -95,22 +95,14 @@ def _build(variant: _Variant, batch: sizes.Batch, mesh) -> None:
     variant.step = Step(variant.cfg, OptimizerConfig(), batch, mesh)
 
 
-def _batch(args: argparse.Namespace, cfg: ModelConfig, shards: int) -> sizes.Batch:
-    if args.batch is not None:
-        batch = sizes.saved_batch(cfg, Path(args.batch))
-        _check_load(cfg, sizes.load_of(batch), shards)
-        return batch
+def _load(args: argparse.Namespace, cfg: ModelConfig, shards: int) -> sizes.Load:
+    """The load that is asked for; ValueError if the mesh or the model can't have it."""
     usual = sizes.LOADS[args.sizes]
     load = sizes.Load(
         sequence_len=args.sequence_len or usual.sequence_len,
         batch_size=args.batch_size or usual.batch_size * shards,
         num_neighbours=args.num_neighbours or usual.num_neighbours,
     )
-    _check_load(cfg, load, shards)
-    return sizes.synthetic_batch(cfg, load)
-
-
-def _check_load(cfg: ModelConfig, load: sizes.Load, shards: int) -> None:
     if load.batch_size % shards:
         raise ValueError(
             f"a batch of {load.batch_size} sequences can't be split over {shards} devices "
@@ -121,6 +113,7 @@ def _check_load(cfg: ModelConfig, load: sizes.Load, shards: int) -> None:
             f"--sequence_len {load.sequence_len} is no multiple of the model's chunks of "
             f"{cfg.chunk_len} tokens"
         )
+    return load
 
 
 def _measure_round(variant: _Variant, steps: int) -> None:
@@ -136,11 +129,10 @@ def _row(
     name: str,
     variants: dict[str, _Variant],
     load: sizes.Load,
-    products: dict[str, device.Product],
 ) -> Row:
     variant, off = variants[name], variants["off"]
     if variant.problem or variant.step is None:
-        return no_row(size, name, variant.problem)
+        return unmeasured(size, name, variant.problem)
     step_s = statistics.median(variant.step_s)
     step_flops = _step_flops(variants, name, load)
     dtype = str(retro.activation_dtype(variant.cfg))
@@ -162,10 +154,13 @@ def _row(
         "GFLOP/step": significant(step_flops / 1e9),
         "GFLOP/s": significant(step_flops / step_s / 1e9),
     }
-    row |= _utilisation(step_flops / step_s / device.num_chips(), products[dtype])
+    promised = device.data_sheet_flops(jax.devices()[0].device_kind)
+    if promised is not None and dtype == "bfloat16":
+        per_chip = step_flops / step_s / device.num_chips()
+        row["MFU of data sheet"] = significant(per_chip / promised, 3)
     if name != "off" and len(off.step_s) == len(variant.step_s):
-        ratios = np.divide(variant.step_s, off.step_s)
-        row["step / off"] = significant(float(np.median(ratios)), 3)
+        row["off step s"] = significant(statistics.median(off.step_s))
+        row["step / off"] = ratio(variant.step_s, off.step_s)
         of_off = _step_flops(variants, "off", load)
         row["FLOP / off"] = significant(step_flops / of_off, 3)
         row["compiled FLOP / off"] = _compiled_ratio(variant, off)
@@ -191,38 +186,14 @@ def _step_flops(variants: dict[str, _Variant], name: str, load: sizes.Load) -> i
     )
 
 
-def _utilisation(flops_per_chip: float, product: device.Product) -> Row:
-    """Model FLOP/s of a chip as shares of what it can do."""
-    promised = device.data_sheet_flops(jax.devices()[0].device_kind)
-    of_sheet = (
-        significant(flops_per_chip / promised, 3)
-        if promised is not None and product.dtype == "bfloat16"
-        else UNKNOWN
-    )
-    return {
-        "MFU of product": significant(flops_per_chip / product.best_flops, 3),
-        "MFU of data sheet": of_sheet,
-    }
-
-
-def _conditions(
-    args: argparse.Namespace, mesh, products: dict[str, device.Product]
-) -> dict[str, str | int | float]:
+def _conditions(args: argparse.Namespace, mesh) -> Row:
     found = describe_machine(("jax", "flax", "optax", "numpy"))
     kind = jax.devices()[0].device_kind
     found["device"] = f"{jax.device_count()} x {kind} ({jax.default_backend()})"
     found["mesh"] = f"data {mesh.shape['data']}, model {mesh.shape['model']}"
-    for name, product in products.items():
-        rate = f"{significant(product.best_flops / 1e12)} TFLOP/s"
-        found[f"{name} product"] = f"{rate} (side {product.side}, best run)"
     promised = device.data_sheet_flops(kind)
     if promised is not None:
         found["data sheet, bfloat16"] = f"{promised / 1e12:g} TFLOP/s"
-    found["batch"] = args.batch or "random tokens, all neighbours of full length"
+    found["batch"] = "random tokens, all neighbours of full length"
     found["steps"], found["rounds"] = args.steps, args.rounds
-    found["peak MB"] = (
-        "of this process"
-        if jax.default_backend() == "cpu"
-        else "of the fullest device, since the process began"
-    )
     return found

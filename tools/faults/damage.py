@@ -1,4 +1,4 @@
-"""A byte flipped in each file of a database in turn, each file missing, foreign shards.
+"""What damage of a database leaves: a flipped byte, a missing file, a foreign shard.
 
 What opens, loads and searches a damaged database must refuse it and name the file; what it
 does not read, `verify` must. Sequences are read as training reads them.
@@ -27,12 +27,12 @@ _OUTCOMES = ("on opening", "by verify", "not named", "harmless", "wrong answer")
 
 
 def rows(scratch: Path, seed: int) -> tuple[list[Row], list[str]]:
-    """The rows, and a note for each file whose damage was not refused by name."""
+    """Gives the rows, and a note for each file whose damage was not refused by name."""
     with toy_embedder.in_place_of_all():
         whole, other = (
             _updated(scratch / name, seed + n) for n, name in enumerate("ab")
         )
-        damage = _Damage(whole, scratch / "damaged", random.Random(seed))
+        damage = _Damage(whole, other, scratch / "damaged", random.Random(seed))
         files = [path.relative_to(whole) for path in sorted(whole.rglob("*"))]
         files = [path for path in files if (whole / path).is_file()]
         shards = sorted(path.parent for path in files if path.name == "shard.json")
@@ -40,7 +40,7 @@ def rows(scratch: Path, seed: int) -> tuple[list[Row], list[str]]:
         made = [
             damage.row("a byte flipped", files, damage.flip),
             damage.row("a file missing", files, lambda path: path.unlink()),
-            damage.row("a shard of another build", shards, _Swap(whole, other)),
+            damage.row("a shard of another build", shards, damage.swap),
         ]
     return made, damage.notes
 
@@ -55,24 +55,12 @@ def _updated(scratch: Path, seed: int) -> Path:
     return scratch / "database"
 
 
-class _Swap:
-    """Puts the shard of another build in a shard's place."""
-
-    def __init__(self, whole: Path, other: Path):
-        self._whole, self._other = whole, other
-
-    def __call__(self, shard: Path) -> None:
-        """Of the same name, where there is one."""
-        place = shard.relative_to(self._whole.parent.parent / "damaged")
-        shutil.rmtree(shard)
-        shutil.copytree(self._other / place, shard)
-
-
 class _Damage:
     """Damages one thing at a time in a copy, asks what it asks, and mends it."""
 
-    def __init__(self, whole: Path, folder: Path, rng: random.Random):
-        self._whole, self._rng = whole, rng
+    def __init__(self, whole: Path, other: Path, folder: Path, rng: random.Random):
+        """Copies a database to damage the copy; `other` is of another build."""
+        self._whole, self._other, self._rng = whole, other, rng
         self._folder = shutil.copytree(whole, folder)
         self._facts = small_database.facts_of(whole)
         self._sequences = _sequences(whole)
@@ -84,6 +72,11 @@ class _Damage:
         if content:
             content[self._rng.randrange(len(content))] ^= 1 << self._rng.randrange(8)
         path.write_bytes(content)
+
+    def swap(self, shard: Path) -> None:
+        """Puts the shard of the same name of the other build in a shard's place."""
+        shutil.rmtree(shard)
+        shutil.copytree(self._other / shard.relative_to(self._folder), shard)
 
     def row(self, what: str, names: list[Path], damage) -> Row:
         """Counts what becomes of the damage of each file or folder by itself."""
@@ -110,7 +103,8 @@ class _Damage:
 
     def _outcome(self, name: Path) -> str:
         try:
-            facts, sequences = (f(self._folder) for f in (_facts, _sequences))
+            facts = small_database.facts_of(self._folder)
+            sequences = _sequences(self._folder)
         except _ERRORS as error:
             return "on opening" if _names(str(error), name) else "not named"
         found = small_database.damaged_files(self._folder)
@@ -120,18 +114,14 @@ class _Damage:
         return "harmless" if same else "wrong answer"
 
 
-def _facts(folder: Path) -> small_database.Facts:
-    return small_database.facts_of(folder)
-
-
 def _names(said: str, name: Path) -> bool:
-    """Whether what is said names a file, or the shard or stage that it is of."""
+    """Tells whether a message names a file, or the shard or stage that it is of."""
     places: Iterator[Path] = (p for p in (name, *name.parents) if p != Path())
     return any(str(place) in said for place in places)
 
 
 def _sequences(folder: Path) -> int:
-    """A number that any change of any sequence changes; reads them all.
+    """Gives a number that any change of any sequence changes; reads them all.
 
     Raises:
         ValueError: as training does, if they are of another database.

@@ -1,9 +1,9 @@
-"""kill -9 at random moments of builds and updates: what is left, and what comes of it.
+"""Kills of builds and updates with kill -9 at random moments, and what they leave.
 
     python -m tools.faults.kills KILLS SEED
 
-prints the rows as JSON. It is a process of its own, which forks: whoever is killed must not
-take long to start, and a process that has run TensorFlow or JAX can't be forked.
+The command prints the rows as JSON. It is a process of its own, which forks: a child must
+start at once, and a process that has run TensorFlow or JAX can't be forked.
 """
 
 import collections
@@ -34,7 +34,7 @@ _MOST_ATTEMPTS = 20  # for one kill: the others came too late
 
 
 def rows(kills: int, seed: int) -> list[Row]:
-    """The rows of all kinds of kills, from a process that forks."""
+    """Gives the rows of all kinds of kills, from a process that forks."""
     command = [sys.executable, "-m", "tools.faults.kills"]
     done = subprocess.run(
         [*command, str(kills), str(seed)], stdout=subprocess.PIPE, text=True, check=True
@@ -43,7 +43,7 @@ def rows(kills: int, seed: int) -> list[Row]:
 
 
 def _start(work: Callable[[], None]) -> int:
-    """Does the work in a forked process; gives its id."""
+    """Starts work in a forked process; gives its id."""
     child = os.fork()
     if child:
         return child
@@ -58,7 +58,7 @@ def _start(work: Callable[[], None]) -> int:
 
 
 def _was_killed(child: int) -> bool:
-    """Waits for its end; RuntimeError if it ended in another way than by itself or -9."""
+    """Waits for a child's end; RuntimeError unless it ended by itself or by -9."""
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         return True
@@ -68,7 +68,7 @@ def _was_killed(child: int) -> bool:
 
 
 def _under_way(folder: Path) -> str | None:
-    """The stage that is being made, or was when the build was killed."""
+    """Finds the stage that is being made, or was when the build was killed."""
     begun = [
         stage
         for stage in WITH_STEPS
@@ -76,21 +76,6 @@ def _under_way(folder: Path) -> str | None:
         and not (folder / stage / "stage.json").exists()
     ]
     return begun[-1] if begun else None
-
-
-def _whole_build(make: Callable[[Path], None], folder: Path) -> dict[str, float]:
-    """Builds undisturbed; gives the seconds of each stage."""
-    child = _start(lambda: make(folder))
-    began_s: dict[str, float] = {}
-    took_s: dict[str, float] = {}
-    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        stage = _under_way(folder)
-        if stage is not None:
-            began_s.setdefault(stage, time.monotonic())
-            took_s[stage] = time.monotonic() - began_s[stage]
-        time.sleep(_POLL_S)
-    assert not _was_killed(child)
-    return took_s
 
 
 class _BuildKills:
@@ -101,7 +86,10 @@ class _BuildKills:
         self._rng = rng
         self._whole, self._folder = scratch / f"whole-{index}", scratch / "killed"
         self._make = functools.partial(small_database.make, corpus, index=index)
-        self._took_s = _whole_build(self._make, self._whole)
+        assert not _was_killed(_start(lambda: self._make(self._whole)))
+        self._took_s: dict[str, float] = collections.defaultdict(float)
+        for cost in costs.read(self._whole):
+            self._took_s[cost.stage] += cost.wall_s
         self._wanted = small_database.facts_of(self._whole)
         self.left: collections.Counter[str] = collections.Counter()
         self.stages: collections.Counter[str] = collections.Counter()
@@ -121,7 +109,7 @@ class _BuildKills:
             and os.waitid(os.P_PID, child, ended) is None
         ):
             time.sleep(_POLL_S)
-        time.sleep(self._rng.uniform(0, self._took_s.get(stage, 0.0)))
+        time.sleep(self._rng.uniform(0, self._took_s[stage]))
         os.kill(child, signal.SIGKILL)
         if not _was_killed(child):
             return
@@ -154,19 +142,36 @@ class _BuildKills:
         shutil.rmtree(self._folder)
 
     def row(self) -> Row:
-        """What was counted."""
-        return {
-            "part": "kills",
-            "kill -9 of": f"build, {_manifest(self._whole)['index']['kind']}",
-            "kills": self.left.total(),
-            "left old": self.left["old"],
-            "left new": self.left["new"],
-            "broken": self.left["broken"] + self.finished.count(False),
-            "restarts equal": f"{sum(self.finished)} of {len(self.finished)}",
-            "recall@2 before": _recorded_recall(self._whole),
-            "recall@2 after": self.recall_at_2,
-            "where": ", ".join(f"{name} {n}" for name, n in self.stages.items()),
-        }
+        """Gives what was counted."""
+        return _row(
+            f"build, {_manifest(self._whole)['index']['kind']}",
+            self.left,
+            self.finished,
+            (_recorded_recall(self._whole), self.recall_at_2),
+            ", ".join(f"{name} {n}" for name, n in self.stages.items()),
+        )
+
+
+def _row(
+    what: str,
+    left: collections.Counter[str],
+    equal: Sequence[bool],
+    recalls: tuple[float, float],
+    where: str,
+) -> Row:
+    """Makes the row of a kind of kill; a restart that is not equal counts as broken."""
+    return {
+        "part": "kills",
+        "kill -9 of": what,
+        "kills": left.total(),
+        "left old": left["old"],
+        "left new": left["new"],
+        "broken": left["broken"] + equal.count(False),
+        "restarts equal": f"{sum(equal)} of {len(equal)}",
+        "recall@2 before": recalls[0],
+        "recall@2 after": recalls[1],
+        "where": where,
+    }
 
 
 def _manifest(folder: Path) -> dict:
@@ -178,7 +183,7 @@ def _recorded_recall(folder: Path) -> float:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder by its name; without times, which no two builds share."""
+    """Reads every file below a folder; leaves out times, which no two builds share."""
     found = {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -203,23 +208,17 @@ def _build_row(made: _BuildKills, stages: Sequence[str], kills: int) -> Row:
     return made.row()
 
 
-def _update(name: str, folder: Path, ready: int | None = None) -> int:
-    """Starts an update in a child, which writes to `ready` when it begins."""
+def _begun(name: str, folder: Path) -> int:
+    """Starts an update in a child and waits until it begins; gives the child's id."""
+    reading, writing = os.pipe()
 
     def work() -> None:
         opened = Database.open(folder)
         assert opened.index.size and opened.embedder.width  # loaded before it begins
-        if ready is not None:
-            os.write(ready, b".")
+        os.write(writing, b".")
         small_database.UPDATES[name](opened)
 
-    return _start(work)
-
-
-def _begun(name: str, folder: Path) -> int:
-    """As `_update`, when it has begun."""
-    reading, writing = os.pipe()
-    child = _update(name, folder, writing)
+    child = _start(work)
     os.close(writing)
     os.read(reading, 1)
     os.close(reading)
@@ -235,7 +234,8 @@ def _update_row(name: str, before: Path, kills: int, rng: random.Random) -> Row:
     old, new = small_database.facts_of(before), small_database.facts_of(after)
     version = Database.open(before).version
     left: collections.Counter[str] = collections.Counter()
-    equal, folder = 0, before.with_name("killed")
+    equal: list[bool] = []
+    folder = before.with_name("killed")
     for _ in range(_MOST_ATTEMPTS * kills):
         small_database.copy(before, folder)
         child = _begun(name, folder)
@@ -246,26 +246,16 @@ def _update_row(name: str, before: Path, kills: int, rng: random.Random) -> Row:
         state = _state_of(folder, version, old, new)
         left[state] += 1
         if state != "new" or name == "compact":
-            assert not _was_killed(_update(name, folder))
-        equal += small_database.facts_of(folder) == new
+            assert not _was_killed(_begun(name, folder))
+        equal.append(small_database.facts_of(folder) == new)
         if left.total() == kills:
             break
-    return {
-        "part": "kills",
-        "kill -9 of": name,
-        "kills": left.total(),
-        "left old": left["old"],
-        "left new": left["new"],
-        "broken": left["broken"] + left.total() - equal,
-        "restarts equal": f"{equal} of {left.total()}",
-        "recall@2 before": old.recall_at_2,
-        "recall@2 after": new.recall_at_2,
-        "where": f"within {1000 * took_s:.0f} ms",
-    }
+    recalls = (old.recall_at_2, new.recall_at_2)
+    return _row(name, left, equal, recalls, f"within {1000 * took_s:.0f} ms")
 
 
 def _state_of(folder: Path, version: int, old, new) -> str:
-    """Whether the version in force is the old or the new one, and whole."""
+    """Tells whether the version in force is the old or the new one, and whole."""
     try:
         facts, now = small_database.facts_of(folder), Database.open(folder).version
         is_whole = not small_database.damaged_files(folder)
@@ -293,7 +283,7 @@ def _rows(kills: int, seed: int) -> Iterator[Row]:
         for name in small_database.UPDATES:
             progress(f"killing {kills} times: {name}")
             yield _update_row(name, before, kills, rng)
-            assert not _was_killed(_update(name, before))
+            assert not _was_killed(_begun(name, before))
 
 
 def main(kills: str, seed: str) -> None:

@@ -1,10 +1,12 @@
-"""Requests to a retrieval service from many clients, and what became of each."""
+"""Requests to a retrieval service from many clients, and the outcome of each."""
 
 import collections
 import dataclasses
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -20,7 +22,7 @@ _K = 10
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What became of a request.
+    """The outcome of a request, and when it came.
 
     Attributes:
         outcome: whole, partial, or the gRPC code of an error.
@@ -36,19 +38,19 @@ class Answers(list[Answer]):
     """The answers of a load."""
 
     def num(self, *outcomes: str) -> int:
-        """How many had one of these outcomes."""
+        """Counts the answers with one of these outcomes."""
         return sum(answer.outcome in outcomes for answer in self)
 
     def errors(self) -> int:
-        """How many got no answer."""
+        """Counts the requests without an answer."""
         return len(self) - self.num("whole", "partial")
 
     def longest_ms(self) -> int:
-        """Of all requests, failed ones too."""
+        """Gives the longest time of a request, failed ones too."""
         return round(1000 * max((answer.took_s for answer in self), default=0.0))
 
     def codes(self) -> str:
-        """The errors by their gRPC code."""
+        """Lists the errors by their gRPC code."""
         codes = collections.Counter(answer.outcome for answer in self)
         errors = {c: n for c, n in codes.items() if c not in ("whole", "partial")}
         return ", ".join(f"{code} {n}" for code, n in sorted(errors.items())) or "none"
@@ -56,21 +58,21 @@ class Answers(list[Answer]):
 
 @contextmanager
 def connected(port: int) -> Iterator[SimpleNamespace]:
-    """A connection of its own to a router."""
+    """Opens a connection of its own to a router."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
         yield stub_of(channel, "Retrieval")
 
 
 def request_of(vectors_QW: np.ndarray) -> pb.SearchRequest:
-    """A search for the nearest chunks of some vectors, without their text."""
+    """Makes a search for the nearest chunks of some vectors, without their text."""
     return pb.SearchRequest(
         vectors=messages.pack_vectors(vectors_QW), k=_K, without_sources=True
     )
 
 
 def ask(stub, request: pb.SearchRequest, timeout_s: float) -> Answer:
-    """Asks once, and waits."""
+    """Asks once and waits for the answer."""
     start_s = time.monotonic()
     try:
         response = stub.Search(request, timeout=timeout_s)
@@ -90,28 +92,28 @@ def under_load(
     timeout_s: float,
     seconds: float,
 ) -> Answers:
-    """Clients that ask one request after the other, while something is done to the service.
+    """Runs clients that ask one request after the other, while something is done to the service.
 
     Args:
         acts: done in turn, at equal intervals of the `seconds`.
     """
     until, answers = threading.Event(), Answers()
 
-    def load() -> None:
+    def load(_) -> None:
         with connected(port) as stub:
             while not until.is_set():
                 answers.append(ask(stub, request, timeout_s))
 
-    threads = [threading.Thread(target=load) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for act in acts:
-        time.sleep(seconds / (len(acts) + 1))
-        act()
-    time.sleep(seconds / (len(acts) + 1))
-    until.set()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(clients) as pool:
+        asking = pool.map(load, range(clients))
+        try:
+            for act in acts:
+                time.sleep(seconds / (len(acts) + 1))
+                act()
+            time.sleep(seconds / (len(acts) + 1))
+        finally:
+            until.set()
+        list(asking)
     return answers
 
 
@@ -125,26 +127,22 @@ def open_loop(
 ) -> Answers:
     """Asks `rate` times a second, whether earlier requests were answered or not."""
     answers, calls = Answers(), []
+
+    def note(start_s: float, done) -> None:
+        ended_s, outcome = time.monotonic(), done.code().name
+        if done.code() is grpc.StatusCode.OK:
+            outcome = "partial" if done.result().partial else "whole"
+        answers.append(Answer(outcome, ended_s - start_s, ended_s))
+
     with connected(port) as stub:
         began_s = time.monotonic()
         for number in range(max(1, round(rate * seconds))):
             time.sleep(max(0.0, began_s + number / rate - time.monotonic()))
             asked = stub.Search.future(request, timeout=timeout_s)
-            asked.add_done_callback(_noting(answers, time.monotonic()))
+            asked.add_done_callback(functools.partial(note, time.monotonic()))
             calls.append(asked)
         for asked in calls:
             asked.exception()  # waits
         while len(answers) < len(calls):
             time.sleep(0.001)  # the last callbacks
     return answers
-
-
-def _noting(answers: Answers, start_s: float) -> Callable[[grpc.Future], None]:
-    def note(done) -> None:
-        ended_s, code = time.monotonic(), done.code()
-        outcome = code.name
-        if code is grpc.StatusCode.OK:
-            outcome = "partial" if done.result().partial else "whole"
-        answers.append(Answer(outcome, ended_s - start_s, ended_s))
-
-    return note

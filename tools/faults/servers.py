@@ -1,4 +1,4 @@
-"""What the retrieval service does while its servers are killed, stalled and overloaded.
+"""Answers of a retrieval service whose servers are killed, stalled and overloaded.
 
 Two shards with two replicas each and a router, all real processes of this machine, on a
 database of random vectors.
@@ -8,21 +8,18 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 
 from tools.benchmark.result import Row, progress
-from tools.benchmark.service import clustered, write_database
+from tools.benchmark.synthetic import clustered, write_database
 from tools.faults import load
 
 _SHARDS, _REPLICAS = 2, 2
@@ -84,9 +81,8 @@ class Service:
             "|".join(f"127.0.0.1:{replica.port}" for replica in shard)
             for shard in self.shards
         )
-        self._metrics_port = _free_port()
-        flags = (f"--shards={addresses}", f"--metrics_port={self._metrics_port}")
-        self._router = Server("router", f"--database={database}", *flags)
+        flags = (f"--database={database}", f"--shards={addresses}")
+        self._router = Server("router", *flags)
         self.port = self._router.port
 
     def _shard(self, shard: int, port: int = 0) -> Server:
@@ -106,32 +102,15 @@ class Service:
             old.end()
             self.shards[shard][number] = self._shard(shard, old.port)
 
-    def metric(self, name: str) -> int:
-        """A counter of the router; 0 if it has not counted yet."""
-        url = f"http://127.0.0.1:{self._metrics_port}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            text = answer.read().decode()
-        found = re.search(rf"^retro_{name}_total (\S+)$", text, re.MULTILINE)
-        return int(float(found[1])) if found else 0
-
     def close(self) -> None:
         """Ends all."""
         for server in [self._router, *(r for shard in self.shards for r in shard)]:
             server.end()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def rows(scratch: Path, args: argparse.Namespace) -> list[Row]:
-    """The rows of all faults of the service."""
-    made = argparse.Namespace(
-        rows=args.rows, width=_WIDTH, shards=_SHARDS, index="exact"
-    )
-    write_database(scratch, made)
+    """Gives the rows of all faults of the service."""
+    write_database(scratch, args.rows, _WIDTH, _SHARDS, "exact")
     progress(f"starting {_SHARDS * _REPLICAS} shard servers and a router")
     with contextlib.closing(Service(scratch, args.queue)) as service:
         queries_QW = clustered(np.random.default_rng(1), _BATCH, _WIDTH)
@@ -156,7 +135,6 @@ class _Faults:
         service = self._service
         progress(f"{fault} under load")
         first = signal.SIGKILL if killed else signal.SIGSTOP
-        before = {n: service.metric(n) for n in ("hedges", "retries")}
         acts = [lambda: service.signal(0, first, replicas=replicas)]
         seconds = self._args.seconds
         if not killed:  # a third of the time, and longer than the deadline
@@ -170,11 +148,10 @@ class _Faults:
             timeout_s=self._args.timeout_s,
             seconds=seconds,
         )
-        counted = {n: service.metric(n) - value for n, value in before.items()}
         if killed:
             service.restart(0, replicas=replicas)
         self._recovered_s(time.monotonic(), normal_s=self._args.timeout_s)
-        return self._counts(fault, answers) | counted
+        return self._counts(fault, answers)
 
     def _counts(self, fault: str, answers: load.Answers) -> Row:
         return {

@@ -17,7 +17,7 @@ from data_pipeline.build import pipeline
 from data_pipeline.config import DataConfig
 from data_pipeline.database import Database, neighbours, verify
 
-_SYLLABLES = (
+_SYLLABLES = [
     "ba",
     "do",
     "ki",
@@ -30,7 +30,7 @@ _SYLLABLES = (
     "sil",
     "tu",
     "van",
-)
+]
 _DOCUMENTS, _SENTENCES = 60, 6  # unless said otherwise
 _K = 10
 _ADDED: Sequence[dict[str, str]] = (
@@ -139,33 +139,19 @@ def damaged_files(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path, problem in checked if problem]
 
 
-def _add(opened: Database) -> None:
-    opened.add(_ADDED)
-
-
-def _replace(opened: Database) -> None:
-    opened.replace([{"id": _first(opened), "text": "All is new. " + _ADDED[0]["text"]}])
-
-
-def _delete(opened: Database) -> None:
-    opened.delete([_first(opened)])
-
-
-def _compact(opened: Database) -> None:
-    opened.compact()
-
-
 def _first(opened: Database) -> str:
     """The first document of the build that is still there."""
     ids = opened.documents().column("id").to_pylist()
     return next(name for name in ids if name and opened.has_document(name))
 
 
-UPDATES: dict[str, Callable[[Database], None]] = {
-    "add": _add,
-    "replace": _replace,
-    "delete": _delete,
-    "compact": _compact,
+UPDATES: dict[str, Callable[[Database], object]] = {
+    "add": lambda opened: opened.add(_ADDED),
+    "replace": lambda opened: opened.replace(
+        [{"id": _first(opened), "text": "All is new. " + _ADDED[0]["text"]}]
+    ),
+    "delete": lambda opened: opened.delete([_first(opened)]),
+    "compact": lambda opened: opened.compact(),
 }
 
 

@@ -124,15 +124,17 @@ def test_what_changes_what_runs(hash_of, old, new):
     assert hash_of(old, new) != hash_of()
 
 
+_SHOW_IDENTITY = """
+from data_pipeline.build import stage_code
+
+print(stage_code.__file__, stage_code.identity(["chunks", "index"]))
+"""
+
+
 def test_without_sources_the_number_stands_alone(tmp_path):
     archive = shutil.make_archive(tmp_path / "code", "zip", _ROOT, "data_pipeline")
     done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from data_pipeline.build import stage_code\n"
-            "print(stage_code.__file__, stage_code.identity(['chunks', 'index']))",
-        ],
+        [sys.executable, "-c", _SHOW_IDENTITY],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": archive},
         capture_output=True,

@@ -1,6 +1,5 @@
 """The retrieval service answers as the database does, and refuses what it must."""
 
-import argparse
 import dataclasses
 import os
 
@@ -308,8 +307,8 @@ def test_more_servers_than_shards_are_refused(sharded_database):
 
 
 def test_the_benchmarks_database_can_be_served(tmp_path):
-    args = argparse.Namespace(rows=90, shards=2, width=8, index="exact")
-    database = Database.open(benchmark.write_database(tmp_path, args))
+    folder = benchmark.write_database(tmp_path, 90, 8, shards=2, index="exact")
+    database = Database.open(folder)
     with servers() as running:
         held = [
             running.shard(database, s, 2).service.versions.newest.index_shards

@@ -299,10 +299,10 @@ def test_a_process_that_finds_nobody_says_so(tmp_path):
 
 _FAILS = """
 import sys, time
-from retro_jax.devices.processes import Cluster, Together, wait_for_all
+from retro_jax.devices.processes import Cluster, JoinedProcesses, wait_for_all
 cluster = Cluster(coordinator=sys.argv[1], num_processes=2, process_id=int(sys.argv[2]),
                   heartbeat_s=4)
-with Together(cluster):
+with JoinedProcesses(cluster):
     wait_for_all("both are there")
     if cluster.process_id == int(sys.argv[3]):
         raise RuntimeError("the disk is gone")

@@ -12,8 +12,10 @@ from jax.sharding import PartitionSpec as P
 
 from retro_jax.config import MeshConfig, OptimizerConfig, TrainConfig
 from retro_jax.devices import sharding
-from retro_jax.training import train
+from retro_jax.training.loop import train
 from retro_jax.training.optimizer import make_optimizer
+from retro_jax.training.step import train_step
+from retro_jax.training.train_state import initial_state
 from tests import tiny_model
 from tests.tiny_training import ACCUMULATION, CFG, OPTIMIZER, STEPS, batch
 
@@ -151,7 +153,7 @@ def test_a_batch_that_does_not_divide_is_refused_by_axis(sizes, accumulation, me
 def test_training_refuses_such_a_batch_before_it_reads_or_compiles(tmp_path):
     cfg = TrainConfig(steps=1, batch_size=12, accumulation=2)
     with pytest.raises(ValueError, match="train.batch_size=12 .* multiple of 8"):
-        train.train(CFG, OPTIMIZER, cfg, tiny_model.mesh(4, 2), iter, tmp_path, {})
+        train(CFG, OPTIMIZER, cfg, tiny_model.mesh(4, 2), iter, tmp_path, {})
     assert not list(tmp_path.iterdir())
 
 
@@ -211,7 +213,7 @@ def test_key_heads_that_a_mesh_can_not_split_are_held_whole():
 def test_optimizer_slots_are_spread_as_their_parameters():
     mesh = tiny_model.mesh(2, 4)
     optimizer = make_optimizer(OptimizerConfig(), 100)
-    make = functools.partial(train.initial_state, CFG, optimizer, 0)
+    make = functools.partial(initial_state, CFG, optimizer, 0)
     shardings = sharding.state_shardings(jax.eval_shape(make), mesh)
     for slot in ("mu", "nu"):
         assert optax.tree.get(shardings["optimizer"], slot) == shardings["params"]
@@ -282,7 +284,7 @@ def _trained(data: int, model: int, replicas: int = 1, **changes) -> _Trained:
     params = tiny_model.parameters(cfg)
     state = {"params": params, "optimizer": optimizer.init(params)}
     shardings = sharding.state_shardings(state, mesh)
-    step = functools.partial(train.train_step, cfg, optimizer, ACCUMULATION)
+    step = functools.partial(train_step, cfg, optimizer, ACCUMULATION)
     losses, norms = [], []
     with jax.set_mesh(mesh):
         state = jax.device_put(state, shardings)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from retro_jax.model import parameters, stack
-from retro_jax.training import train
+from retro_jax.training.batch import without_neighbours
+from retro_jax.training.step import token_losses
 from tests import tiny_model
 
 
@@ -43,12 +44,12 @@ def test_the_loop_equals_the_layers_one_by_one(
     scanned = dataclasses.replace(cfg, scan_layers=True)
     params, batch = tiny_model.parameters(cfg), tiny_model.batch(cfg)
     if not retrieval:
-        batch = train.without_neighbours(batch)
+        batch = without_neighbours(batch)
     mesh = tiny_model.mesh(2, 2) if num_devices == 4 else tiny_model.mesh(1, 1)
 
     def graded(cfg):
         def loss(params, batch):
-            losses_BL = train.token_losses(cfg, params, batch)
+            losses_BL = token_losses(cfg, params, batch)
             return losses_BL.sum(), losses_BL
 
         with jax.set_mesh(mesh):

@@ -8,7 +8,7 @@ import pytest
 
 from retro_jax import config as configs
 from retro_jax.model import parameters
-from retro_jax.training import train
+from retro_jax.training.step import loss
 from tests import tiny_model
 
 M = 4  # tokens of a chunk; neighbours are 2 M long
@@ -28,7 +28,7 @@ def logits(cfg, params, batch, **changed):
 def gradients_of(cfg, params, batch):
     @jax.jit
     def gradients(params, batch):
-        return jax.grad(lambda p: train.summed_loss(cfg, p, batch)[0])(params)
+        return jax.grad(lambda p: loss(p, {}, cfg, batch)[0])(params)
 
     return gradients(params, batch)
 

@@ -134,7 +134,7 @@ def test_a_part_is_also_read_from_the_newest_whole_one(folder, capsys, damage):
     wanted = {"params": _wanted()["params"]}
     with contextlib.closing(Checkpoints(folder, keep=None)) as keeper:
         step, got = keeper.restore(wanted, RUN, part=True)
-        assert keeper.about(step) == RUN | {"step": 1}
+        assert keeper.run_of(step) == RUN | {"step": 1}
     assert step == 1 and got.keys() == {"params"}
     expected = _state(1)["params"]
     jax.tree.map(np.testing.assert_array_equal, got["params"], expected)

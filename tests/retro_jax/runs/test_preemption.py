@@ -16,8 +16,9 @@ from experiments import command_line
 from retro_jax.devices import sharding
 from retro_jax.runs import preemption
 from retro_jax.runs.checkpoints import Checkpoints, abstract
-from retro_jax.training import train
 from retro_jax.training.optimizer import make_optimizer
+from retro_jax.training.step import updates_made
+from retro_jax.training.train_state import TrainState, initial_state
 from tests import preempted_pair, tiny_model
 from tests.patience import PATIENT
 from tests.ports import free_port
@@ -87,11 +88,11 @@ def _end(processes: list[subprocess.Popen]) -> None:
             pass
 
 
-def _restored(folder: Path) -> tuple[int, train.TrainState]:
+def _restored(folder: Path) -> tuple[int, TrainState]:
     """The newest step, on one device of this process."""
     optimizer = make_optimizer(preempted_pair.OPTIMIZER, 1000)
     shapes = jax.eval_shape(
-        functools.partial(train.initial_state, preempted_pair.CFG, optimizer, 0)
+        functools.partial(initial_state, preempted_pair.CFG, optimizer, 0)
     )
     shardings = sharding.state_shardings(shapes, tiny_model.mesh(1, 1))
     with contextlib.closing(Checkpoints(folder / "checkpoints", keep=2)) as keeper:
@@ -113,7 +114,7 @@ def test_two_processes_agree_on_the_step_and_on_what_is_damaged(tmp_path):
     step, state = _restored(tmp_path)
     for _, _, errors in ends:
         assert f"step {step} is saved" in errors
-    assert step > 5 and int(train.updates_made(state)) == step
+    assert step > 5 and int(updates_made(state)) == step
     # What one process alone reads is damaged: both must go back, to the same step.
     (of_second,) = (tmp_path / "checkpoints" / str(step) / "state").glob("*process_1")
     for path in (of_second / "d").iterdir():

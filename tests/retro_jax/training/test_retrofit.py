@@ -16,8 +16,11 @@ from retro_jax.config import OptimizerConfig, TrainConfig
 from retro_jax.devices import sharding
 from retro_jax.model import parameters
 from retro_jax.runs import checkpoints
-from retro_jax.training import retrofit, train
+from retro_jax.training import retrofit
+from retro_jax.training.loop import train
 from retro_jax.training.optimizer import make_optimizer
+from retro_jax.training.step import summed_gradients
+from retro_jax.training.train_state import first_state, initial_state, partition
 from tests import tiny_model
 
 # 40 stands in the feed-forward matrices of the backbone alone.
@@ -49,7 +52,7 @@ def _train(workdir, *, backbone=BASELINE):
     if backbone is not None:  # as `load` gives it; training uses it up
         shardings = sharding.state_shardings(backbone, mesh)
         backbone = jax.device_put(jax.device_get(backbone), shardings)
-    made = train.train(
+    made = train(
         *(CFG, OPTIMIZER, STEPS, mesh, batches_from, workdir, {}),
         trained=NEW,
         backbone=backbone,
@@ -65,10 +68,10 @@ def _logits(cfg, params, *, retrieval: bool):
 
 
 def _first(cfg, baseline) -> dict:
-    make = functools.partial(train.initial_state, cfg, optax.identity(), 0)
+    make = functools.partial(initial_state, cfg, optax.identity(), 0)
     mesh = tiny_model.mesh(1, 1)
     shardings = sharding.state_shardings(jax.eval_shape(make), mesh)
-    return retrofit.first_state(cfg, make, shardings, baseline)["params"]
+    return first_state(make, shardings, baseline)["params"]
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +146,7 @@ def test_without_retrieval_it_is_the_baseline(retrofitted):
 
 def test_unfrozen_everything_has_slots():
     """And a gradient, see below; the update is that of any run."""
-    make = functools.partial(train.initial_state, CFG, make_optimizer(OPTIMIZER, 9), 0)
+    make = functools.partial(initial_state, CFG, make_optimizer(OPTIMIZER, 9), 0)
     for trained, names in ((None, NEW | set(BASELINE)), (NEW, NEW)):
         made = jax.eval_shape(functools.partial(make, trained))
         slots = optax.tree_utils.tree_get(made["optimizer"], "mu")
@@ -184,8 +187,8 @@ def test_gradients_of_the_backbone_are_not_even_computed(remat, accumulation):
 
     def computed(trained):
         def gradients(params, batch):
-            params, frozen = retrofit.split(params, trained)
-            return train.accumulated_gradients(cfg, params, batch, accumulation, frozen)
+            params, frozen = partition(params, trained)
+            return summed_gradients(cfg, params, frozen, batch, accumulation)
 
         return _shapes_computed(jax.make_jaxpr(gradients)(shapes, _batch(0)))
 

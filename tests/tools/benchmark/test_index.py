@@ -1,13 +1,9 @@
-"""The benchmarks of search: the recall that is asked for, and questions in their layout."""
-
-import json
-import lzma
+"""Indexes are tuned to the recall that is asked for."""
 
 import numpy as np
-import pytest
 
 from tools.benchmark import __main__ as benchmark
-from tools.benchmark import hybrid, peers
+from tools.benchmark import index
 from tools.benchmark.result import read_result
 
 
@@ -26,7 +22,8 @@ def test_indexes_reach_one_recall(tmp_path):
     for row in result.rows:
         assert row["recall@10"] > 0.9  # tuned to 0.95 on other queries
         assert row["queries/s"] > 0
-    assert any("scann / exact" in note for note in result.notes)
+        assert float(str(row["scann / index"]).split()[0]) > 0
+    assert result.rows[1]["scann / index"] == "1.00 (1.00 to 1.00)"
     assert ("hnswlib" in names) != any("hnswlib is not" in n for n in result.notes)
 
 
@@ -37,7 +34,7 @@ def test_the_least_effort_that_is_enough():
         asked.append((effort, reorder))
         return np.array([[effort * reorder]])
 
-    contestant = peers.Contestant("one", search, [1, 2, 4, 8], reorders=(1, 5))
+    contestant = index.Contestant("one", search, [1, 2, 4, 8], reorders=(1, 5))
     seconds = {(8, 1): 2.0, (2, 5): 1.0}
 
     def enough(ids_QN):
@@ -48,24 +45,5 @@ def test_the_least_effort_that_is_enough():
         return seconds[asked[-1]]
 
     queries_QW = np.zeros((1, 2), np.float32)
-    assert peers.tune(contestant, queries_QW, enough, measure) == (2, 5)
-    assert peers.tune(contestant, queries_QW, lambda _: False, measure) is None
-
-
-def test_questions_with_the_ids_of_their_paragraphs(tmp_path):
-    paragraphs = [
-        {"context": "one", "qas": [{"question": "q1"}, {"question": "q2"}]},
-        {"context": "two", "qas": []},
-        {"context": "one", "qas": [{"question": "q3"}]},
-    ]
-    path = tmp_path / "squad.json.xz"
-    path.write_bytes(
-        lzma.compress(json.dumps({"data": [{"paragraphs": paragraphs}]}).encode())
-    )
-    texts, asked = hybrid.read_squad(path)
-    assert texts == {"p00000": "one", "p00001": "two"}
-    assert asked == [("q1", "p00000"), ("q2", "p00000"), ("q3", "p00000")]
-    bad = tmp_path / "bad.json"
-    bad.write_text("[]")
-    with pytest.raises(ValueError, match=r"bad\.json is not in SQuAD's layout"):
-        hybrid.read_squad(bad)
+    assert index.tune(contestant, queries_QW, enough, measure) == (2, 5)
+    assert index.tune(contestant, queries_QW, lambda _: False, measure) is None

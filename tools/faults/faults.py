@@ -1,4 +1,6 @@
-"""What faults leave: kill -9, lost and stalled servers, overload, damaged files; counted.
+"""Counts what faults leave: kill -9, lost and stalled servers, overload, damaged files.
+
+    python -m tools.benchmark faults --kills=20
 
 The databases that are broken are made here: of generated text with an embedder without
 weights, and of random vectors for the service.
@@ -28,28 +30,19 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """The flags of `faults`."""
     all_parts = ",".join(_PARTS)
     command.add_argument("--parts", type=_parts, default=all_parts, help=all_parts)
-    command.add_argument(
-        "--kills", type=positive, default=20, help="of builds, and of each update"
-    )
+    command.add_argument("--kills", type=positive, default=20, help="of each kind")
     command.add_argument("--seed", type=int, default=0, help="of moments and bytes")
     command.add_argument(
-        "--rows", type=positive, default=50_000, help="vectors that are served"
+        "--rows", type=positive, default=50_000, help="that are served"
     )
-    command.add_argument(
-        "--queue",
-        type=positive,
-        default=16,
-        help="requests that wait at a shard server",
-    )
+    command.add_argument("--queue", type=positive, default=16, help="of a shard server")
     command.add_argument("--clients", type=positive, default=4, help="at once")
-    command.add_argument(
-        "--seconds", type=float, default=10.0, help="of load at each fault"
-    )
+    command.add_argument("--seconds", type=float, default=10.0, help="of each load")
     command.add_argument("--timeout_s", type=float, default=2.0, help="of a request")
 
 
 def run(args: argparse.Namespace) -> Result:
-    """The counts of all parts that are asked for."""
+    """Gives the counts of all parts that are asked for."""
     rows: list[Row] = []
     notes: list[str] = []
     if "kills" in args.parts:

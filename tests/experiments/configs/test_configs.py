@@ -13,12 +13,14 @@ from experiments.configs import ablations
 from retro_jax.config import MeshConfig
 from retro_jax.devices import sharding
 from retro_jax.model import parameters
-from retro_jax.training import retrofit, train
+from retro_jax.training import retrofit
 from retro_jax.training.optimizer import make_optimizer
+from retro_jax.training.step import train_step
+from retro_jax.training.train_state import initial_state
 
 _CONFIGS = sorted(
     path.stem
-    for path in (Path(__file__).parents[2] / "experiments" / "configs").glob("*.py")
+    for path in (Path(__file__).parents[3] / "experiments" / "configs").glob("*.py")
     if path.stem != "__init__"
 )
 _ARGUMENTS = {
@@ -73,9 +75,7 @@ def test_every_config_is_consistent_and_can_be_sharded(name, arg):
     cfg = _config(name, arg)
     cfg.validate()
     optimizer = make_optimizer(cfg.optimizer, cfg.train.steps)
-    shapes = jax.eval_shape(
-        functools.partial(train.initial_state, cfg.model, optimizer, 0)
-    )
+    shapes = jax.eval_shape(functools.partial(initial_state, cfg.model, optimizer, 0))
     mesh = sharding.make_mesh(MeshConfig(data=4, model=2))
     shardings = jax.tree.leaves(sharding.state_shardings(shapes, mesh))
     assert len(shardings) == len(jax.tree.leaves(shapes))
@@ -85,15 +85,11 @@ def test_every_config_is_consistent_and_can_be_sharded(name, arg):
 def test_the_whole_step_can_be_traced(name, arg):
     cfg = _config(name, arg)
     optimizer = make_optimizer(cfg.optimizer, cfg.train.steps)
-    shapes = jax.eval_shape(
-        functools.partial(train.initial_state, cfg.model, optimizer, 0)
-    )
+    shapes = jax.eval_shape(functools.partial(initial_state, cfg.model, optimizer, 0))
     batch = _batch(
         cfg, batch_size=cfg.train.batch_size, num_chunks=cfg.data.sequence_chunks
     )
-    step = functools.partial(
-        train.train_step, cfg.model, optimizer, cfg.train.accumulation
-    )
+    step = functools.partial(train_step, cfg.model, optimizer, cfg.train.accumulation)
     after, sums = jax.eval_shape(step, shapes, batch)
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(
         lambda x: x.shape, shapes
@@ -112,8 +108,8 @@ def test_every_config_takes_a_step_at_a_small_width(name, arg):
     model.depth = max(model.cca_layers[:2], default=2)
     model.cca_layers = model.cca_layers[:2]
     optimizer = make_optimizer(cfg.optimizer, 10)
-    before = train.initial_state(model, optimizer, 0)
-    step = jax.jit(functools.partial(train.train_step, model, optimizer, 1))
+    before = initial_state(model, optimizer, 0)
+    step = jax.jit(functools.partial(train_step, model, optimizer, 1))
     after, sums = step(before, _batch(cfg, batch_size=2, num_chunks=2))
     assert np.isfinite(sums["loss_nats"])
     moved = [

@@ -1,6 +1,7 @@
+"""A run of training: stopped and gone on with, damaged, out of data."""
+
 import contextlib
 import dataclasses
-import functools
 import itertools
 import json
 import os
@@ -8,7 +9,6 @@ import shutil
 import signal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,8 +17,8 @@ from retro_jax.model import parameters
 from retro_jax.runs import metrics
 from retro_jax.runs.checkpoints import Checkpoints
 from retro_jax.runs.preemption import Preempted
-from retro_jax.training import train
-from retro_jax.training.optimizer import make_optimizer
+from retro_jax.training.loop import train
+from retro_jax.training.step import updates_made
 from tests import tiny_model
 
 CFG = tiny_model.small_config(vocab_size=16)
@@ -38,9 +38,7 @@ def _train(workdir, *, cfg=SIX_STEPS, batch=_batch, run=RUN, optimizer=OPTIMIZER
     def batches_from(step):
         return (batch(number) for number in itertools.count(step))
 
-    return train.train(
-        CFG, optimizer, cfg, tiny_model.mesh(1, 1), batches_from, workdir, run
-    )
+    return train(CFG, optimizer, cfg, tiny_model.mesh(1, 1), batches_from, workdir, run)
 
 
 def _rows(workdir):
@@ -66,49 +64,6 @@ def straight(tmp_path_factory):
     return workdir, jax.device_get(_train(workdir))
 
 
-def test_the_loss_counts_weighted_targets_alone():
-    batch = _batch(0)
-    losses_BL = jax.jit(functools.partial(train.token_losses, CFG))(PARAMS, batch)
-    loss = jax.jit(functools.partial(train.summed_loss, CFG))
-    loss_nats, sums = loss(PARAMS, batch)
-    weights_BL = batch["loss_weights_BL"]
-    assert 0 < weights_BL.sum() < weights_BL.size
-    expected = (np.asarray(losses_BL, np.float64) * weights_BL).sum()
-    assert loss_nats == pytest.approx(expected, rel=1e-6)
-    assert sums["tokens"] == weights_BL.sum()
-    assert sums["bytes"] == (batch["target_bytes_BL"] * weights_BL).sum()
-    other = dict(batch)
-    other["targets_BL"] = np.where(weights_BL > 0, other["targets_BL"], 3)
-    assert loss(PARAMS, other)[0] == loss_nats
-
-
-def test_a_batch_without_neighbours_is_read_by_the_decoder_alone():
-    losses = jax.jit(functools.partial(train.token_losses, CFG))
-    batch, other = _batch(0), _batch(0)
-    other["neighbours_BCNR"] = (other["neighbours_BCNR"] + 1) % CFG.vocab_size
-    off, also_off = (
-        losses(PARAMS, train.without_neighbours(b)) for b in (batch, other)
-    )
-    np.testing.assert_array_equal(off, also_off)
-    assert (losses(PARAMS, batch) != losses(PARAMS, other)).any()
-    assert (losses(PARAMS, batch) != off).any()
-
-
-def test_neighbours_go_to_the_devices_only_if_the_model_can_read_any():
-    mesh, batch = tiny_model.mesh(1, 1), _batch(0)
-    lengths = np.zeros_like(batch["neighbour_lengths_BCN"])
-    absent = {**batch, "neighbour_lengths_BCN": lengths}
-    one = {**absent, "neighbour_lengths_BCN": lengths.copy()}
-    one["neighbour_lengths_BCN"][2, 0, 0] = 1
-    baseline = dataclasses.replace(CFG, cca_layers=())
-    few = train.without_neighbours(batch).keys()
-    assert len(few) == len(batch) - 2
-    assert train.to_devices(CFG, batch, mesh).keys() == batch.keys()
-    assert train.to_devices(CFG, one, mesh).keys() == batch.keys()
-    assert train.to_devices(CFG, absent, mesh).keys() == few
-    assert train.to_devices(baseline, batch, mesh).keys() == few
-
-
 def test_batches_with_and_without_neighbours_train_in_turn(tmp_path):
     """The encoder learns nothing from batches whose neighbours are all absent."""
 
@@ -130,45 +85,6 @@ def test_batches_with_and_without_neighbours_train_in_turn(tmp_path):
         read = name.startswith("encoder/") or "cross" in name
         assert np.array_equal(value, first[name]) == read, name
         assert not np.array_equal(in_turn[name], first[name]), name
-
-
-def test_micro_batches_give_the_gradients_of_the_whole():
-    """Though their numbers of weighted tokens differ."""
-    batch = _batch(0)
-    batch["loss_weights_BL"][::2, 4:] = 0.0
-    gradients = jax.jit(train.accumulated_gradients, static_argnums=(0, 3))
-    whole, whole_sums = gradients(CFG, PARAMS, batch, 1)
-    parts, parts_sums = gradients(CFG, PARAMS, batch, 2)
-    for name, value in whole_sums.items():
-        assert parts_sums[name] == pytest.approx(float(value), rel=1e-6), name
-    for name, gradient in whole.items():
-        scale = np.abs(gradient).max()
-        np.testing.assert_allclose(parts[name], gradient, atol=2e-6 * scale)
-
-
-def test_the_loss_of_a_repeated_batch_falls():
-    optimizer = make_optimizer(OPTIMIZER, 30)
-    step = jax.jit(functools.partial(train.train_step, CFG, optimizer, 1))
-    batch, losses = _batch(0), []
-    state = {"params": PARAMS, "optimizer": optimizer.init(PARAMS)}
-    for _ in range(30):
-        state, sums = step(state, batch)
-        losses.append(float(sums["loss_nats"] / sums["tokens"]))
-        assert np.isfinite(sums["gradient_norm"]) and sums["gradient_norm"] > 0
-    assert losses[-1] < 0.5 * losses[0]
-    for name, array in state["params"].items():
-        assert (array != PARAMS[name]).any(), name
-
-
-def test_a_batch_without_weights_updates_nothing_to_nan():
-    optimizer = make_optimizer(OPTIMIZER, 30)
-    batch = _batch(0)
-    batch["loss_weights_BL"][:] = 0.0
-    state = {"params": PARAMS, "optimizer": optimizer.init(PARAMS)}
-    step = jax.jit(functools.partial(train.train_step, CFG, optimizer, 1))
-    state, sums = step(state, batch)
-    assert sums["tokens"] == 0 and sums["loss_nats"] == 0
-    assert all(np.isfinite(array).all() for array in state["params"].values())
 
 
 def test_a_run_says_what_it_does(straight, capsys):
@@ -242,47 +158,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path):
     assert [row["step"] for row in _rows(tmp_path)] == [1, 2, 3, 4, 5]
 
 
-@pytest.fixture(scope="module")
-def update():
-    """A compiled step of two micro-batches that is given its state's memory."""
-    step = functools.partial(train.train_step, CFG, make_optimizer(OPTIMIZER, 30), 2)
-    return jax.jit(step, donate_argnums=0).lower(_fresh(), _batch(0)).compile()
-
-
-def _fresh() -> train.TrainState:
-    slots = make_optimizer(OPTIMIZER, 30).init(PARAMS)
-    return {"params": jax.tree.map(jnp.copy, PARAMS), "optimizer": slots}
-
-
-def test_a_step_that_is_not_finite_changes_nothing(update):
-    """Neither parameters nor slots nor the schedule's count; and needs no more memory."""
-    state, sums = update(_fresh(), _batch(0))
-    assert sums["updates"] == 1
-    before = jax.tree.map(np.array, state)
-    for bad in (np.nan, np.inf):
-        batch = _batch(1)
-        batch["loss_weights_BL"][-1, -1] = bad  # of the last micro-batch
-        state, sums = update(state, batch)
-        assert not np.isfinite(sums["gradient_norm"]) and sums["updates"] == 1
-        jax.tree.map(np.testing.assert_array_equal, state, before)
-    state, sums = update(state, _batch(2))
-    assert sums["updates"] == 2
-    for name in PARAMS:
-        assert (state["params"][name] != before["params"][name]).any(), name
-    size_bytes = sum(array.nbytes for array in jax.tree.leaves(before))
-    assert update.memory_analysis().alias_size_in_bytes >= size_bytes
-
-
-def test_an_infinite_gradient_of_a_finite_loss_changes_nothing(update):
-    """As one of 1e25, whose square Adam would keep."""
-    batch = _batch(0)
-    batch["loss_weights_BL"][:] = 0
-    batch["loss_weights_BL"][0, :2] = 1e25, -1e25
-    new, sums = update(_fresh(), batch)
-    assert np.isfinite(sums["loss_nats"]) and not np.isfinite(sums["gradient_norm"])
-    jax.tree.map(np.testing.assert_array_equal, new, _fresh())
-
-
 def test_skipped_steps_are_counted_and_are_as_if_they_had_not_been(tmp_path, capsys):
     """Batches 3 and 5 are left out; what is read of them spoils no mean."""
     skipping, without = tmp_path / "skipping", tmp_path / "without"
@@ -291,7 +166,7 @@ def test_skipped_steps_are_counted_and_are_as_if_they_had_not_been(tmp_path, cap
     rows = _rows(skipping)
     assert [row["skipped_steps"] for row in rows] == [1, 2]
     assert all(np.isfinite(list(row.values())).all() for row in rows)
-    assert int(train.updates_made(state)) == 4
+    assert int(updates_made(state)) == 4
     said = capsys.readouterr().out
     assert "step 3 is nan, its gradient norm nan: not applied (1 of 1 in a row)" in said
 
@@ -316,7 +191,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path):
         _train(tmp_path, cfg=_patient(2), batch=_with_nan(2, 3, 4))
     assert _steps(tmp_path) == ["3"]  # finite: the parameters after step 1
     got = _train(tmp_path, cfg=_patient(2))  # the data has been mended
-    assert int(train.updates_made(got)) == 4
+    assert int(updates_made(got)) == 4
     assert [row["skipped_steps"] for row in _rows(tmp_path)] == [0, 1, 2, 2, 2, 2]
 
 

@@ -1,16 +1,17 @@
-"""Contestants in processes of their own that take turns, so that memory is each one's own.
+"""Contestants in processes of their own that take turns, each with memory of its own.
 
 The parent writes a number of steps on a line, the contestant takes them and answers with
 a line of JSON; at the end of its input it ends. This file needs no package, so that a
 contestant may live in another Python environment.
 """
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -19,42 +20,48 @@ from tools.benchmark import memory
 _ROOT = Path(__file__).parents[2]
 
 
-def keep_to_cores(count: int) -> None:
-    """Binds this process, and the threads it will start, to the first `count` cores."""
+def serve(
+    builders: Mapping[str, Callable[[argparse.Namespace], tuple[dict, Callable]]],
+) -> None:
+    """Runs the contestant's side of `peer`: reads its flags, then takes turns.
+
+    Args:
+        builders: of each model by name; a builder gives what the parent is told first,
+            and a function that takes a step and gives its loss in nats.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", choices=builders)
+    parser.add_argument("--mode", required=True, help="dtype, or our model's settings")
+    parser.add_argument("--retrieval", choices=["on", "off"], required=True)
+    parser.add_argument("--batch_size", type=int, required=True)
+    parser.add_argument("--cores", type=int, required=True)
+    args = parser.parse_args()
+    answers = private_output()  # before libraries are imported
     cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < count:
-        raise ValueError(f"{count} cores asked for, there are {len(cores)}")
-    os.sched_setaffinity(0, cores[:count])
+    if len(cores) < args.cores:
+        raise ValueError(f"{args.cores} cores asked for, there are {len(cores)}")
+    os.sched_setaffinity(0, cores[: args.cores])  # before libraries count them
+    take_turns(answers, *builders[args.model](args))
 
 
 def private_output() -> IO[str]:
-    """Standard output for the answers alone: what libraries print goes to the error one.
-
-    To be called before libraries are imported.
-    """
+    """Keeps standard output for the answers; what libraries print goes to the error one."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers
 
 
 def take_turns(answers: IO[str], about: dict, step: Callable[[], float]) -> None:
-    """A contestant's side: takes steps when asked, until no one asks any more.
-
-    Args:
-        about: what the parent is told first.
-        step: takes a whole step; gives its loss in nats.
-    """
+    """Takes steps when asked, until no one asks any more."""
     print(json.dumps(about), file=answers, flush=True)
     for line in sys.stdin:
-        step_s, step_cpu_s, loss_nats = [], [], float("nan")
+        step_s, loss_nats = [], float("nan")
         for _ in range(int(line)):
-            start_s, start_cpu_s = time.perf_counter(), time.process_time()
+            start_s = time.perf_counter()
             loss_nats = step()
             step_s.append(time.perf_counter() - start_s)
-            step_cpu_s.append(time.process_time() - start_cpu_s)
         answer = {
             "step_s": step_s,
-            "step_cpu_s": step_cpu_s,
             "loss_nats": loss_nats,
             "peak_bytes": memory.process_peak_bytes(),
         }
@@ -62,15 +69,14 @@ def take_turns(answers: IO[str], about: dict, step: Callable[[], float]) -> None
 
 
 class Contestant:
-    """The parent's side of one contestant."""
+    """The parent's side of one contestant: its process, and what its steps took."""
 
     def __init__(self, name: str, command: Sequence[str]):
-        """Starts it; waits for nothing."""
+        """Starts the process; waits for nothing."""
         self.name = name
         self.about: dict = {}
         self.peak_bytes, self.loss_nats = 0, float("nan")
         self.step_s: list[float] = []
-        self.step_cpu_s: list[float] = []
         self._process = subprocess.Popen(
             command,
             cwd=_ROOT,
@@ -81,17 +87,16 @@ class Contestant:
         )
 
     def ready(self) -> None:
-        """Waits until it is; it then idles. A first step, not counted, warms it up."""
+        """Waits until the contestant is ready; takes a first step, which is not counted."""
         self.about = self._answer()
         self.turn(1)
         self.step_s.clear()
-        self.step_cpu_s.clear()
 
     def turn(self, steps: int) -> None:
-        """Lets it take steps and keeps what they took.
+        """Lets the contestant take steps and keeps what they took.
 
         Raises:
-            RuntimeError: if it has ended.
+            RuntimeError: if the process has ended.
         """
         assert self._process.stdin is not None
         if self._process.poll() is None:
@@ -99,11 +104,10 @@ class Contestant:
             self._process.stdin.flush()
         answer = self._answer()
         self.step_s += answer["step_s"]
-        self.step_cpu_s += answer["step_cpu_s"]
         self.peak_bytes, self.loss_nats = answer["peak_bytes"], answer["loss_nats"]
 
     def end(self) -> None:
-        """Ends it and waits for that."""
+        """Ends the process and waits for its end."""
         assert self._process.stdin is not None and self._process.stdout is not None
         if not self.about:  # it may still be compiling
             self._process.kill()

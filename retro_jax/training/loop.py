@@ -1,0 +1,112 @@
+"""The training loop: from the newest checkpoint to the last step.
+
+The caller gives a mesh, an iterator of host batches for a range of steps, and a folder.
+Data must depend on (seed, step) alone: then a run that was stopped goes on bit for bit.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+
+from retro_jax.config import ModelConfig, OptimizerConfig, TrainConfig
+from retro_jax.devices import sharding
+from retro_jax.devices.compiled import compiled
+from retro_jax.model import parameters
+from retro_jax.model.parameters import Parameters
+from retro_jax.runs import checkpoints, metrics, preemption
+from retro_jax.training.batch import Batch, to_devices
+from retro_jax.training.optimizer import make_optimizer
+from retro_jax.training.step import train_step
+from retro_jax.training.train_state import TrainState, first_state, initial_state
+from retro_jax.training.training_log import TrainingLog
+
+
+def train(
+    model_cfg: ModelConfig,
+    optimizer_cfg: OptimizerConfig,
+    cfg: TrainConfig,
+    mesh,
+    batches_from: Callable[[int], Iterator[Batch]],
+    workdir: Path,
+    run: dict,
+    *,
+    trained: frozenset[str] | None = None,
+    backbone: Parameters | None = None,
+) -> TrainState:
+    """Trains to `cfg.steps`, from the newest checkpoint in `workdir` if there is one.
+
+    Args:
+        batches_from: batches from a step on, the rows of this process.
+        workdir: gets `checkpoints/` and `metrics/`.
+        run: JSON that a checkpoint must agree with to be gone on from.
+        trained: names of the parameters that are trained; all, if not given.
+        backbone: parameters to begin with, of a baseline (`retrofit.py`); used up.
+    Raises:
+        ValueError: for a checkpoint of another run, or a batch that the mesh can't split,
+            before anything is compiled.
+        FloatingPointError: if more than `cfg.max_skipped_steps` steps in a row have a loss
+            or a gradient that is not finite; names the step.
+        preemption.Preempted: after SIGTERM, once the checkpoint is on disk.
+        OSError: if a checkpoint can't be written.
+    """
+    sharding.check_batch("train.batch_size", cfg.batch_size, mesh, cfg.accumulation)
+    optimizer = make_optimizer(optimizer_cfg, cfg.steps)
+    new = functools.partial(initial_state, model_cfg, optimizer, cfg.seed, trained)
+    shardings = sharding.state_shardings(jax.eval_shape(new), mesh)
+    keeper = checkpoints.Checkpoints(workdir / "checkpoints", keep=cfg.keep_checkpoints)
+    with contextlib.closing(keeper), jax.set_mesh(mesh):
+        step, train_state = _begin_or_go_on(new, shardings, keeper, run, backbone)
+        metrics.say(_opening_line(train_state, step, cfg.steps))
+        jitted = _jitted(model_cfg, optimizer, cfg, trained, shardings)
+        updates: dict = {}  # the compiled step, for batches with neighbours and without
+        log = TrainingLog(workdir / "metrics", optimizer_cfg, cfg, step)
+        with contextlib.closing(log), preemption.watch() as reached:
+            batches = batches_from(step)
+            while step < cfg.steps:
+                batch = log.timed(lambda: next(batches))
+                on_devices = to_devices(model_cfg, batch, mesh)
+                update = _compiled_once(updates, jitted, train_state, on_devices)
+                train_state, sums = update(train_state, on_devices)
+                step += 1
+                log.after_step(step, sums)
+                keeper.check()
+                stop = reached(step)
+                if stop or step % cfg.checkpoint_every == 0 or step == cfg.steps:
+                    log.flush()  # stops here if too many steps were not finite
+                    keeper.save(step, train_state, {**run, "step": step})
+                if stop and step < cfg.steps:
+                    keeper.wait()
+                    raise preemption.Preempted(step)
+    return train_state
+
+
+def _begin_or_go_on(make_state, shardings, keeper, run, backbone):
+    """The step that was reached before, and its state."""
+    if keeper.latest_step() is None:
+        return 0, first_state(make_state, shardings, backbone)
+    shapes = jax.eval_shape(make_state)
+    return keeper.restore(checkpoints.abstract(shapes, shardings), run)
+
+
+def _jitted(model_cfg, optimizer, cfg: TrainConfig, trained, shardings):
+    step_fn = functools.partial(
+        train_step, model_cfg, optimizer, cfg.accumulation, trained=trained
+    )
+    return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def _compiled_once(known: dict, jitted, train_state: TrainState, batch):
+    names = frozenset(batch)
+    if names not in known:
+        known[names] = compiled(jitted, train_state, batch)
+    return known[names]
+
+
+def _opening_line(train_state: TrainState, step: int, steps: int) -> str:
+    params = train_state["params"]
+    millions = parameters.num_parameters(params) / 1e6
+    doing = "training" if step == 0 else f"going on from step {step}"
+    return f"{millions:.1f}M parameters; {doing} to step {steps}"

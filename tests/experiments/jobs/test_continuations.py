@@ -1,0 +1,77 @@
+"""A continuation names what was read for it, and nothing else."""
+
+import numpy as np
+import pytest
+
+from experiments.jobs import continuations
+from retro_jax import generation
+from tests import tiny_corpus
+from tests.tiny_run import experiment
+
+
+@pytest.fixture
+def cfg(tiny_corpus_folder):
+    return experiment(tiny_corpus_folder)
+
+
+def _source(start: int, stop: int, *chunk_ids: int) -> generation.Source:
+    distances_N = np.linspace(0.1, 0.2, len(chunk_ids))
+    return generation.Source(start, stop, np.array(chunk_ids), distances_N)
+
+
+def test_sources_are_those_that_new_tokens_read(cfg, tiny_database, monkeypatch):
+    prompt_len = len(tiny_database.tokenizer.encode(tiny_corpus.PLANTED))
+    made = generation.Generated(
+        tokens=tiny_database.tokenizer.encode("the quiet observatory"),
+        sources=[
+            _source(0, prompt_len, 1, 2),  # read for the prompt alone
+            _source(prompt_len - 3, prompt_len + 1, 3, -1),  # the second is absent
+            _source(prompt_len + 1, prompt_len + 9, 4, 5),
+        ],
+    )
+    monkeypatch.setattr(generation, "generate", lambda *_, **__: made)
+    sample = continuations.continuation(cfg, {}, tiny_database, tiny_corpus.PLANTED)
+    assert sample["text"].strip() == "the quiet observatory"
+    assert [source["chunk_id"] for source in sample["sources"]] == [3, 4, 5]
+    assert sample["sources"][0]["distance"] == pytest.approx(0.1)
+    lines: list[str] = []
+    continuations.print_continuation(sample, lines.append)
+    assert tiny_corpus.PLANTED in lines[0] and "the quiet observatory" in lines[0]
+    numbered = [line for line in lines if line.startswith("[")]
+    ids = [source["document_id"] for source in sample["sources"]]
+    assert [line.split()[:2] for line in numbered] == [
+        [f"[{number}]", name] for number, name in enumerate(ids, start=1)
+    ]
+    assert "distance 0.100" in lines[2]
+
+
+def test_without_sources_it_is_said(capsys):
+    sample = {"prompt": "a", "text": "b", "sources": []}
+    continuations.print_continuation(sample, print)
+    assert "(no sources: nothing was retrieved)" in capsys.readouterr().out
+
+
+def test_held_out_text_starts_in_the_middle_of_its_document(
+    cfg, tiny_database, monkeypatch
+):
+    prompts: list[str] = []
+
+    def continue_(cfg, params, database, prompt):
+        prompts.append(prompt)
+        return {"prompt": prompt}
+
+    monkeypatch.setattr(continuations, "continuation", continue_)
+    cfg.evaluation.num_samples = 2
+    samples = list(continuations.of_held_out(cfg, {}, tiny_database))
+    assert len(samples) == len({sample["document"]["id"] for sample in samples}) == 2
+    texts = tiny_corpus.texts()
+    for sample, prompt in zip(samples, prompts, strict=True):
+        text = texts[sample["document"]["id"]]
+        assert prompt + sample["truth"] in text
+        assert text.index(prompt) > 0
+
+
+@pytest.mark.parametrize("prompt", ["", " \n"])
+def test_an_empty_prompt_is_refused(cfg, tiny_database, prompt):
+    with pytest.raises(ValueError, match="no prompt: give --config.evaluation.prompt"):
+        continuations.continuation(cfg, {}, tiny_database, prompt)
