@@ -301,7 +301,7 @@ class Build:
             {stage: self._contents[stage] for stage in inputs},
         )
         versions.check_base(self._folder / name, *identity, shards)
-        edits = stage_code.edits_in_words(parts)
+        edits = stage_code.describe_edits(parts)
         changed = changed_settings(self._folder / name, identity[0])
         # A stage's identity is asked for more than once; why it changed is said once.
         if edits and "code" in changed and name not in self._announced:

@@ -78,7 +78,7 @@ def edited(stage: str) -> list[str]:
     return [name for name in names if running.get(name) != golden.get(name)]
 
 
-def edits_in_words(stages: Collection[str]) -> str:
+def describe_edits(stages: Collection[str]) -> str:
     """Which files differ from the code that numbers of stages stand for; '' if none does."""
     found = {stage: files for stage in stages if (files := edited(stage))}
     names = {Path(file).name for files in found.values() for file in files}

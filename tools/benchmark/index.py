@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.index import exact, faiss, scann
-from data_pipeline.index.recall_goal import Effort
+from data_pipeline.index import checks, exact, faiss, recall, scann
+from data_pipeline.index.recall import Effort
 from tools.benchmark.result import (
     UNKNOWN,
     Result,
@@ -35,7 +35,6 @@ from tools.benchmark.synthetic import clustered
 K = 10
 _STEP = 1.2  # from an effort to the next
 _REORDERS = (20, 50, 100, 200)  # candidates that are re-ranked
-_TIE = 1e-6  # squared distance by which float32 results may differ
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,7 +130,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 def _limits(vectors_TW: np.ndarray, queries_QW: np.ndarray) -> np.ndarray:
     """Gives the squared distance of each query's tenth nearest."""
-    return exact.ExactIndex(vectors_TW).search(queries_QW, K)[1][:, -1] + _TIE
+    return exact.ExactIndex(vectors_TW).search(queries_QW, K)[1][:, -1] + recall.TIE
 
 
 def _recall(vectors_TW, queries_QW, ids_QN: np.ndarray, limit_Q: np.ndarray) -> float:
@@ -149,7 +148,7 @@ def _vectors(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, str]:
         stored_TW = np.load(args.vectors, mmap_mode="r", allow_pickle=False)
         held_out_TW = np.array(stored_TW[-args.queries :], np.float32)
         rows_TW = np.array(stored_TW[: -args.queries][: args.rows], np.float32)
-        exact.check_vectors(rows_TW)
+        checks.check_vectors(rows_TW)
         return rows_TW, held_out_TW, args.vectors.name
     total = (args.rows or 50_000) + args.queries
     made_TW = clustered(np.random.default_rng(0), total, args.width)
