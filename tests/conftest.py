@@ -38,6 +38,7 @@ _LONG = [
     "retro_jax/training/test_loop",
     "data_pipeline/embedding/test_bert",
     "data_pipeline/database/test_killed_updates",
+    "data_pipeline/build/test_stage_code",
     "tools/faults/test_faults",
     "tools/benchmark/test_train",
     "retro_jax/runs/test_damaged_checkpoints",

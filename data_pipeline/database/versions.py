@@ -27,12 +27,13 @@ from data_pipeline.storage.files import (
     fingerprint,
     read_json,
     read_sealed,
+    remove_temporaries,
     sha256_of,
     write_sealed,
 )
 from data_pipeline.storage.mapped_arrays import open_array
 from data_pipeline.storage.progress import say
-from data_pipeline.storage.stage_record import was_begun_otherwise
+from data_pipeline.storage.stage_record import changed_settings, was_begun_otherwise
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 _BASE_STAGES = ("documents", "tokenizer", "chunks", "embeddings")
@@ -210,10 +211,11 @@ def check_base(
         and _written(stage.parent)
         and was_begun_otherwise(stage, settings, inputs, shards)
     ):
+        is_code = changed_settings(stage, settings) == ["code"]
         raise ValueError(
             f"{stage.parent} was updated since it was built, and its versions stand on "
-            f"{stage.name} that these settings would make anew: build into another folder, "
-            "or move its versions/ and deltas/ away"
+            f"{stage.name} that {'this code' if is_code else 'these settings'} would make "
+            "anew: build into another folder, or move its versions/ and deltas/ away"
         )
 
 
@@ -316,6 +318,7 @@ def clear_unknown(folder: Path) -> None:
         for path in (folder / parent).glob("*"):
             if path.name not in known:
                 shutil.rmtree(path)
+    remove_temporaries(folder / "versions")
     for path in (folder / "versions").glob("[0-9]*"):
         if int(path.name[:6]) not in numbers(folder):
             _remove(path)

@@ -3,9 +3,10 @@
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable
 from typing import Any
+
+from data_pipeline.storage.files import new_folder
 
 META = "meta.json"
 FORMAT_VERSION = 1
@@ -20,20 +21,12 @@ def save_folder(
 
     An index that was there is replaced; between the two renames there is none.
     """
-    folder = pathlib.Path(folder)
-    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-    old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write(temporary)
-    sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
-    meta = {"format_version": FORMAT_VERSION, **facts, "file_sizes_bytes": sizes}
-    text = json.dumps(meta, indent=2, sort_keys=True) + "\n"
-    (temporary / META).write_text(text, encoding="utf-8")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(temporary, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with new_folder(pathlib.Path(folder), replaces=True) as temporary:
+        write(temporary)
+        sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
+        meta = {"format_version": FORMAT_VERSION, **facts, "file_sizes_bytes": sizes}
+        text = json.dumps(meta, indent=2, sort_keys=True) + "\n"
+        (temporary / META).write_text(text, encoding="utf-8")
 
 
 def check_files(folder: pathlib.Path, meta: dict[str, Any]) -> None:

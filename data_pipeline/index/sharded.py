@@ -16,14 +16,12 @@ from jaxtyping import Float, Int64
 
 from data_pipeline.index import checks, exact, kinds, recall
 from data_pipeline.index.protocol import Index
-from data_pipeline.storage.costs import Cost, Speed
+from data_pipeline.storage.costs import SearchSpeed, ShardCost
 from data_pipeline.storage.files import read_json
 from data_pipeline.storage.mapped_arrays import open_array
 
 _RECALLS = ("recall@2", "recall@10")
 MAX_QUERIES = 4000  # to tune and to measure an index with
-# Raised when `build_shard` makes other indexes of the same vectors.
-SETTINGS = {"code": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +51,7 @@ def build_shard(
     recall_target: float,
     queries_QW: Float[np.ndarray, "Q W"],
     scratch: Path | None = None,
-) -> tuple[Shard, dict, Speed]:
+) -> tuple[Shard, dict, SearchSpeed]:
     """Indexes the vectors of chunks, and measures recall and speed.
 
     Args:
@@ -88,7 +86,7 @@ def build_shard(
             facts[f"recall@{k}"] = recall.recall_of(
                 found_QN, nearest_QN, vectors_TW, queries_QW
             )
-    return Shard(ids_T, built), facts, Speed(round(len(queries_QW) / took_s, 1))
+    return Shard(ids_T, built), facts, SearchSpeed(round(len(queries_QW) / took_s, 1))
 
 
 def read_facts(folder: Path) -> dict:
@@ -97,7 +95,7 @@ def read_facts(folder: Path) -> dict:
     return combined_facts([read_json(path) or {} for path in paths])
 
 
-def queries_per_s(each: Sequence[Cost]) -> float | None:
+def queries_per_s(each: Sequence[ShardCost]) -> float | None:
     """The speed of shards that are asked one after the other; None if one has none."""
     if not each or not all(cost.queries_per_s for cost in each):
         return None

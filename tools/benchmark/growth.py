@@ -137,7 +137,7 @@ def measure(database: Path) -> Measured:
         raise ValueError(f"{database} is not built, or its {costs.FILE} is missing")
     chunks = sum(manifest["chunks"].values())
     index_shards = manifest["index"]["shards"]
-    by_stage: dict[str, list[costs.Cost]] = defaultdict(list)
+    by_stage: dict[str, list[costs.ShardCost]] = defaultdict(list)
     for cost in recorded:
         by_stage[cost.stage].append(cost)
     rows_of = {path.name: _rows(path) for path in (database / "chunks").glob("*-*")}

@@ -4,6 +4,7 @@ Text, its embedding and, for a dataset, the search are left out; all files are t
 a build makes.
 """
 
+import tempfile
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from data_pipeline.database.manifest import FORMAT_VERSION
 from data_pipeline.database.versions import Version
 from data_pipeline.embedding import embedder
 from data_pipeline.index import sharded
+from data_pipeline.sequences import dataset, packing
 from data_pipeline.storage.files import fingerprint, write_json, write_sealed
 from data_pipeline.text.tokenizer import Tokenizer
 from tools.benchmark.embed import code_chunks
@@ -132,8 +134,6 @@ def _write_chunks(shard: Path, tokens_TM: np.ndarray, documents_T: np.ndarray) -
 
 def write_dataset(folder: Path, cfg: DataConfig, num_sequences: int) -> Path:
     """Writes `num_sequences` training sequences; gives the folder for `Sequences`."""
-    from data_pipeline.sequences import dataset  # TensorFlow
-
     rng = np.random.default_rng(cfg.seed)
     num_chunks = num_sequences * cfg.sequence_chunks
     documents_T = np.cumsum(rng.random(num_chunks) < 1 / _DOCUMENT_CHUNKS)
@@ -151,5 +151,17 @@ def write_dataset(folder: Path, cfg: DataConfig, num_sequences: int) -> Path:
     # All that an example asks of a tokenizer.
     token_bytes = types.SimpleNamespace(token_bytes_V=np.full(_VOCAB_SIZE, 4, np.int32))
     database.tokenizer = cast(Tokenizer, token_bytes)
-    dataset.write(database, cfg, folder / "dataset")
+    write_sequences(database, cfg, folder / "dataset")
     return folder / "dataset"
+
+
+def write_sequences(database: Database, cfg: DataConfig, folder: Path) -> None:
+    """Makes a dataset of an open database; raises ValueError as `dataset.plan`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        for shard in dataset.plan(database, cfg):
+            (made := Path(temporary) / shard).mkdir()
+            packed_SC = packing.pack(database, shard.split("-")[0], cfg)
+            for _ in dataset.write_shard(database, cfg, shard, packed_SC, made):
+                pass
+        dataset.join(database, cfg, Path(temporary), folder)

@@ -127,7 +127,7 @@ def test_a_corpus_that_another_machine_does_not_have(mixed, tmp_path):
     [([], []), ([9], [1]), ([4, 6, 9, 1], [2, 2]), ([10, 10, 3], [1, 1, 1])],
 )
 def test_tables_end_with_the_document_that_fills_them(sizes, wanted):
-    found = list(documents_stage._cut(sizes, 10))
+    found = list(documents_stage._rows_of_tables(sizes, 10))
     assert [len(rows) for rows in found] == wanted
     assert [row for rows in found for row in rows] == list(range(len(sizes)))
 
