@@ -46,10 +46,10 @@ def compile_row(cfg: Experiment, topology: str, *, retrieval: bool) -> dict[str,
         row |= _compiled(cfg, where, mesh, row["model_flops"])
         row["status"] = "ok"
     except jax.errors.JaxRuntimeError as error:
-        said = str(error).splitlines()[0]
-        if not said.startswith("RESOURCE_EXHAUSTED"):
+        message = str(error).splitlines()[0]
+        if not message.startswith("RESOURCE_EXHAUSTED"):
             raise
-        row["status"] = f"does not fit: {said.removeprefix('RESOURCE_EXHAUSTED: ')}"
+        row["status"] = f"does not fit: {message.removeprefix('RESOURCE_EXHAUSTED: ')}"
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return row | {
         "compile_s": time.perf_counter() - began_s,

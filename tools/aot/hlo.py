@@ -1,4 +1,4 @@
-"""What a compiled program's text says: collectives, matrix products, memory traffic.
+"""The contents of a compiled program's text: collectives, matrix products, memory traffic.
 
 The text is XLA's, of one device's program after partitioning. XLA's own cost analysis counts
 the body of a loop once; here each computation counts as often as it runs.
@@ -26,7 +26,7 @@ _OPCODE = re.compile(r"\s*([a-z][a-z0-9-]*)\(")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Instruction:
-    """One line of a computation.
+    """A line of a computation.
 
     Attributes:
         name: without the percent sign.
@@ -43,7 +43,7 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Collective:
-    """One collective and how often a step runs it.
+    """A collective and how often a step runs it.
 
     Attributes:
         kind: one of COLLECTIVES.
@@ -60,7 +60,7 @@ class Collective:
 
     @property
     def sent_bytes(self) -> float:
-        """Bytes that one device sends in one run of the program, over rings.
+        """Counts the bytes that a device sends in one run of the program, over rings.
 
         Of a payload S among g devices: S (g - 1) / g, twice that to reduce all, and S to
         permute.
@@ -101,7 +101,7 @@ class Program:
         return entry
 
     def _count_runs(self, entry: str) -> Mapping[str, int]:
-        """Executions of each computation, callers before those they call."""
+        """Counts executions of each computation, callers before those they call."""
         runs: dict[str, int] = collections.Counter({entry: 1})
         for name in self._callers_first(entry):
             for instruction in self.computations[name]:
@@ -136,7 +136,7 @@ class Program:
             yield called, times
 
     def _trip_count(self, loop: Instruction) -> int:
-        """How often a loop runs: stated, or the limit of its counter over its step."""
+        """Counts how often a loop runs: as stated, or the limit of its counter over its step."""
         if stated := re.search(r'known_trip_count[^\d]*"?(\d+)', loop.rest):
             return int(stated[1])
         condition, body = (
@@ -167,7 +167,7 @@ class Program:
         return max(-(-limit // max(step, 1)), 1)
 
     def collectives(self) -> list[Collective]:
-        """Every collective of the program once.
+        """Gives every collective of the program once.
 
         The TPU compiler prints one that overlaps with other work in each computation that
         it overlaps with; its channel tells that it is one.
@@ -199,14 +199,14 @@ class Program:
         return Collective(kind, self.runs[where], group_size, payload_bytes)
 
     def running(self) -> Iterable[tuple[str, Sequence[Instruction]]]:
-        """The computations that run, each with its instructions."""
+        """Gives the computations that run, each with its instructions."""
         for name, runs in self.runs.items():
             if runs and name in self.computations:
                 yield name, self.computations[name]
 
 
 def _split_shape(text: str) -> tuple[str, str]:
-    """A type, which may be a tuple of types with comments in it, and what follows."""
+    """Splits a line into its type, which may be a tuple with comments, and the rest."""
     if not text.startswith("("):
         shape, _, rest = text.partition(" ")
         return shape, rest
@@ -219,7 +219,7 @@ def _split_shape(text: str) -> tuple[str, str]:
 
 
 def _constant(instruction: Instruction) -> int:
-    """The value of a constant, 0 of anything else."""
+    """Reads the value of a constant; gives 0 for anything else."""
     found = re.match(r"(\d+)\)", instruction.rest)
     return int(found[1]) if instruction.opcode == "constant" and found else 0
 
@@ -238,12 +238,12 @@ def _called(instruction: Instruction) -> list[str]:
 
 
 def _bodies(instruction: Instruction) -> list[str]:
-    """Called computations whose instructions are steps of the program themselves."""
+    """Names called computations whose instructions are steps of the program themselves."""
     return _called(instruction) if instruction.opcode in _STEPS else []
 
 
 def arrays(shape: str) -> Iterator[tuple[int, bool]]:
-    """Size in bytes of each array of a type, and whether it lies in main memory."""
+    """Gives the size in bytes of each array of a type, and whether it lies in main memory."""
     for kind, dims, layout in ARRAY.findall(shape):
         count = math.prod(int(size) for size in dims.split(",") if size)
         item_bytes = _ITEM_BYTES.get(kind)
@@ -254,7 +254,7 @@ def arrays(shape: str) -> Iterator[tuple[int, bool]]:
 
 
 def _group_size(rest: str, num_partitions: int) -> int:
-    """Devices of a replica group, in any of the three ways that XLA prints them.
+    """Counts the devices of a replica group, in any of the three ways that XLA prints them.
 
     Of a permutation: how many pass it on before it comes back.
     """
@@ -279,7 +279,7 @@ def _cycle_length(targets: Mapping[str, str]) -> int:
 
 
 def operands(instruction: Instruction) -> list[str]:
-    """Names of what an instruction works on."""
+    """Names the operands of an instruction."""
     depth = 1
     for place, letter in enumerate(instruction.rest):
         depth += (letter == "(") - (letter == ")")

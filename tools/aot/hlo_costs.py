@@ -19,7 +19,7 @@ _READS_A_PART = ("dynamic-slice", "slice", "gather")
 
 
 def product_flops(program: Program) -> int:
-    """FLOPs of all matrix products, which TPUs run as convolutions.
+    """Counts the FLOPs of all matrix products, which TPUs run as convolutions.
 
     What is recomputed counts again, and what every device does alike counts on each.
     Kernels (custom calls) are opaque and not counted.
@@ -34,7 +34,7 @@ def product_flops(program: Program) -> int:
 
 
 def num_kernels(program: Program) -> int:
-    """How many Pallas (Mosaic) kernels a run calls."""
+    """Counts the Pallas (Mosaic) kernels that a run calls."""
     return sum(
         program.runs[name]
         for name, body in program.running()
@@ -44,7 +44,7 @@ def num_kernels(program: Program) -> int:
 
 
 def memory_bytes(program: Program) -> int:
-    """Bytes that instructions read from and write to main memory.
+    """Counts the bytes that instructions read from and write to main memory.
 
     What a fusion keeps to itself moves nothing, nor what lies in on-chip memory, S(1); of
     an array that is sliced or updated in place, the part counts.
@@ -96,7 +96,7 @@ def _moved_bytes(
 
 
 def _fusion_bytes(program: Program, name: str, shape: str) -> int:
-    """What a fusion reads of its parameters and writes."""
+    """Counts the bytes that a fusion reads of its parameters and writes."""
     body = program.computations.get(name, [])
     shapes = _shapes(body)
     read, written = 0, _in_memory(shape)
@@ -131,7 +131,7 @@ def _dims(shape: str) -> list[int]:
 
 
 def _product_flops(instruction: Instruction, shapes: Mapping[str, str]) -> int:
-    """2 x outputs x what is summed for each."""
+    """Counts 2 FLOPs for each term that is summed into each output."""
     left, right = (_dims(shapes.get(name, "")) for name in operands(instruction)[:2])
     outputs = _dims(instruction.shape)
     if instruction.opcode == "dot":
@@ -154,7 +154,7 @@ def _product_flops(instruction: Instruction, shapes: Mapping[str, str]) -> int:
 
 
 def _windows(rest: str, num_axes: int) -> list[tuple[int, int, int, int]]:
-    """Stride, padding before, dilation of input and of kernel for each spatial axis."""
+    """Reads stride, padding before, dilation of input and of kernel for each spatial axis."""
     found = re.search(r"window=\{([^}]*)\}", rest)
     given = dict(re.findall(r"(\w+)=(\S+)", found[1])) if found else {}
 
@@ -171,7 +171,7 @@ def _windows(rest: str, num_axes: int) -> list[tuple[int, int, int, int]]:
 def _pairs(
     size: int, kernel: int, outputs: int, stride: int, pad: int, dilate: int, step: int
 ) -> int:
-    """How many (output, kernel entry) pairs fall on an entry of the input."""
+    """Counts the (output, kernel entry) pairs that fall on an entry of the input."""
     first = np.arange(outputs)[:, None] * stride - pad
     places = first + np.arange(kernel) * step
     inside = (places >= 0) & (places <= (size - 1) * dilate)

@@ -26,7 +26,7 @@ _RESAMPLES = 1000
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of `hybrid`."""
+    """Adds the flags of `hybrid`."""
     command.add_argument("--questions", type=Path, required=True, help="SQuAD's JSON")
     command.add_argument("--database", type=Path, required=True, help="folder for it")
     command.add_argument("--count", type=positive, default=1000, help="of questions")
@@ -34,7 +34,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Share of questions whose paragraph is among the first 2 and 10 passages."""
+    """Gives the share of questions whose paragraph is among the first 2 and 10 passages."""
     paragraphs, asked = read_squad(args.questions)
     database = _database(args.database, paragraphs, args.vocab_size)
     picks = np.random.default_rng(0).permutation(len(asked))[: args.count]
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def read_squad(path: Path) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Paragraphs by id, each text once, and questions with the id of theirs.
+    """Reads paragraphs by id, each text once, and questions with the id of theirs.
 
     Raises:
         ValueError: naming the file, if it is not in SQuAD's layout.
@@ -100,7 +100,7 @@ def _database(folder: Path, paragraphs: Mapping[str, str], vocab_size: int) -> D
 
 
 def _rankings(database: Database, questions: list[str]):
-    """Chunk ids (Q, 10) by each ranking, and the seconds that it took."""
+    """Gives chunk ids (Q, 10) by each ranking, and the seconds that it took."""
     ways = {
         "vectors": lambda: hybrid.search(database, questions, _DEPTH)[0],
         "words": lambda: database.lexical.search(questions, _DEPTH)[0],
@@ -116,7 +116,7 @@ def _rankings(database: Database, questions: list[str]):
 
 
 def _row(hits: Mapping[str, np.ndarray], k: int) -> Row:
-    """Recall at k of each ranking; both less vectors, with a bootstrap interval."""
+    """Gives recall at k of each ranking; both less vectors, with a bootstrap interval."""
     hit_Q = {name: hit_QN[:, :k].any(axis=1) for name, hit_QN in hits.items()}
     gain_Q = hit_Q["both"].astype(float) - hit_Q["vectors"]
     rng = np.random.default_rng(0)

@@ -5,6 +5,8 @@
 ScaNN, as this project uses it, beside exact search, hnswlib and Faiss where they are
 installed. Half of the held-out queries tune each, the other half are timed in one batch.
 Every library may use all cores that the process may: `taskset -c 0` measures one thread.
+
+Letters here: P pairs of query and row.
 """
 
 import argparse
@@ -40,7 +42,7 @@ _TIE = 1e-6  # squared distance by which float32 results may differ
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Contestant:
-    """An index: `search(queries_QW, effort, reorder)` gives rows (Q, 10)."""
+    """An index whose `search(queries_QW, effort, reorder)` gives rows (Q, 10)."""
 
     name: str
     search: Callable[[np.ndarray, int, int], np.ndarray]
@@ -50,7 +52,7 @@ class Contestant:
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of `index`."""
+    """Adds the flags of `index`."""
     command.add_argument("--rows", type=int, help="at most; 50000 of made-up vectors")
     command.add_argument("--queries", type=int, default=2_000)
     command.add_argument("--width", type=int, default=384, help="of made-up vectors")
@@ -59,7 +61,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Build time, recall and queries a second of each index at the same recall@10."""
+    """Gives build time, recall and queries a second of each index at the same recall@10."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # where the others run; exact search would not
     vectors_TW, queries_QW, what = _vectors(args)
     tuning_QW, asked_QW = queries_QW[::2], queries_QW[1::2]

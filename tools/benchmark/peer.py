@@ -48,7 +48,7 @@ class _Entry:
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of `peer`."""
+    """Adds the flags of `peer`."""
     command.add_argument("--peer_python", type=Path, help="Python that has the peer")
     ours = ["dtype=float32,remat=none", "dtype=bfloat16,remat=none"]
     command.add_argument("--ours", nargs="+", default=ours, help="a contestant each")
@@ -58,7 +58,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Tokens a second and memory of both models' whole steps, retrieval on and off.
+    """Gives tokens a second and memory of both models' whole steps, retrieval on and off.
 
     Raises:
         ValueError: if the peer's environment or the memory to run in is not there.

@@ -27,7 +27,7 @@ from tools.benchmark.step import Step
 
 @dataclasses.dataclass(slots=True)
 class _Variant:
-    """A model, its step and what was measured of it.
+    """A model, its step and the measurements of it.
 
     Attributes:
         problem: why nothing more can be measured; '' as long as all is well.
@@ -96,7 +96,7 @@ def _build(variant: _Variant, batch: sizes.Batch, mesh) -> None:
 
 
 def _load(args: argparse.Namespace, cfg: ModelConfig, shards: int) -> sizes.Load:
-    """The load that is asked for; ValueError if the mesh or the model can't have it."""
+    """Gives the load that is asked for; ValueError if the mesh or the model can't have it."""
     usual = sizes.LOADS[args.sizes]
     load = sizes.Load(
         sequence_len=args.sequence_len or usual.sequence_len,
@@ -171,7 +171,7 @@ def _row(
 
 
 def _compiled_ratio(variant: _Variant, off: _Variant) -> float | str:
-    """By the compiler's own count: without what causal blocks leave out, with recomputing."""
+    """Divides FLOPs as the compiler counts them: with recomputing, without left-out blocks."""
     assert variant.step is not None and off.step is not None
     here, without = variant.step.compiled_flops, off.step.compiled_flops
     return significant(here / without, 3) if here and without else UNKNOWN
