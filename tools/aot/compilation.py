@@ -22,7 +22,7 @@ from retro_jax.devices import sharding
 from retro_jax.model import flops, parameters
 from retro_jax.training import retrofit, train
 from retro_jax.training.optimizer import make_optimizer
-from tools.aot import hlo, hlo_costs, roofline
+from tools.aot import hlo, roofline
 from tools.benchmark import sizes
 
 
@@ -173,11 +173,11 @@ def _compiled(
         raise RuntimeError(f"the compiler of {where.name} tells no memory or program")
     program = hlo.Program(text)
     collectives = program.collectives()
-    program_flops = hlo_costs.product_flops(program)
-    kernels = hlo_costs.num_kernels(program)
+    program_flops = hlo.product_flops(program)
+    kernels = hlo.num_kernels(program)
     if kernels:
         program_flops += _kernel_flops(cfg) // where.num_chips
-    traffic_bytes = hlo_costs.memory_bytes(program)
+    traffic_bytes = hlo.memory_bytes(program)
     bounds = roofline.times(where, program_flops, traffic_bytes, collectives)
     return {
         "argument_bytes": memory.argument_size_in_bytes,

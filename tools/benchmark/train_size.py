@@ -135,13 +135,12 @@ def _row(
         return unmeasured(size, name, variant.problem)
     step_s = statistics.median(variant.step_s)
     step_flops = _step_flops(variants, name, load)
-    dtype = str(retro.activation_dtype(variant.cfg))
     row: Row = {
         "size": size,
         "retrieval": name,
         "state": "measured",
         "parameters M": significant(variant.step.num_parameters / 1e6),
-        "dtype": dtype,
+        "dtype": str(retro.activation_dtype(variant.cfg)),
         "remat": variant.cfg.remat,
         "sequences": load.batch_size,
         "length": load.sequence_len,
@@ -154,10 +153,6 @@ def _row(
         "GFLOP/step": significant(step_flops / 1e9),
         "GFLOP/s": significant(step_flops / step_s / 1e9),
     }
-    promised = device.data_sheet_flops(jax.devices()[0].device_kind)
-    if promised is not None and dtype == "bfloat16":
-        per_chip = step_flops / step_s / device.num_chips()
-        row["MFU of data sheet"] = significant(per_chip / promised, 3)
     if name != "off" and len(off.step_s) == len(variant.step_s):
         row["off step s"] = significant(statistics.median(off.step_s))
         row["step / off"] = ratio(variant.step_s, off.step_s)
@@ -191,9 +186,6 @@ def _conditions(args: argparse.Namespace, mesh) -> Row:
     kind = jax.devices()[0].device_kind
     found["device"] = f"{jax.device_count()} x {kind} ({jax.default_backend()})"
     found["mesh"] = f"data {mesh.shape['data']}, model {mesh.shape['model']}"
-    promised = device.data_sheet_flops(kind)
-    if promised is not None:
-        found["data sheet, bfloat16"] = f"{promised / 1e12:g} TFLOP/s"
     found["batch"] = "random tokens, all neighbours of full length"
     found["steps"], found["rounds"] = args.steps, args.rounds
     return found

@@ -96,7 +96,6 @@ class _BuildKills:
         self._pace = min(1.0, whole_s / sum(self._took_s.values()))
         self._wanted = small_database.facts_of(self._whole)
         self.left: collections.Counter[str] = collections.Counter()
-        self.stages: collections.Counter[str] = collections.Counter()
         self.finished: list[bool] = []
 
     @property
@@ -117,7 +116,6 @@ class _BuildKills:
         os.kill(child, signal.SIGKILL)
         if not _was_killed(child):
             return
-        self.stages[_under_way(self._folder) or "between stages"] += 1
         self.left[self._state()] += 1
 
     def _state(self) -> str:
@@ -152,7 +150,6 @@ class _BuildKills:
             self.left,
             self.finished,
             (_recorded_recall(self._whole), self.recall_at_2),
-            ", ".join(f"{name} {n}" for name, n in self.stages.items()),
         )
 
 
@@ -161,7 +158,6 @@ def _row(
     left: collections.Counter[str],
     equal: Sequence[bool],
     recalls: tuple[float, float],
-    where: str,
 ) -> Row:
     """Makes the row of a kind of kill; a restart that is not equal counts as broken."""
     return {
@@ -174,7 +170,6 @@ def _row(
         "restarts equal": f"{sum(equal)} of {len(equal)}",
         "recall@2 before": recalls[0],
         "recall@2 after": recalls[1],
-        "where": where,
     }
 
 
@@ -255,7 +250,7 @@ def _update_row(name: str, before: Path, kills: int, rng: random.Random) -> Row:
         if left.total() == kills:
             break
     recalls = (old.recall_at_2, new.recall_at_2)
-    return _row(name, left, equal, recalls, f"within {1000 * took_s:.0f} ms")
+    return _row(name, left, equal, recalls)
 
 
 def _state_of(folder: Path, version: int, old, new) -> str:
