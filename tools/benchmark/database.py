@@ -59,9 +59,6 @@ def run(args: argparse.Namespace) -> Result:
         "chunks": len(opened.searchable),
         "index": opened.manifest["index"]["kind"],
         "index shards": opened.num_shards,
-        "version": opened.version,
-        "k": _K,
-        "searches of each": 5 * args.rounds,
     }
     notes = [f"{began_bytes / 1e9:.2f} GB are resident before: Python, numpy and JAX"]
     return Result(name="database", conditions=conditions, rows=rows, notes=notes)

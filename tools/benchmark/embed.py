@@ -64,7 +64,6 @@ def run(args: argparse.Namespace) -> Result:
                 "embedder": name,
                 "chunks/s": rate[name],
                 "cosine min": round(float(cosine_Q.min()), 6),
-                "cosine mean": round(float(cosine_Q.mean()), 6),
             }
         )
     if len(contestants) == 2:

@@ -104,7 +104,6 @@ def run(args: argparse.Namespace) -> Result:
         "threads": threads,
         "rows": len(vectors_TW),
         "queries": f"{len(asked_QW)} in a batch, {len(tuning_QW)} others to tune",
-        "width": vectors_TW.shape[1],
         "vectors": what,
         "rounds": args.rounds,
     }

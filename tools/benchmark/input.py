@@ -27,7 +27,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--batch_size", type=positive, default=8, help="sequences")
     command.add_argument("--batches", type=positive, default=100, help="of a round")
     command.add_argument("--sequences", type=positive, default=512, help="if random")
-    command.add_argument("--consumer", default="tiny", help="size of the step, or none")
+    command.add_argument("--consumer", default="tiny", help="size of the step")
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -87,10 +87,9 @@ def _row(args: argparse.Namespace, name: str, sequences, rates: list[float]) -> 
         "min": significant(min(rates)),
         "max": significant(max(rates)),
     }
-    if args.consumer != "none":
-        consumed = _consumed_per_s(args.consumer, length, num_neighbours)
-        row["step sequences/s"] = consumed or UNKNOWN
-        row["input/step"] = significant(rate / consumed, 3) if consumed else UNKNOWN
+    consumed = _consumed_per_s(args.consumer, length, num_neighbours)
+    row["step sequences/s"] = consumed or UNKNOWN
+    row["input/step"] = significant(rate / consumed, 3) if consumed else UNKNOWN
     return row
 
 

@@ -152,8 +152,6 @@ def _row(
         "parameters M": significant(contestant.about["parameters"] / 1e6),
         "tokens/s": _tokens_per_s(args, contestant),
         "step s": significant(statistics.median(contestant.step_s)),
-        "min": significant(min(contestant.step_s)),
-        "max": significant(max(contestant.step_s)),
         "peak MB": round(contestant.peak_bytes / 1e6),
         "compile s": significant(contestant.about.get("compile_s", 0.0), 3),
     }

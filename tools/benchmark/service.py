@@ -67,10 +67,8 @@ def run(args: argparse.Namespace) -> Result:
                     rows.append({"shard servers": num_servers} | row)
     conditions = describe_machine(("grpcio", "numpy", "scann")) | {
         "chunks": database.index.size,
-        "width": queries_QW.shape[1],
         "index": database.manifest["index"]["kind"],
         "index shards": database.num_shards,
-        "k": _K,
         "rounds": args.rounds,
     }
     notes = ["ratio: the time in this process over the service's, of each round"]

@@ -161,7 +161,6 @@ class _Faults:
             "whole": answers.num("whole"),
             "partial": answers.num("partial"),
             "failed": answers.errors(),
-            "errors": answers.codes(),
             "longest ms": answers.longest_ms(),
             "deadline ms": round(1000 * self._args.timeout_s),
         }
