@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> Result:
         progress(f"building {name}")
         start_s = time.perf_counter()
         contestant = build(vectors_TW)
-        row: Row = {"index": contestant.name}
+        row: Row = {"index": name, "kind": contestant.name}
         row["build s"] = round(time.perf_counter() - start_s, 1)
 
         def is_enough(ids_QN: np.ndarray) -> bool:
@@ -87,13 +87,12 @@ def run(args: argparse.Namespace) -> Result:
         effort, reorder = chosen
         row["effort"] = f"{contestant.effort_name} {effort}".strip()
         row["re-ranked"] = reorder or UNKNOWN
-        row["name"] = name
         ready[name] = _searching(contestant, asked_QW, effort, reorder)
         rows.append(row)
     elapsed_s = alternate(ready, args.rounds)
     for row in rows:
-        label = str(row.pop("name", ""))
-        if label:
+        label = str(row["index"])
+        if label in ready:
             found = _recall(vectors_TW, asked_QW, ready[label](), limit_Q)
             row["recall@10"] = round(found, 4)
             row["queries/s"] = _rate(asked_QW, elapsed_s[label])

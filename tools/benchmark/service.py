@@ -65,12 +65,12 @@ def run(args: argparse.Namespace) -> Result:
             with _served(folder, num_servers) as client:
                 for row in _rows(args, database, client, queries_QW):
                     rows.append({"shard servers": num_servers} | row)
-    conditions = describe_machine(("grpcio", "numpy", "scann")) | {
-        "chunks": database.index.size,
-        "index": database.manifest["index"]["kind"],
-        "index shards": database.num_shards,
-        "rounds": args.rounds,
-    }
+        conditions = describe_machine(("grpcio", "numpy", "scann")) | {
+            "chunks": database.index.size,
+            "index": database.manifest["index"]["kind"],
+            "index shards": database.num_shards,
+            "rounds": args.rounds,
+        }
     notes = ["ratio: the time in this process over the service's, of each round"]
     return Result(name="service", conditions=conditions, rows=rows, notes=notes)
 
