@@ -67,24 +67,13 @@ def write_database(
     def write_vectors(name: str, shard: Path) -> None:
         np.save(shard / "vectors.npy", vectors_TW.astype(np.float16))
 
-    def write_tokenizer(name: str, shard: Path) -> None:
-        Tokenizer.train(code_chunks(500), 2000, shard / "tokenizer.model")
-
     def write_chunks(name: str, shard: Path) -> None:
         documents_T = np.arange(rows) // _DOCUMENT_CHUNKS
         _write_chunks(shard, rng.integers(3, 260, (rows, _CHUNK_LEN)), documents_T)
 
-    def write_documents(name: str, shard: Path) -> None:
-        names = [f"document-{row}" for row in range(-(-rows // _DOCUMENT_CHUNKS))]
-        same = {column: names for column in ("id", "title", "uri", "licence")}
-        sizes = {"size_bytes": [_DOCUMENT_CHUNKS * 256] * len(names)}
-        pyarrow.parquet.write_table(
-            pa.table(same | sizes), shard / "train-00000.parquet"
-        )
-
     writers: dict[str, tuple[list[str], Callable[[str, Path], None]]] = {
-        "tokenizer": (["all"], write_tokenizer),
-        "documents": (["all"], write_documents),
+        "tokenizer": (["all"], _write_tokenizer),
+        "documents": (["all"], lambda name, shard: _write_documents(shard, rows)),
         "chunks": (["train-00000"], write_chunks),
         "embeddings": (["train-00000"], write_vectors),
         "index": ([f"{number:05d}" for number in range(shards)], write_index),
@@ -117,6 +106,17 @@ def _work(write: Callable[[str, Path], None]):
         yield from ()
 
     return work
+
+
+def _write_tokenizer(name: str, shard: Path) -> None:
+    Tokenizer.train(code_chunks(500), 2000, shard / "tokenizer.model")
+
+
+def _write_documents(shard: Path, rows: int) -> None:
+    names = [f"document-{row}" for row in range(-(-rows // _DOCUMENT_CHUNKS))]
+    same = {column: names for column in ("id", "title", "uri", "licence")}
+    sizes = {"size_bytes": [_DOCUMENT_CHUNKS * 256] * len(names)}
+    pyarrow.parquet.write_table(pa.table(same | sizes), shard / "train-00000.parquet")
 
 
 def _write_chunks(shard: Path, tokens_TM: np.ndarray, documents_T: np.ndarray) -> None:

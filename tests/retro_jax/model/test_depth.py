@@ -14,7 +14,7 @@ import pytest
 import retro_jax
 from retro_jax.model import parameters
 from retro_jax.model.retro import Retro
-from retro_jax.training import train
+from retro_jax.training.step import token_losses
 from tests import tiny_model
 
 MOST = 10
@@ -67,7 +67,7 @@ def test_few_frames_lead_to_a_product(changes, graded, num_devices, stacks):
     batch = tiny_model.batch(cfg, num_sequences=4, num_chunks=4)
 
     def loss(params, batch):
-        return train.token_losses(cfg, params, batch).sum()
+        return token_losses(cfg, params, batch).sum()
 
     mesh = tiny_model.mesh(4, 2) if num_devices == 8 else tiny_model.mesh(1, 1)
     shapes = parameters.named(parameters.skeleton(cfg))
