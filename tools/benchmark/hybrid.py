@@ -38,10 +38,11 @@ def run(args: argparse.Namespace) -> Result:
     database = _database(args.database, paragraphs, args.vocab_size)
     picks = np.random.default_rng(0).permutation(len(asked))[: args.count]
     questions = [asked[pick][0] for pick in picks]
-    wanted_Q = database.rows_of([asked[pick][1] for pick in picks])
+    wanted_Q = database.snapshot.rows_of([asked[pick][1] for pick in picks])
     found = _rankings(database, questions)
     hits = {
-        name: database.document_of_chunk[np.maximum(ids_QN, 0)] == wanted_Q[:, None]
+        name: database.snapshot.document_of_chunk[np.maximum(ids_QN, 0)]
+        == wanted_Q[:, None]
         for name, ids_QN in found.items()
     }
     for name, ids_QN in found.items():
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> Result:
     rows: list[Row] = [_row(hits, k) for k in (1, 2, _DEPTH)]
     conditions = describe_machine(("bm25s", "numpy", "jax")) | {
         "paragraphs": len(paragraphs),
-        "chunks": len(database.searchable),
+        "chunks": len(database.snapshot.searchable),
         "questions": len(questions),
         "embedder": database.manifest["embedder"],
         "chunk_len": database.chunk_len,
@@ -97,9 +98,11 @@ def _database(folder: Path, paragraphs: Mapping[str, str], vocab_size: int) -> D
 def _rankings(database: Database, questions: list[str]) -> dict[str, np.ndarray]:
     """Gives chunk ids (Q, 10) by each ranking."""
     ways = {
-        "vectors": lambda: hybrid.search(database, questions, _DEPTH)[0],
-        "words": lambda: database.lexical.search(questions, _DEPTH)[0],
-        "both": lambda: hybrid.search(database, questions, _DEPTH, rank="hybrid")[0],
+        "vectors": lambda: hybrid.search(database.snapshot, questions, _DEPTH)[0],
+        "words": lambda: database.snapshot.lexical.search(questions, _DEPTH)[0],
+        "both": lambda: hybrid.search(
+            database.snapshot, questions, _DEPTH, rank="hybrid"
+        )[0],
     }
     return {name: search() for name, search in ways.items()}
 

@@ -66,9 +66,9 @@ def run(args: argparse.Namespace) -> Result:
                 for row in _rows(args, database, client, queries_QW):
                     rows.append({"shard servers": num_servers} | row)
         conditions = describe_machine(("grpcio", "numpy", "scann")) | {
-            "chunks": database.index.size,
+            "chunks": database.snapshot.index().size,
             "index": database.manifest["index"]["kind"],
-            "index shards": database.num_shards,
+            "index shards": database.snapshot.num_shards,
             "rounds": args.rounds,
         }
     notes = ["ratio: the time in this process over the service's, of each round"]
@@ -99,7 +99,7 @@ def _rows(
     rows: list[Row] = [
         {
             "search": name,
-            "chunks": database.index.size,
+            "chunks": database.snapshot.index().size,
             "queries/s at batch 64": round(queries / statistics.median(took_s)),
             "in process queries/s": round(queries / statistics.median(base_s)),
             "ratio": ratio(base_s, took_s),
@@ -177,7 +177,7 @@ def _queries(database: Database, count: int) -> np.ndarray:
     rng = np.random.default_rng(1)
     shards = [
         np.load(path / "vectors.npy", mmap_mode="r")
-        for path in database.shards("embeddings", "train")
+        for path in database.snapshot.paths.shards("embeddings", "train")
     ]
     shard = shards[0]
     rows = np.sort(rng.integers(0, len(shard), count))

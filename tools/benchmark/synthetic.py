@@ -17,7 +17,7 @@ import pyarrow.parquet
 from data_pipeline.build.engine import run_stage
 from data_pipeline.build.local_engine import LocalEngine
 from data_pipeline.config import DataConfig
-from data_pipeline.database import Database, neighbours
+from data_pipeline.database import Snapshot, neighbours
 from data_pipeline.database.manifest import FORMAT_VERSION
 from data_pipeline.database.versions import Version
 from data_pipeline.embedding import embedder
@@ -147,15 +147,16 @@ def write_dataset(folder: Path, cfg: DataConfig, num_sequences: int) -> Path:
     neighbours.write_shard(shards[1], ids_TN, rng.random(shape_TN, np.float32))
     write_json(folder / "chunks" / "stage.json", {"shards": ["train-00000"]})
     as_built = Version(number=0, base="")
-    database = Database(folder, {"fingerprint": "random tokens"}, as_built)
+    manifest = {"fingerprint": "random tokens", "chunk_len": cfg.chunk_len}
+    snapshot = Snapshot(folder, manifest, as_built)
     # All that an example asks of a tokenizer.
     token_bytes = types.SimpleNamespace(token_bytes_V=np.full(_VOCAB_SIZE, 4, np.int32))
-    database.tokenizer = cast(Tokenizer, token_bytes)
-    write_sequences(database, cfg, folder / "dataset")
+    snapshot.tokenizer = cast(Tokenizer, token_bytes)
+    write_sequences(snapshot, cfg, folder / "dataset")
     return folder / "dataset"
 
 
-def write_sequences(database: Database, cfg: DataConfig, folder: Path) -> None:
+def write_sequences(database: Snapshot, cfg: DataConfig, folder: Path) -> None:
     """Makes a dataset of an open database; raises ValueError as `dataset.plan`."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:

@@ -11,7 +11,7 @@ import numpy as np
 
 from retro_jax.config import MeshConfig, ModelConfig, OptimizerConfig
 from retro_jax.devices import sharding
-from retro_jax.model import flops
+from retro_jax.model import flops, layers
 from tools.benchmark import device, sizes
 from tools.benchmark.result import (
     UNKNOWN,
@@ -140,7 +140,7 @@ def _row(
         "retrieval": name,
         "state": "measured",
         "parameters M": significant(variant.step.num_parameters / 1e6),
-        "dtype": str(retro.activation_dtype(variant.cfg)),
+        "dtype": str(layers.activation_dtype(variant.cfg)),
         "remat": variant.cfg.remat,
         "sequences": load.batch_size,
         "length": load.sequence_len,

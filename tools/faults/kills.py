@@ -213,7 +213,9 @@ def _begun(name: str, folder: Path) -> int:
 
     def work() -> None:
         opened = Database.open(folder)
-        assert opened.index.size and opened.embedder.width  # loaded before it begins
+        assert (
+            opened.snapshot.index().size and opened.embedder.width
+        )  # loaded before it begins
         os.write(writing, b".")
         small_database.UPDATES[name](opened)
 

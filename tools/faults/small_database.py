@@ -112,7 +112,7 @@ def facts_of(folder: Path) -> Facts:
     passages = opened.search(queries(), _K)
     ids_QN = np.array([[one.chunk_id for one in row] for row in passages])
     ids_QN, distances_QN = neighbours.with_exact_distances(
-        ids_QN, opened.embedder.embed(queries()), opened.vectors
+        ids_QN, opened.embedder.embed(queries()), opened.snapshot.vectors
     )
     found = []
     for row, ids, distances in zip(passages, ids_QN, distances_QN, strict=True):
@@ -125,8 +125,8 @@ def facts_of(folder: Path) -> Facts:
 def _recall_at_2(opened: Database) -> float:
     queries_QW = opened.embedder.embed(queries())
     found_QN, _ = opened.nearest(queries_QW, 2)
-    ids_T = np.sort(opened.searchable)
-    vectors_TW = opened.vectors(ids_T).astype(np.float32)
+    ids_T = np.sort(opened.snapshot.searchable)
+    vectors_TW = opened.snapshot.vectors(ids_T).astype(np.float32)
     products_QT = queries_QW @ vectors_TW.T
     best_QN = ids_T[np.argsort(-products_QT, axis=1, kind="stable")[:, :2]]
     hits = sum(len(set(f) & set(b)) for f, b in zip(found_QN, best_QN, strict=True))
@@ -135,14 +135,14 @@ def _recall_at_2(opened: Database) -> float:
 
 def damaged_files(folder: Path) -> list[str]:
     """Names the files of the version in force that are not as written."""
-    checked = verify.files(Database.open(folder))
+    checked = verify.files(Database.open(folder).snapshot)
     return [str(path.relative_to(folder)) for path, problem in checked if problem]
 
 
 def _first(opened: Database) -> str:
     """Finds the first document of the build that is still there."""
-    ids = opened.documents().column("id").to_pylist()
-    return next(name for name in ids if name and opened.has_document(name))
+    ids = opened.snapshot.documents().column("id").to_pylist()
+    return next(name for name in ids if name and opened.snapshot.has_document(name))
 
 
 UPDATES: dict[str, Callable[[Database], object]] = {
