@@ -251,7 +251,7 @@ def publish(folder: Path, version: Version) -> None:
 
 
 def _contents(folder: Path, version: Version) -> dict[str, str]:
-    """As in `Version`; of shards that a version before knew what it knew."""
+    """Fingerprints of own shards (`Version.contents`); known ones are taken over."""
     return {
         path: version.contents.get(path)
         or fingerprint(read_json(folder / path / "shard.json"))
