@@ -8,7 +8,7 @@ from data_pipeline.build import documents_stage, shard_work, stage_code
 from data_pipeline.build.engine import Engine, Resource, Work, run_stage
 from data_pipeline.build.local_engine import LocalEngine
 from data_pipeline.config import DataConfig
-from data_pipeline.database import database, manifest, refreshed_neighbours, versions
+from data_pipeline.database import Snapshot, manifest, refreshed_neighbours, versions
 from data_pipeline.index import lexical
 from data_pipeline.sequences import dataset
 from data_pipeline.storage.files import remove_temporaries
@@ -219,7 +219,7 @@ class Build:
                 for index in indexes
                 for shard in shards
             }
-            opened = database.Database.open(self._folder, version=0)
+            opened = Snapshot.open(self._folder, version=0)
             search = shard_work.SearchesWork(
                 self._folder, opened.fingerprint, candidates
             )
@@ -242,7 +242,7 @@ class Build:
         settings: dict[str, object] = {
             name: getattr(self._cfg, name) for name in fields
         }
-        opened = database.Database.open(self._folder)
+        opened = Snapshot.open(self._folder)
         if opened.version:  # of the build the neighbours are there
             settings["version"] = opened.fingerprint
             refreshed_neighbours.refresh_neighbours(opened)

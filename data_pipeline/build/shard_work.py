@@ -15,8 +15,9 @@ import pyarrow.parquet
 from jaxtyping import Float, Int
 
 from data_pipeline.config import DataConfig
-from data_pipeline.database import database
+from data_pipeline.database import Snapshot
 from data_pipeline.database import neighbours as neighbour_tables
+from data_pipeline.database.search import allowed_for
 from data_pipeline.embedding import chunk_vectors
 from data_pipeline.embedding.embedder import Embedder, check_embedder, load_embedder
 from data_pipeline.index import lexical, sharded
@@ -167,15 +168,15 @@ class SearchesWork:
     def __call__(self, shard: str, out: Path) -> Iterator[int]:
         index, queries = shard.split(".")
         split, number = queries.split("-")
-        opened = _database(self.folder, self.database)
-        rows = opened.chunks(split).rows_of_shard(int(number))
+        snapshot = _snapshot(self.folder, self.database)
+        rows = snapshot.chunks(split).rows_of_shard(int(number))
         vectors_QW = chunk_vectors.vectors(self.folder / "embeddings" / queries)
         found = neighbour_tables.exact_neighbours(
             _index_shard(self.folder, index, self.database),
             vectors_QW,
             self.candidates,
-            opened.allowed_for(split, np.asarray(rows)),
-            opened.vectors,
+            allowed_for(snapshot, split, np.asarray(rows)),
+            snapshot.vectors,
         )
         neighbour_tables.write_shard(out, *found)
         yield len(vectors_QW)
@@ -215,10 +216,10 @@ class SequencesWork:
     cfg: DataConfig
 
     def __call__(self, shard: str, out: Path) -> Iterator[int]:
-        opened = _database(self.folder, self.database, self.version)
+        snapshot = _snapshot(self.folder, self.database, self.version)
         split = shard.split("-")[0]
         packed_SC = _packed(self.folder, self.database, self.version, split, self.cfg)
-        yield from dataset.write_shard(opened, self.cfg, shard, packed_SC, out)
+        yield from dataset.write_shard(snapshot, self.cfg, shard, packed_SC, out)
 
 
 def name_of_search(index: str, queries: str) -> str:
@@ -240,8 +241,8 @@ class DatasetWork:
 
     def __call__(self, shard: str, out: Path) -> Iterator[str]:
         yield from ()
-        opened = _database(self.folder, self.database, self.version)
-        dataset.join(opened, self.cfg, self.folder / "sequences", out)
+        snapshot = _snapshot(self.folder, self.database, self.version)
+        dataset.join(snapshot, self.cfg, self.folder / "sequences", out)
 
 
 def _searchable(folder: Path, parts: Sequence[Sequence[str]], number: int):
@@ -306,18 +307,18 @@ def _tokenizer(folder: Path, contents: str) -> Tokenizer:
 
 
 @functools.lru_cache(maxsize=1)
-def _database(folder: Path, fingerprint: str, version: int = 0) -> database.Database:
-    return database.Database.open(folder, version)
+def _snapshot(folder: Path, fingerprint: str, version: int = 0) -> Snapshot:
+    return Snapshot.open(folder, version)
 
 
 @functools.lru_cache(maxsize=1)
 def _packed(
     folder: Path, fingerprint: str, version: int, split: str, cfg: DataConfig
 ) -> Int[np.ndarray, "S C"]:
-    return packing.pack(_database(folder, fingerprint, version), split, cfg)
+    return packing.pack(_snapshot(folder, fingerprint, version), split, cfg)
 
 
 @functools.lru_cache(maxsize=1)
 def _index_shard(folder: Path, shard: str, fingerprint: str) -> sharded.ShardedIndex:
-    width = _database(folder, fingerprint).manifest["embedding_width"]
+    width = _snapshot(folder, fingerprint).manifest["embedding_width"]
     return sharded.ShardedIndex([sharded.load_shard(folder / "index" / shard)], width)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.database import verify
+from data_pipeline.database import Snapshot, integrity
 from data_pipeline.sequences.dataset import VERSION
 from data_pipeline.storage.stage_record import read_stage
 
@@ -50,9 +50,9 @@ class Sequences:
             raise ValueError(f"{folder} holds no dataset: build the database")
         self._described = _described(folder)
         for path, entry in self._described.items():
-            verify.check_size(path, entry)
+            integrity.check_size(path, entry)
             if path.suffix == ".json":
-                verify.check_sum(path, entry)
+                integrity.check_sum(path, entry)
         info = tfds.builder_from_directory(place).info
         if split not in info.splits:
             raise ValueError(
@@ -149,7 +149,7 @@ class Sequences:
         except tf.errors.OpError:
             for path in map(Path, self._info.filepaths):
                 if path in self._described:
-                    verify.check_sum(path, self._described[path])
+                    integrity.check_sum(path, self._described[path])
             raise
 
     def _plan(self, seed: int, first: int, last: int):
@@ -230,13 +230,13 @@ def _padded(batch: Batch, batch_size: int) -> Batch:
     }
 
 
-def with_random_neighbours(batches: Iterator[Batch], database, seed: int):
+def with_random_neighbours(batches: Iterator[Batch], snapshot: Snapshot, seed: int):
     """The control: every neighbour replaced by a passage drawn from the database.
 
     As many as there were and just as absent where they were; never the same passage.
     """
     rng = np.random.default_rng(seed)
-    table, ids_T = database.chunks(), database.searchable
+    table, ids_T = snapshot.chunks(), snapshot.searchable
     for batch in batches:
         ids = batch["neighbour_ids_BCN"]
         places = np.searchsorted(ids_T, np.maximum(ids, 0))

@@ -16,18 +16,18 @@ import numpy as np
 from jaxtyping import Int
 
 from data_pipeline.config import DataConfig
-from data_pipeline.database import Database
+from data_pipeline.database import Snapshot
 from data_pipeline.sequences.packing import blocks, pack
 from data_pipeline.storage.files import link
+from data_pipeline.text.deduplicate import SPLITS
 
 VERSION = "1.0.0"
-SPLITS = ("train", "validation", "test")
 _NAME = "retro"
 _FILE = "sequences.tfrecord"
 _SHARD_CHUNKS = 2**16  # about 70 MB with two neighbours of 128 tokens
 
 
-def plan(database: Database, cfg: DataConfig) -> dict[str, int]:
+def plan(database: Snapshot, cfg: DataConfig) -> dict[str, int]:
     """Names of the shards, and the sequences of each; none of a split without documents.
 
     Raises:
@@ -53,7 +53,7 @@ def _sequences_of_shard(cfg: DataConfig) -> int:
 
 
 def write_shard(
-    database: Database,
+    database: Snapshot,
     cfg: DataConfig,
     shard: str,
     packed_SC: Int[np.ndarray, "S C"],
@@ -94,7 +94,7 @@ def _record(example: Mapping[str, np.ndarray]) -> bytes:
     return made.SerializeToString(deterministic=True)
 
 
-def join(database: Database, cfg: DataConfig, shards: Path, folder: Path) -> None:
+def join(database: Snapshot, cfg: DataConfig, shards: Path, folder: Path) -> None:
     """Makes a dataset below `folder`, at `retro/VERSION/`, of all shards in `shards`.
 
     Files are linked, not copied, where the file system can.

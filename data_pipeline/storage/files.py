@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 
@@ -90,19 +90,12 @@ def write_sealed(path: Path, value: Mapping) -> None:
     write_json(path, {**value, "checksum": fingerprint(value)})
 
 
-def read_sealed(path: Path, unsealed: Collection[str]) -> dict | None:
-    """What a JSON file with a checksum holds; None if it is not there or damaged.
-
-    Args:
-        unsealed: the names in a file that has no checksum, as of one written by hand or
-            before there were any: with others it is damaged.
-    """
+def read_sealed(path: Path) -> dict | None:
+    """What a JSON file with a checksum holds; None if it is not there or damaged."""
     value = read_json(path)
     if not isinstance(value, dict):
         return None
-    if "checksum" not in value:
-        return value if value.keys() == set(unsealed) else None
-    checksum = value.pop("checksum")
+    checksum = value.pop("checksum", None)
     return value if checksum == fingerprint(value) else None
 
 

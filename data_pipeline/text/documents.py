@@ -85,8 +85,7 @@ def write_documents(
         UTF-8 bytes of their texts.
     """
     columns = {
-        field.name: [getattr(document, field.name) for document in documents]
-        for field in dataclasses.fields(Document)
+        field: [getattr(document, field) for document in documents] for field in FIELDS
     }
     sizes_bytes = [len(text.encode()) for text in columns["text"]]
     columns["size_bytes"] = sizes_bytes

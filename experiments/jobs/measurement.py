@@ -89,7 +89,7 @@ def batches(
     size = cfg.evaluation.batch_size
     found = sequences.in_order(size)
     if drawn_from is not None:
-        found = with_random_neighbours(found, drawn_from, cfg.evaluation.seed)
+        found = with_random_neighbours(found, drawn_from.snapshot, cfg.evaluation.seed)
     return itertools.islice(found, -(-num_sequences(cfg, sequences) // size))
 
 

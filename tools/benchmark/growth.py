@@ -40,7 +40,7 @@ _GIVEN_UP = tuple(step for steps in pipeline.STEPS.values() for step in steps)
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of `growth`."""
+    """Adds the flags of `growth`."""
     command.add_argument("--corpus", type=Path, required=True, help="folder of files")
     command.add_argument("--work", type=Path, required=True, help="for the databases")
     command.add_argument("--files", type=_numbers, required=True, help="as 1,3,9")

@@ -29,7 +29,7 @@ UNKNOWN = "-"  # in a row, where a value is not known or does not apply
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Result:
-    """A table, the conditions it holds under, and sentences drawn from it."""
+    """A table, the conditions under which it was measured, and notes."""
 
     name: str
     conditions: dict[str, str | int | float]

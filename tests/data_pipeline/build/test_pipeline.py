@@ -47,9 +47,9 @@ def test_a_build_is_whole(tiny_database):
     assert names == {*STAGES, "manifest.json", costs.FILE, ".builder"}
     recorded = {cost.stage for cost in costs.read(tiny_database.folder)}
     assert recorded == {*STAGES, *_STEPS}
-    assert len(tiny_database.shards("chunks", "train")) > 2
+    assert len(tiny_database.snapshot.paths.shards("chunks", "train")) > 2
     for split in ("validation", "test"):
-        assert tiny_database.documents(split).num_rows > 2
+        assert tiny_database.snapshot.documents(split).num_rows > 2
     # Measured, so in the manifest, but no part of the contents, which two builds share.
     assert tiny_database.manifest["index"]["queries_per_s"] > 0
     facts = read_json(tiny_database.folder / "index" / "00000" / "facts.json")
@@ -261,8 +261,8 @@ def test_no_held_out_documents(tmp_path, tiny_corpus_folder):
     folder = tmp_path / "database"
     built(folder, tiny_corpus_folder, validation_share=0.0, test_share=0.0)
     database = Database.open(folder)
-    assert database.documents().num_rows == len(tiny_corpus.texts())
-    assert len(database.chunks("validation")) == 0
+    assert database.snapshot.documents().num_rows == len(tiny_corpus.texts())
+    assert len(database.snapshot.chunks("validation")) == 0
     assert len(Sequences(folder / "dataset" / "all", "train"))
     with pytest.raises(ValueError, match="the test split of .* has no sequence"):
         Sequences(folder / "dataset" / "all", "test")
@@ -284,8 +284,8 @@ def test_less_text_than_a_sequence(tmp_path):
 def test_held_out_documents_are_in_no_training_chunk(tiny_database):
     texts, seen = tiny_corpus.texts(), {}
     for split in ("train", "validation", "test"):
-        rows = set(tiny_database.chunks(split).column("documents").tolist())
-        ids = tiny_database.documents(split).column("id").to_pylist()
+        rows = set(tiny_database.snapshot.chunks(split).column("documents").tolist())
+        ids = tiny_database.snapshot.documents(split).column("id").to_pylist()
         assert rows == set(range(len(ids)))
         for name in ids:
             assert split_of(digest(texts[name]), 0.1, 0.15) == split
@@ -296,8 +296,10 @@ def test_held_out_documents_are_in_no_training_chunk(tiny_database):
 def test_a_near_copy_of_a_held_out_document_is_dropped(tiny_database):
     texts = tiny_corpus.texts()
     assert split_of(digest(texts[tiny_corpus.NEAR_COPY]), 0.1, 0.15) == "train"
-    assert "held-out" in tiny_database.documents("test").column("id").to_pylist()
-    names = tiny_database.documents().column("id").to_pylist()
+    assert (
+        "held-out" in tiny_database.snapshot.documents("test").column("id").to_pylist()
+    )
+    names = tiny_database.snapshot.documents().column("id").to_pylist()
     assert tiny_corpus.NEAR_COPY not in names
     assert tiny_database.manifest["documents"]["near_duplicates"] == 1
 

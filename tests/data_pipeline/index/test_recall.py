@@ -48,16 +48,16 @@ def test_recall_counts_ties_and_never_twice():
     vectors_TW = np.array([[1], [2], [2], [2], [9]], np.float32)
     queries_QW = np.array([[1]], np.float32)
 
-    def recall(*ids):
+    def recall_at(*ids):
         return recall.measure_recall(
             FixedIndex([ids]), vectors_TW, queries_QW, len(ids)
         )
 
-    assert recall(0, 3) == 1.0  # rows 1, 2, 3 are equally near
-    assert recall(0, 4) == 0.5
-    assert recall(0, 0) == 0.5
-    assert recall(0, -1) == 0.5
-    assert recall(4, 4) == 0.0
+    assert recall_at(0, 3) == 1.0  # rows 1, 2, 3 are equally near
+    assert recall_at(0, 4) == 0.5
+    assert recall_at(0, 0) == 0.5
+    assert recall_at(0, -1) == 0.5
+    assert recall_at(4, 4) == 0.0
 
 
 def _goal(num_queries: int) -> recall.Goal:

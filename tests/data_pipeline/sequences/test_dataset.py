@@ -47,7 +47,7 @@ def chunk_ids(database, split, examples):
     In training found from tokens, neighbours and order alone; see each test.
     """
     first = {}
-    document_of = database.chunks(split).column("documents")
+    document_of = database.snapshot.chunks(split).column("documents")
     for chunk, document in enumerate(document_of):
         first.setdefault(int(document), chunk)
     if split != "train":
@@ -65,7 +65,7 @@ def chunk_ids(database, split, examples):
 
 @pytest.mark.parametrize("split", dataset.SPLITS)
 def test_tokens_documents_and_segments(tiny_database, stored, split):
-    table, examples = tiny_database.chunks(split), stored[split]
+    table, examples = tiny_database.snapshot.chunks(split), stored[split]
     ids_SC = chunk_ids(tiny_database, split, examples)
     real_SC = ids_SC >= 0
     safe = np.maximum(ids_SC, 0)
@@ -86,7 +86,7 @@ def test_tokens_documents_and_segments(tiny_database, stored, split):
 
 
 def test_each_training_chunk_appears_once(tiny_database, stored):
-    table = tiny_database.chunks()
+    table = tiny_database.snapshot.chunks()
     ids = chunk_ids(tiny_database, "train", stored["train"]).reshape(-1)
     assert len(set(ids.tolist())) == len(ids)
     assert len(ids) == len(table) // CHUNKS * CHUNKS
@@ -94,13 +94,13 @@ def test_each_training_chunk_appears_once(tiny_database, stored):
     documents = stored["train"]["documents_C"].reshape(-1)
     runs = documents[np.append(True, documents[1:] != documents[:-1])]
     assert len(set(runs.tolist())) == len(runs)
-    assert len(runs) == tiny_database.documents().num_rows
+    assert len(runs) == tiny_database.snapshot.documents().num_rows
     assert (np.diff(runs) < 0).any()
 
 
 @pytest.mark.parametrize("split", dataset.SPLITS)
 def test_targets_are_inputs_shifted_by_one(tiny_database, stored, split):
-    examples, table = stored[split], tiny_database.chunks(split)
+    examples, table = stored[split], tiny_database.snapshot.chunks(split)
     inputs, targets = examples["inputs_L"], examples["targets_L"]
     np.testing.assert_array_equal(targets[:, :-1], inputs[:, 1:])
     ids_SC = chunk_ids(tiny_database, split, examples)
@@ -137,7 +137,7 @@ def test_weights_cross_no_border(stored, split):
 
 @pytest.mark.parametrize("split", HELD_OUT)
 def test_held_out_tokens_are_scored_exactly_once(tiny_database, stored, split):
-    table, examples = tiny_database.chunks(split), stored[split]
+    table, examples = tiny_database.snapshot.chunks(split), stored[split]
     document_of, lengths_T = table.column("documents"), table.column("lengths")
     stride = CHUNKS // 2
     scored = np.zeros((len(table) + CHUNKS) * CHUNK_LEN, np.int64)
@@ -147,7 +147,7 @@ def test_held_out_tokens_are_scored_exactly_once(tiny_database, stored, split):
     assert scored.max() == 1
     scored_TM = scored.reshape(-1, CHUNK_LEN)
     assert not scored_TM[len(table) :].any()
-    num_documents = tiny_database.documents(split).num_rows
+    num_documents = tiny_database.snapshot.documents(split).num_rows
     tokens_D = np.bincount(document_of, lengths_T, num_documents)
     scored_D = np.bincount(
         document_of, scored_TM[: len(table)].sum(axis=1), num_documents
@@ -161,7 +161,7 @@ def test_scored_bytes_are_the_documents(tiny_database, stored, split):
     examples = stored[split]
     documents = np.repeat(examples["documents_C"], CHUNK_LEN, axis=1)
     weights = examples["loss_weights_L"] > 0
-    table = tiny_database.documents(split)
+    table = tiny_database.snapshot.documents(split)
     sizes = np.array(table.column("size_bytes"))
     found_D = np.bincount(
         documents[weights], examples["target_bytes_L"][weights], len(sizes)
@@ -175,7 +175,7 @@ def test_scored_bytes_are_the_documents(tiny_database, stored, split):
 
 @pytest.mark.parametrize("split", dataset.SPLITS)
 def test_neighbours_are_passages_of_other_documents(tiny_database, stored, split):
-    examples, table = stored[split], tiny_database.chunks()
+    examples, table = stored[split], tiny_database.snapshot.chunks()
     ids_SCN = examples["neighbour_ids_CN"]
     tokens, lengths = table.passages(ids_SCN, 2 * CHUNK_LEN)
     np.testing.assert_array_equal(examples["neighbours_CNR"], tokens)
@@ -192,7 +192,7 @@ def test_neighbours_are_passages_of_other_documents(tiny_database, stored, split
         ids = ids_CN[ids_CN >= 0]
         if split == "train":
             # The continuation is of the same document as the match: see `passages`.
-            found_in = tiny_database.document_of_chunk[ids]
+            found_in = tiny_database.snapshot.document_of_chunk[ids]
             assert not set(found_in.tolist()) & set(documents_C.tolist())
         for row in ids_CN:
             found = row[row >= 0].tolist()
@@ -205,7 +205,7 @@ def test_neighbours_are_the_nearest_that_are_allowed(tiny_database, stored):
     examples = stored["train"]
     ids_SC = chunk_ids(tiny_database, "train", examples)
     candidates = tiny_corpus.neighbour_ids(tiny_database, "train")
-    document_of, passed_over = tiny_database.document_of_chunk, 0
+    document_of, passed_over = tiny_database.snapshot.document_of_chunk, 0
     for ids_C, documents_C, found_CN in zip(
         ids_SC, examples["documents_C"], examples["neighbour_ids_CN"], strict=True
     ):
@@ -218,7 +218,7 @@ def test_neighbours_are_the_nearest_that_are_allowed(tiny_database, stored):
 
 
 def test_two_writes_are_byte_identical(tiny_database, cfg, tmp_path):
-    synthetic.write_sequences(tiny_database, cfg, tmp_path)
+    synthetic.write_sequences(tiny_database.snapshot, cfg, tmp_path)
     first = tiny_corpus.contents(tiny_database.folder / "dataset" / "all")
     first.pop("shard.json")
     assert tiny_corpus.contents(tmp_path) == first
@@ -240,7 +240,7 @@ def test_shards_are_parts_of_the_whole(tiny_database, cfg, tmp_path, monkeypatch
 
     one, wanted = records(tiny_database.folder / "dataset" / "all")
     monkeypatch.setattr(dataset, "_SHARD_CHUNKS", 5 * CHUNKS)
-    synthetic.write_sequences(tiny_database, cfg, tmp_path)
+    synthetic.write_sequences(tiny_database.snapshot, cfg, tmp_path)
     several, found = records(tmp_path)
     assert set(one.values()) == {1} and min(several.values()) > 1
     for split in dataset.SPLITS:
@@ -258,7 +258,7 @@ def test_a_file_system_without_links_gets_copies(
         raise PermissionError("no links here")
 
     monkeypatch.setattr(files.os, "link", refused)
-    synthetic.write_sequences(tiny_database, cfg, tmp_path)
+    synthetic.write_sequences(tiny_database.snapshot, cfg, tmp_path)
     wanted = tiny_corpus.contents(tiny_database.folder / "dataset" / "all")
     wanted.pop("shard.json")
     assert tiny_corpus.contents(tmp_path) == wanted

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from data_pipeline.database import Database
+from data_pipeline.database import Database, Snapshot
 from data_pipeline.service import router, shard_server
 from data_pipeline.service.client import RetrievalClient
 from data_pipeline.service.routing import micro_batches, replica_set
@@ -79,7 +79,7 @@ def test_a_lost_shard_makes_answers_partial(running, sharded_database):
             strict.search(_QUERY, 5)
         # Passages of the lost shard are read by the other.
         lost = shards[1].service.versions.newest.index_shards[0]
-        chunk_id = int(sharded_database.index_of((lost,)).shards[0].ids_T[0]) | 1
+        chunk_id = int(sharded_database.snapshot.index((lost,)).shards[0].ids_T[0]) | 1
         assert client.found(chunk_id).chunk_id == chunk_id
         assert made.metrics.value("retro_partials_total") == 2
         assert made.metrics.value("retro_missing_shards_total", shard="1") == 2
@@ -166,7 +166,8 @@ def test_a_request_given_up_keeps_its_thread_and_no_more(running, sharded_databa
 
 def test_another_database_is_refused_by_name(running, sharded_database):
     manifest = sharded_database.manifest | {"fingerprint": "feedfeedfeedfeed"}
-    other = Database(sharded_database.folder, manifest, sharded_database.state)
+    state = sharded_database.snapshot.state
+    other = Database(Snapshot(sharded_database.folder, manifest, state))
     right = running.shard(sharded_database, 0, 2)
     wrong = running.shard(other, 1, 2)
     made = running.router(sharded_database, f"{right.address},{wrong.address}")

@@ -55,8 +55,8 @@ def stub(service):
 
 def test_servers_hold_all_shards_once(service, sharded_database):
     held = [shard.service.versions.newest.index_shards for shard in service[2]]
-    assert sharded_database.num_shards > _NUM_SERVERS
-    assert sorted(sum(held, ())) == list(range(sharded_database.num_shards))
+    assert sharded_database.snapshot.num_shards > _NUM_SERVERS
+    assert sorted(sum(held, ())) == list(range(sharded_database.snapshot.num_shards))
 
 
 @pytest.mark.parametrize("k", [1, 7, 300])
@@ -64,7 +64,7 @@ def test_search_is_the_databases_bit_for_bit(client, sharded_database, k):
     queries = QUERIES[:3] if k == 300 else QUERIES
     found = client.search(queries, k)
     assert found == sharded_database.search(queries, k)
-    assert len(found[0]) == min(k, sharded_database.index.size)
+    assert len(found[0]) == min(k, sharded_database.snapshot.index().size)
 
 
 def test_excluded_documents_are_not_found(client, sharded_database):
@@ -76,7 +76,7 @@ def test_excluded_documents_are_not_found(client, sharded_database):
 
 def test_the_client_is_a_retriever(client, sharded_database):
     assert isinstance(client, generation.Retriever)
-    tokens_QM = sharded_database.chunks().take("tokens", np.arange(9))
+    tokens_QM = sharded_database.snapshot.chunks().take("tokens", np.arange(9))
     expected = sharded_database.retrieve(
         tokens_QM, 3, neighbour_len=24, exclude_documents={tiny_corpus.MONOTONE}
     )
@@ -90,8 +90,8 @@ def test_the_client_is_a_retriever(client, sharded_database):
 
 
 def test_neighbours_are_two_chunks_long_and_absent_ones_none(client, sharded_database):
-    tokens_QM = sharded_database.chunks().take("tokens", np.arange(1))[:, :5]
-    names = sharded_database.documents().column("id").to_pylist()
+    tokens_QM = sharded_database.snapshot.chunks().take("tokens", np.arange(1))[:, :5]
+    names = sharded_database.snapshot.documents().column("id").to_pylist()
     others = [name for name in names if name != tiny_corpus.PLANTED_IN]
     expected = sharded_database.retrieve(tokens_QM, 60, exclude_documents=others)
     found = client.retrieve(tokens_QM, 60, exclude_documents=others)
@@ -110,7 +110,7 @@ def test_vectors_and_sources_by_chunk(client, sharded_database):
         strict=True,
     ):
         np.testing.assert_array_equal(ours, theirs, strict=True)
-    for chunk_id in (0, len(sharded_database.chunks()) - 1):
+    for chunk_id in (0, len(sharded_database.snapshot.chunks()) - 1):
         found = client.found(chunk_id, 0.5)
         assert found == sharded_database.found(chunk_id, 0.5)
 
@@ -204,7 +204,7 @@ def test_bytes_that_are_no_request_or_not_utf8(service, data):
 
 
 def test_no_such_passages(stub, sharded_database):
-    for ids in ([-1], [len(sharded_database.chunks())]):
+    for ids in ([-1], [len(sharded_database.snapshot.chunks())]):
         with pytest.raises(grpc.RpcError, match="is outside 0"):
             stub.Passages(pb.PassagesRequest(chunk_ids=ids), timeout=10)
     other = pb.DatabaseState(fingerprint="other", version=3)
@@ -296,7 +296,9 @@ def test_one_machine_starts_a_server_for_four_cores(
 ):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
     started = serve_local.shards_here(sharded_database.folder, asked)
-    assert started == (sharded_database.num_shards if servers == "all" else servers)
+    assert started == (
+        sharded_database.snapshot.num_shards if servers == "all" else servers
+    )
 
 
 def test_more_servers_than_shards_are_refused(sharded_database):

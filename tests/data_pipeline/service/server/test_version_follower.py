@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.build.pipeline import Build
-from data_pipeline.database import Database, verify, versions
+from data_pipeline.database import Database, integrity, versions
 from data_pipeline.index import scann
 from data_pipeline.service.client import RetrievalClient
 from data_pipeline.service.routing import served_version
@@ -80,7 +80,10 @@ def scann_folder(tiny_corpus_folder, tmp_path, monkeypatch):
     cfg = tiny_corpus.config(tiny_corpus_folder, **changes)
     Build(cfg, tmp_path / "scann").run("neighbours")
     opened = Database.open(tmp_path / "scann")
-    assert opened.num_shards > 1 and opened.manifest["index"]["kind"] == "ScannIndex"
+    assert (
+        opened.snapshot.num_shards > 1
+        and opened.manifest["index"]["kind"] == "ScannIndex"
+    )
     return tmp_path / "scann"
 
 
@@ -198,7 +201,7 @@ def test_a_damaged_version_leaves_the_old_one_serving(running, folder):
     expected = known.search(_QUERIES, 6)
     # What a version consists of is there before it is in force.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(versions, "put_in_force", lambda folder, number: None)
+        patch.setattr(versions, "_switch", lambda folder, number: None)
         known.add([{"id": "news", "text": _NEWS}])
     tokens = folder / "deltas" / "000001" / "tokens.npy"
     whole = tokens.read_bytes()
@@ -257,7 +260,9 @@ def test_two_versions_are_kept_and_what_they_share_is_loaded_once(folder):
     Database.open(folder).add([{"id": "news", "text": _NEWS}])
     second = held_versions.ShardVersion(database.newest(), 0, 1)
     for place in first.index_shards:
-        loaded = [v.database.index_of(v.index_shards).shards for v in (first, second)]
+        loaded = [
+            v.database.snapshot.index(v.index_shards).shards for v in (first, second)
+        ]
         assert loaded[0][place] is loaded[1][place]
     assert held.has_room(0)
     assert held.make_room(0) is None
@@ -300,9 +305,9 @@ def test_what_is_opened_beside_a_version_is_checked_too(folder):
     delta.unlink()
     with pytest.raises(ValueError, match="offsets.npy is missing"):
         database.newest()
-    other = dataclasses.replace(database.state, number=9, base="another")
+    other = dataclasses.replace(database.snapshot.state, number=9, base="another")
     with pytest.raises(ValueError, match="built again with other text"):
-        verify.check_quickly(folder, database.state, since=other)
+        integrity.check_quickly(folder, database.snapshot.state, since=other)
 
 
 def test_a_version_that_was_taken_back_is_served_again(running, folder):
@@ -328,7 +333,7 @@ def test_what_is_open_outlives_compaction(folder):
     database.add([{"id": "news", "text": _NEWS}, {"id": "x", "text": "A b c."}])
     version = held_versions.ShardVersion(Database.open(folder), 0, 1)
     vectors_QW = database.embedder.embed(_QUERIES)
-    everything = list(range(len(database.chunks())))
+    everything = list(range(len(database.snapshot.chunks())))
 
     def answers():
         passages = messages.read_passages(version.database, everything, 16, True)
