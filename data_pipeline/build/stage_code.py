@@ -310,7 +310,7 @@ def _resolved(target: _Name, attribute: str) -> Iterator[_Name]:
 
 
 def _imported(statement: ast.Import | ast.ImportFrom) -> dict[str, _Name]:
-    """Gives the module and the name there of each name that a statement imports, "" for none."""
+    """Names that a statement binds: of each the module, and the name there or ""."""
     if isinstance(statement, ast.ImportFrom):
         names = statement.names
         return {a.asname or a.name: (statement.module or "", a.name) for a in names}

@@ -1,6 +1,6 @@
 """How much of a chunk stands word for word in what was retrieved for it.
 
-Letters here: X chunks of a batch laid end to end.
+Letters here: X chunks.
 """
 
 import numpy as np

@@ -55,6 +55,10 @@ def test_the_code_of_a_stage_is_what_it_runs():
         }
     assert "data_pipeline/text/chunks.py" not in files["texts"] | files["tokenizer"]
     assert "data_pipeline/sequences/packing.py" not in files["searches"]
+    # Whoever changes what a database can be asked, or how it is updated, rebuilds nothing.
+    for stage in ("searches", "sequences", "dataset"):
+        assert "data_pipeline/database/database.py" not in files[stage]
+        assert "data_pipeline/database/updates.py" not in files[stage]
 
 
 _SOURCE = '''"""A module."""
