@@ -3,6 +3,8 @@
 Rows and ids of the build stay as they are: in its shards a deleted document leaves an empty
 row and chunks of padding with zero vectors, which no index holds. What was added is written
 anew as one delta without what was deleted of it.
+
+Letters here: D deleted documents.
 """
 
 import dataclasses

@@ -80,8 +80,8 @@ class Database:
     def newest(self) -> "Database":
         """The version in force, opened beside this one, which goes on showing its own.
 
-        What both have in common is shared and not checked again; this one itself, if it
-        shows that version. Raises as `open`.
+        What both have in common is shared and not checked again. It is this one itself, if
+        it shows that version. Raises as `open`.
         """
         before = self.snapshot
         state = versions.read(self.folder, manifest.read(self.folder))

@@ -1,4 +1,7 @@
-"""One version of a database as it is open: its tables, arrays, indexes and models."""
+"""One version of a database as it is open: its tables, arrays, indexes and models.
+
+Letters here: D documents.
+"""
 
 import copy
 import functools

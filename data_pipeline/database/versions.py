@@ -10,6 +10,8 @@ Version 0 is the build itself and has no files. Everything but `current.json` is
 under a name that no version knows yet, so whoever is killed leaves the old version or the
 new one; what no version knows is cleared away before the next change. `current.json` is
 there before the first version is: without it versions are an error, not the build.
+
+Letters here: D deleted documents.
 """
 
 import contextlib
@@ -276,7 +278,7 @@ def _switch(folder: Path, number: int) -> None:
 
 
 def sole_builder(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Keeps other builds and changes out meanwhile; ValueError if there is one."""
+    """Keeps other builds and changes out meanwhile; ValueError if one is under way."""
     return locks.locked(folder / ".builder", "building or changing")
 
 

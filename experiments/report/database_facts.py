@@ -32,8 +32,8 @@ def passage(opened: Database, chunk_id: int) -> Found:
     num_chunks = len(opened.snapshot.chunks())
     if not 0 <= chunk_id < num_chunks:
         raise ValueError(f"chunk ids go from 0 to {num_chunks - 1}, not {chunk_id}")
-    row = opened.snapshot.document_of_chunk[chunk_id]
-    if opened.snapshot.state.is_deleted(row):
+    rows = opened.snapshot.document_of_chunk[[chunk_id]]
+    if opened.snapshot.state.is_deleted(rows)[0]:
         raise ValueError(f"the document of chunk {chunk_id} was deleted")
     return opened.found(chunk_id)
 

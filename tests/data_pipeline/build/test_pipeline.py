@@ -160,8 +160,8 @@ def test_shards_of_the_index_find_what_one_index_finds(copy, tiny_corpus_folder)
     made = built(copy, tiny_corpus_folder, index_shard_rows=300)
     assert made == {"index", "neighbours"}  # which are the same: no new dataset
     several = Database.open(copy)
-    assert len(several.index.shards) > 2
-    assert several.manifest["index"]["shards"] == len(several.index.shards)
+    assert len(several.snapshot.index().shards) > 2
+    assert several.manifest["index"]["shards"] == len(several.snapshot.index().shards)
     for split, ids_TN in zip(("train", "test"), expected, strict=True):
         found = tiny_corpus.neighbour_ids(several, split)
         assert (found == ids_TN).all()
