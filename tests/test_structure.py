@@ -324,6 +324,30 @@ def test_files_and_modules_that_a_page_names_exist(page):
         assert (page.parent / target).exists(), target
 
 
+def test_the_four_walks_do_not_turn_back():
+    """Within a process a walk goes through the rooms of a package in one direction."""
+    text = (_ROOT / "DESIGN.md").read_text().split("## Four walks", 1)[1]
+    walks = re.split(r"\n\d\. ", text.split("\n## ", 1)[0])[1:]
+    assert len(walks) == 4
+    for walk in walks:
+        for part in walk.split(";"):
+            modules = [
+                path.removesuffix(".py").replace("/", ".")
+                for path in re.findall(r"`([\w/]+\.py)`", part)
+            ]
+            assert set(modules) <= set(_SOURCES), set(modules) - set(_SOURCES)
+            for house, rooms in _ROOMS.items():
+                order = rooms.split()
+                places = [
+                    order.index(room)
+                    for module in modules
+                    if module.startswith(f"{house}.")
+                    for room in [module.removeprefix(f"{house}.").split(".")[0]]
+                    if room in order
+                ]
+                assert places in (sorted(places), sorted(places, reverse=True)), part
+
+
 def test_the_tree_in_the_readme_has_a_line_a_folder():
     tree = (_ROOT / "README.md").read_text().split("## The tree", 1)[1]
     named = set(re.findall(r"^ +((?:\w+/)+) ", tree, re.MULTILINE))
