@@ -213,13 +213,13 @@ def _letters_declared(source: Source) -> set[str]:
 
 
 def _suffixes(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Names of arrays with the letters at their ends; 1 is an axis of length one."""
+    """Names of arrays with the letters at their ends; a digit is an axis of that length."""
     for node in ast.walk(tree):
         field = {ast.Name: "id", ast.arg: "arg", ast.Attribute: "attr"}.get(type(node))
         name = getattr(node, field) if field else ""
         stem, _, suffix = name.rpartition("_")
-        if re.fullmatch("[A-Z][A-Z0-9]*|1[A-Z0-9]+", suffix) and stem != stem.upper():
-            yield name, suffix.replace("1", "")
+        if re.fullmatch("[A-Z0-9]*[A-Z][A-Z0-9]*", suffix) and stem != stem.upper():
+            yield name, re.sub(r"\d", "", suffix)
 
 
 @_each_source
@@ -322,6 +322,30 @@ def test_files_and_modules_that_a_page_names_exist(page):
         assert made_by_a_run or (_ROOT / path).exists(), path
     for target in re.findall(r"\]\((?!http|#)([^)#]+)", text):
         assert (page.parent / target).exists(), target
+
+
+def test_the_four_walks_do_not_turn_back():
+    """Within a process a walk goes through the rooms of a package in one direction."""
+    text = (_ROOT / "DESIGN.md").read_text().split("## Four walks", 1)[1]
+    walks = re.split(r"\n\d\. ", text.split("\n## ", 1)[0])[1:]
+    assert len(walks) == 4
+    for walk in walks:
+        for part in walk.split(";"):
+            modules = [
+                path.removesuffix(".py").replace("/", ".")
+                for path in re.findall(r"`([\w/]+\.py)`", part)
+            ]
+            assert set(modules) <= set(_SOURCES), set(modules) - set(_SOURCES)
+            for house, rooms in _ROOMS.items():
+                order = rooms.split()
+                places = [
+                    order.index(room)
+                    for module in modules
+                    if module.startswith(f"{house}.")
+                    for room in [module.removeprefix(f"{house}.").split(".")[0]]
+                    if room in order
+                ]
+                assert places in (sorted(places), sorted(places, reverse=True)), part
 
 
 def test_the_tree_in_the_readme_has_a_line_a_folder():

@@ -102,7 +102,7 @@ class Database:
         return self._change(lambda: updates.add(self.snapshot, parsed))
 
     def replace(self, documents: Sequence[Mapping]) -> int:
-        """Adds documents as `add`, in place of those with the same ids, if there are any."""
+        """Adds documents in place of those with the same ids, if there are any."""
         parsed = updates.parse_documents(documents)
         return self._change(lambda: updates.add(self.snapshot, parsed, replace=True))
 

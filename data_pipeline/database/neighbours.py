@@ -24,8 +24,6 @@ from data_pipeline.index.protocol import Searchable
 from data_pipeline.storage.mapped_arrays import Column
 
 _QUERIES_AT_ONCE = 2048
-# Raised when tables of the same chunks and index come out otherwise.
-SETTINGS = {"code": 2}
 _CHANGES = ("rows", "ids", "distances")
 
 

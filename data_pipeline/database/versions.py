@@ -28,11 +28,12 @@ from data_pipeline.storage.files import (
     fingerprint,
     read_json,
     read_sealed,
+    remove_temporaries,
     sha256_of,
     write_sealed,
 )
 from data_pipeline.storage.mapped_arrays import open_array
-from data_pipeline.storage.stage_record import was_begun_otherwise
+from data_pipeline.storage.stage_record import changed_settings, was_begun_otherwise
 
 _BASE_STAGES = ("documents", "tokenizer", "chunks", "embeddings")
 
@@ -215,10 +216,11 @@ def check_base(
         and _written(stage.parent)
         and was_begun_otherwise(stage, settings, inputs, shards)
     ):
+        is_code = changed_settings(stage, settings) == ["code"]
         raise ValueError(
             f"{stage.parent} was updated since it was built, and its versions stand on "
-            f"{stage.name} that these settings would make anew: build into another folder, "
-            "or move its versions/ and deltas/ away"
+            f"{stage.name} that {'this code' if is_code else 'these settings'} would make "
+            "anew: build into another folder, or move its versions/ and deltas/ away"
         )
 
 
@@ -251,7 +253,7 @@ def publish(folder: Path, version: Version) -> None:
 
 
 def _contents(folder: Path, version: Version) -> dict[str, str]:
-    """Gives `Version.contents`; of shards that a version before knew, what it knew."""
+    """Fingerprints of own shards (`Version.contents`); known ones are taken over."""
     return {
         path: version.contents.get(path)
         or fingerprint(read_json(folder / path / "shard.json"))
@@ -311,6 +313,7 @@ def clear_unknown(folder: Path) -> None:
         for path in (folder / parent).glob("*"):
             if path.name not in known:
                 shutil.rmtree(path)
+    remove_temporaries(folder / "versions")
     for path in (folder / "versions").glob("[0-9]*"):
         if int(path.name[:6]) not in numbers(folder):
             _remove(path)

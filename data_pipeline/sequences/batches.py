@@ -30,13 +30,13 @@ _ABSENT = {  # in a sequence that is all padding; 0 in all other features
 
 
 class Sequences:
-    """One split of a dataset on disk."""
+    """The sequences of one split of a dataset on disk."""
 
     def __init__(self, folder: Path, split: str):
         """Opens it.
 
         Args:
-            folder: where `dataset.write` wrote.
+            folder: where `dataset.join` wrote.
             split: train, validation or test.
         Raises:
             ValueError: if there is no dataset, or no sequence in the split; naming a file
@@ -138,7 +138,10 @@ class Sequences:
             yield _named(batch)
 
     def _read(self, batches) -> Iterator:
-        """TensorFlow sees that a record is damaged, but does not say of which file."""
+        """Reads batches, and names the file that a damaged record is in.
+
+        TensorFlow sees the damage, but does not say where it is.
+        """
         import tensorflow as tf
 
         try:
@@ -190,7 +193,7 @@ def _keep_tensorflow_off_accelerators() -> None:
 
 
 def _parsed(records_B, features: Mapping) -> dict:
-    """These features of serialised records, as `dataset.write_shard` writes them."""
+    """Gives these features of serialised records, as `dataset.write_shard` writes them."""
     import tensorflow as tf
 
     def spec(feature):

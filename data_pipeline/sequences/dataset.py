@@ -8,7 +8,6 @@ A shard is a record file of consecutive sequences of a split, SPLIT-00000 and so
 by itself (`write_shard`); `join` makes one dataset of all. Same input, same bytes.
 """
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,25 +27,8 @@ _FILE = "sequences.tfrecord"
 _SHARD_CHUNKS = 2**16  # about 70 MB with two neighbours of 128 tokens
 
 
-def write(database: Snapshot, cfg: DataConfig, folder: Path) -> None:
-    """Makes a dataset by itself; a build makes the shards of a large one one by one.
-
-    Raises:
-        ValueError: as `plan`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        shards, packed = Path(temporary), {s: pack(database, s, cfg) for s in SPLITS}
-        for shard in plan(database, cfg):
-            (shards / shard).mkdir()
-            packed_SC = packed[shard.split("-")[0]]
-            for _ in write_shard(database, cfg, shard, packed_SC, shards / shard):
-                pass
-        join(database, cfg, shards, folder)
-
-
 def plan(database: Snapshot, cfg: DataConfig) -> dict[str, int]:
-    """Shards by name, and the sequences of each; none of a split without documents.
+    """Names of the shards, and the sequences of each; none of a split without documents.
 
     Raises:
         ValueError: if there is less training text than one sequence.
@@ -77,7 +59,7 @@ def write_shard(
     packed_SC: Int[np.ndarray, "S C"],
     folder: Path,
 ) -> Iterator[int]:
-    """Writes the sequences of a shard into a folder, and tells how many of a block.
+    """Writes the sequences of a shard into a folder; reports how many a block had.
 
     Args:
         packed_SC: chunks of all sequences of its split, by `pack`.

@@ -14,7 +14,7 @@ _NAMES_KEPT = 5
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text with where it comes from.
+    """A text and where it comes from.
 
     Attributes:
       id: unique within its corpus.

@@ -1,4 +1,4 @@
-"""How fast a database opens, loads and answers, and in how much memory.
+"""The seconds and the memory in which a database opens, loads and answers.
 
     python -m tools.benchmark database --database=work/tiny/database
 
@@ -21,12 +21,12 @@ _K, _BATCH, _TEXTS = 10, 64, 16
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of `database`."""
+    """Adds the flags of `database`."""
     command.add_argument("--database", type=Path, required=True, help="its folder")
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Seconds to open and load, milliseconds to search, and gigabytes resident."""
+    """Gives seconds to open, load and search, and gigabytes resident."""
     began_bytes = memory.process_peak_bytes()
     rows: list[Row] = []
 
@@ -59,9 +59,6 @@ def run(args: argparse.Namespace) -> Result:
         "chunks": len(opened.snapshot.searchable),
         "index": opened.manifest["index"]["kind"],
         "index shards": opened.snapshot.num_shards,
-        "version": opened.version,
-        "k": _K,
-        "searches of each": 5 * args.rounds,
     }
     notes = [f"{began_bytes / 1e9:.2f} GB are resident before: Python, numpy and JAX"]
     return Result(name="database", conditions=conditions, rows=rows, notes=notes)

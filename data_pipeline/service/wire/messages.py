@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 
 from data_pipeline.database import Database, Found, Retrieved, results
-from data_pipeline.index import exact
+from data_pipeline.index import checks
 from data_pipeline.service.wire import retrieval_pb2 as pb
 
 _FLOAT, _TOKEN, _ID = "<f4", "<i4", "<i8"
@@ -60,7 +60,7 @@ def unpack_vectors(
         )
     found_QW = _unpack(vectors.data, _FLOAT, width, "vectors.data")
     _check_count(len(found_QW), "vectors", limits.queries)
-    exact.check_vectors(found_QW, "vectors")
+    checks.check_vectors(found_QW, "vectors")
     return found_QW.astype(np.float32, copy=False)
 
 

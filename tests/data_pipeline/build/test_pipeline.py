@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.build import engine, local_engine, pipeline, shard_work
+from data_pipeline.build import (
+    engine,
+    local_engine,
+    pipeline,
+    shard_work,
+    stage_code,
+)
 from data_pipeline.build.pipeline import STAGES, STEPS, Build
 from data_pipeline.database import Database, versions
 from data_pipeline.embedding import embedder
-from data_pipeline.index import sharded
 from data_pipeline.sequences.batches import Sequences
 from data_pipeline.storage import costs
 from data_pipeline.storage.files import read_json
@@ -113,11 +118,40 @@ def test_a_corpus_that_changed_is_read_again(tmp_path):
     assert "documents" in built(folder, str(corpus), "chunks")
 
 
-def test_an_index_that_other_code_makes_is_made_again(
+def test_an_index_of_another_code_number_is_made_again(
     copy, tiny_corpus_folder, monkeypatch
 ):
-    monkeypatch.setattr(sharded, "SETTINGS", {"code": 99})
+    number, work = stage_code._STAGES["index"]
+    monkeypatch.setitem(stage_code._STAGES, "index", (number + 1, work))
     assert built(copy, tiny_corpus_folder) == {"index"}  # exact: it is the same
+
+
+@pytest.mark.parametrize(
+    ("step", "wanted"),
+    [
+        ("kept", {"documents"}),
+        ("searches", {"neighbours"}),
+        ("sequences", {"dataset"}),
+    ],
+)
+def test_a_stage_is_made_again_when_the_code_of_a_step_changes(
+    copy, tiny_corpus_folder, monkeypatch, step, wanted
+):
+    number, work = stage_code._STAGES[step]
+    monkeypatch.setitem(stage_code._STAGES, step, (number + 1, work))
+    assert built(copy, tiny_corpus_folder) == wanted
+
+
+def test_changed_code_is_refused_where_versions_stand_on_it(
+    copy, tiny_corpus_folder, monkeypatch
+):
+    opened = Database.open(copy)
+    opened.add([{"id": "news", "text": "Nine violet tortoises rehearsed."}])
+    number, work = stage_code._STAGES["chunks"]
+    monkeypatch.setitem(stage_code._STAGES, "chunks", (number + 1, work))
+    with pytest.raises(ValueError, match="stand on chunks that this code would make"):
+        built(copy, tiny_corpus_folder)
+    assert Database.open(copy).version == opened.version
 
 
 def test_shards_of_the_index_find_what_one_index_finds(copy, tiny_corpus_folder):

@@ -1,16 +1,14 @@
 """What is written for training is right: read back by TFDS alone, against the database."""
 
 import collections
-import inspect
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from data_pipeline.build import engine
-from data_pipeline.sequences import dataset, packing
+from data_pipeline.sequences import dataset
+from data_pipeline.storage import files
 from tests import tiny_corpus
+from tools.benchmark import synthetic
 
 CHUNK_LEN, CHUNKS = 8, 4
 HELD_OUT = ("validation", "test")
@@ -220,7 +218,7 @@ def test_neighbours_are_the_nearest_that_are_allowed(tiny_database, stored):
 
 
 def test_two_writes_are_byte_identical(tiny_database, cfg, tmp_path):
-    dataset.write(tiny_database.snapshot, cfg, tmp_path)
+    synthetic.write_sequences(tiny_database.snapshot, cfg, tmp_path)
     first = tiny_corpus.contents(tiny_database.folder / "dataset" / "all")
     first.pop("shard.json")
     assert tiny_corpus.contents(tmp_path) == first
@@ -242,7 +240,7 @@ def test_shards_are_parts_of_the_whole(tiny_database, cfg, tmp_path, monkeypatch
 
     one, wanted = records(tiny_database.folder / "dataset" / "all")
     monkeypatch.setattr(dataset, "_SHARD_CHUNKS", 5 * CHUNKS)
-    dataset.write(tiny_database.snapshot, cfg, tmp_path)
+    synthetic.write_sequences(tiny_database.snapshot, cfg, tmp_path)
     several, found = records(tmp_path)
     assert set(one.values()) == {1} and min(several.values()) > 1
     for split in dataset.SPLITS:
@@ -259,51 +257,8 @@ def test_a_file_system_without_links_gets_copies(
     def refused(*_):
         raise PermissionError("no links here")
 
-    monkeypatch.setattr(engine.os, "link", refused)
-    dataset.write(tiny_database.snapshot, cfg, tmp_path)
+    monkeypatch.setattr(files.os, "link", refused)
+    synthetic.write_sequences(tiny_database.snapshot, cfg, tmp_path)
     wanted = tiny_corpus.contents(tiny_database.folder / "dataset" / "all")
     wanted.pop("shard.json")
     assert tiny_corpus.contents(tmp_path) == wanted
-
-
-def test_another_seed_is_another_order(tiny_database, tiny_corpus_folder):
-    def order(seed):
-        cfg = tiny_corpus.config(tiny_corpus_folder, seed=seed)
-        return packing.pack(tiny_database.snapshot, "train", cfg).tolist()
-
-    assert order(0) == order(0)
-    assert order(0) != order(1)
-
-
-def test_sequences_are_streamed(tiny_database, cfg):
-    packed_SC = packing.pack(tiny_database.snapshot, "train", cfg)
-    assert inspect.isgenerator(
-        packing.blocks(tiny_database.snapshot, "train", cfg, packed_SC)
-    )
-
-
-@given(data=st.data())
-def test_windows_cover_the_stream(data):
-    sizes = np.array(data.draw(st.lists(st.integers(1, 5), max_size=6)), np.int64)
-    first = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)[: len(sizes)]
-    order = np.array(data.draw(st.permutations(range(len(sizes)))), np.int64)
-    length = data.draw(st.integers(1, 6))
-    stride = data.draw(st.integers(1, length))
-    stream = [c for d in order for c in range(first[d], first[d] + sizes[d])]
-    for keep in (False, True):
-        found = packing.windows(
-            order, first, sizes, length, stride, keep_incomplete=keep
-        )
-        assert found.shape[1] == length
-        for number, row in enumerate(found.tolist()):
-            wanted = stream[number * stride : number * stride + length]
-            assert row == wanted + [-1] * (length - len(wanted))
-        # The new part of each window, as it is scored.
-        new = [row if n == 0 else row[length - stride :] for n, row in enumerate(found)]
-        flat = [int(c) for row in new for c in row if c >= 0]
-        if keep:
-            assert flat == stream
-        else:
-            assert flat == stream[: len(flat)]
-            assert len(stream) - len(flat) < (stride if len(found) else length)
-            assert (found >= 0).all()
