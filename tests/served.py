@@ -10,7 +10,7 @@ from typing import Any
 from data_pipeline.database import Database
 from data_pipeline.service import router, shard_server
 from data_pipeline.service.routing import replica_set
-from data_pipeline.service.server import server as serving
+from data_pipeline.service.server import server
 from data_pipeline.service.server.endpoints import Endpoint
 from data_pipeline.service.server.observability import Log, Metrics
 from data_pipeline.service.wire import messages
@@ -22,7 +22,7 @@ class Served:
 
     port: int
     metrics: Metrics
-    server: serving.Server
+    server: server.Server
     service: Any = None
 
     @property
@@ -54,7 +54,7 @@ class Servers:
 
     def _serve(self, endpoint: Endpoint, listening, metrics, service) -> Served:
         log = Log("test", self.said.append)
-        started = self.run(serving.Server.start(listening, [endpoint], metrics, log))
+        started = self.run(server.Server.start(listening, [endpoint], metrics, log))
         self._closing.push_async_callback(started.stop)
         return Served(started.port, metrics, started, service)
 
@@ -78,9 +78,9 @@ class Servers:
         if nearest is not None:
             service._nearest = nearest(service._nearest)
         endpoint = service.endpoint(metrics, waiting=waiting, timeout_s=20)
-        listening = serving.Listening(drain_s=5, **listening)
+        listening = server.Listening(drain_s=5, **listening)
         made = self._serve(endpoint, listening, metrics, service)
-        made.server.at_end(service.close)
+        made.server.closing.callback(service.close)
         self._call(
             lambda: service.follow(follow_s, metrics, Log("test", self.said.append))
         )
@@ -124,7 +124,7 @@ class Servers:
         self._call(lambda: made.switch.follow(follow_s))
         endpoint = made.endpoint(most=most, timeout_s=20)
         return self._serve(
-            endpoint, serving.Listening(drain_s=5, **listening), metrics, made
+            endpoint, server.Listening(drain_s=5, **listening), metrics, made
         )
 
     def stop(self, served: Served) -> None:

@@ -6,6 +6,7 @@ said in one line; 130 after Ctrl-C.
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import os
@@ -156,13 +157,18 @@ class Stoppable(Protocol):
 
 
 class Server:
-    """A gRPC server that listens, with health and reflection."""
+    """A gRPC server that listens, with health and reflection.
+
+    Attributes:
+        port: where it listens.
+        closing: what ends after it, the last entered first.
+    """
 
     def __init__(self, server, health_service, listening: Listening, log: Log):
-        """See `start`, which makes it."""
+        """Takes a server that `start` has made."""
         self._server, self._health, self._listening = server, health_service, listening
-        self._log, self._closing = log, list[Callable[[], None]]()
-        self.port = listening.port
+        self._log, self.port = log, listening.port
+        self.closing = contextlib.AsyncExitStack()
 
     @classmethod
     async def start(
@@ -196,16 +202,12 @@ class Server:
             else server.add_secure_port(address, credentials)
         )
         if listening.metrics_port is not None:
-            stop = metrics.serve(listening.host, listening.metrics_port)
-            started._closing.append(stop)
+            stop = metrics.expose(listening.host, listening.metrics_port)
+            started.closing.callback(stop)
         await server.start()
         for name in ("", *names):
             await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
         return started
-
-    def at_end(self, close: Callable[[], None]) -> None:
-        """Calls it when the server has stopped."""
-        self._closing.append(close)
 
     def announce(self) -> None:
         """Says in the log that it serves, and where."""
@@ -221,8 +223,7 @@ class Server:
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._listening.pause_s)
         await self._server.stop(self._listening.drain_s)
-        for close in self._closing:
-            close()
+        await self.closing.aclose()
         self._log("stopped")
 
 
@@ -256,9 +257,7 @@ def check_port(host: str, wanted: int) -> None:
         ) from error
 
 
-def command(
-    start: Callable[[], Awaitable[Stoppable]], *, until_eof: bool = False
-) -> int:
+def run(start: Callable[[], Awaitable[Stoppable]], *, until_eof: bool = False) -> int:
     """Runs a server until a signal ends it, or the end of standard input if asked.
 
     Returns:

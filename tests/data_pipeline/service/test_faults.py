@@ -22,7 +22,6 @@ from data_pipeline.database import Database
 from data_pipeline.service import router, shard_server
 from data_pipeline.service.client import RetrievalClient
 from data_pipeline.service.routing import micro_batches, replica_set
-from data_pipeline.service.server.observability import Metrics
 from data_pipeline.service.wire import retrieval_pb2 as pb
 from data_pipeline.service.wire import security
 from data_pipeline.service.wire.stubs import stub_of
@@ -491,12 +490,13 @@ def test_texts_of_requests_are_embedded_together_and_errors_are_shared(running):
     assert sizes == [3, 6, 2, 1]
 
 
-def test_hedging_follows_recent_answers():
-    made = replica_set.ReplicaSet([], hedge_s=None, metrics=Metrics())
-    assert made._hedge_s == 0.1
-    for number in range(1, 101):
-        made._note(number / 1000, "Search", {})
-    assert 0.09 < made._hedge_s < 0.1
+def test_the_slowest_twentieth_of_answers_is_hedged():
+    delay = replica_set.HedgeDelay()
+    assert delay.now_s == 0.1
+    recent_s = [number / 1000 for number in range(1, 101)]
+    for elapsed_s in recent_s:
+        delay.record(elapsed_s)
+    assert sum(elapsed_s > delay.now_s for elapsed_s in recent_s) == 5
     for _ in range(200):
-        made._note(0.0001, "Search", {})
-    assert made._hedge_s == 0.005
+        delay.record(0.0001)
+    assert delay.now_s == 0.005

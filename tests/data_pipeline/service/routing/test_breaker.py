@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline.service.client import RetrievalClient
 from data_pipeline.service.routing import breaker, replica_set
-from data_pipeline.service.routing.breaker import Breaker
+from data_pipeline.service.routing.breaker import Breaker, Circuit
 from tests.served import servers
 
 _QUERY = ["the same again"]
@@ -38,13 +38,18 @@ class Gate:
 
 def test_three_failures_in_a_row_open_and_one_answer_closes():
     made = Breaker()
-    assert [made.failed(0, "x") for _ in range(2)] == [False, False]
-    assert not made.answered()
-    assert [made.failed(0, f"{n}") for n in range(4)] == [False, False, True, False]
-    assert made.is_open
+    assert [made.record_failure(0, "x") for _ in range(2)] == [False, False]
+    assert not made.record_answer()
+    assert [made.record_failure(0, f"{n}") for n in range(4)] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert made.circuit is Circuit.OPEN
     assert made.reason == "3"
-    assert made.answered()
-    assert not made.is_open
+    assert made.record_answer()
+    assert made.circuit is Circuit.CLOSED
 
 
 def test_trials_are_single_and_rarer_and_rarer(monkeypatch):
@@ -52,36 +57,34 @@ def test_trials_are_single_and_rarer_and_rarer(monkeypatch):
     made, now_s, pauses_s = Breaker(), 100.0, []
     assert not made.begin_trial(now_s)
     for _ in range(3):
-        made.failed(now_s, "x")
+        made.record_failure(now_s, "x")
     for _ in range(7):
         pauses_s.append(made.retry_at_s - now_s)
         assert not made.begin_trial(made.retry_at_s - 0.01)
         now_s = made.retry_at_s
         assert made.begin_trial(now_s)
         assert not made.begin_trial(now_s + 100)  # one is under way
-        made.failed(now_s, "x")
+        made.record_failure(now_s, "x")
         made.end_trial(now_s)
     assert pauses_s == [1, 2, 4, 8, 16, 30, 30]
     assert made.begin_trial(made.retry_at_s)
-    made.answered()
+    made.record_answer()
     made.end_trial(now_s)
     for _ in range(3):
-        made.failed(0, "x")
+        made.record_failure(0, "x")
     assert made.retry_at_s == 1
 
 
 def test_who_is_only_slow_is_not_cut_off():
     made = Breaker()
     for _ in range(3):
-        made.failed(0, "slower", was_slow=True)
-    assert made.is_open
-    assert made.is_slow
-    made.failed(0, "gone")
-    assert made.is_open
-    assert not made.is_slow
+        made.record_failure(0, "slower", was_slow=True)
+    assert made.circuit is Circuit.LAST
+    made.record_failure(0, "gone")
+    assert made.circuit is Circuit.OPEN
     assert made.reason == "gone"
-    made.failed(0, "slower", was_slow=True)
-    assert not made.is_slow
+    made.record_failure(0, "slower", was_slow=True)
+    assert made.circuit is Circuit.OPEN
 
 
 def test_a_stalled_shard_costs_nothing_once_it_is_known(

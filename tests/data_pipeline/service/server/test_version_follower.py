@@ -229,7 +229,7 @@ def test_a_damaged_version_leaves_the_old_one_serving(running, folder):
 
 def test_a_router_waits_for_every_shard_that_is_there(running, folder, monkeypatch):
     """And a shard keeps what the router still needs, however many versions pass by."""
-    monkeypatch.setattr(served_version, "_HOLD_S", 1.0)
+    monkeypatch.setattr(served_version, "_LEASE_S", 1.0)
     known = Database.open(folder)
     before = known.search(_QUERIES, 6)
     follows = running.shard(Database.open(folder), 0, 2, follow_s=_FOLLOW_S)
@@ -259,23 +259,23 @@ def test_two_versions_are_kept_and_what_they_share_is_loaded_once(folder):
     for place in first.index_shards:
         loaded = [v.database.index_of(v.index_shards).shards for v in (first, second)]
         assert loaded[0][place] is loaded[1][place]
-    assert held.has_room(0)
+    assert held.ask_for_room(0)
     assert held.make_room(0) is None
-    held.add(second)
-    held.hold("a", [first.state], 5.0)
-    held.hold("b", [first.state], 4.0)
-    assert held.has_room(4.5)  # nobody asks for the newer
-    held.hold("b", [second.state], 70.0)
-    assert not held.has_room(4.5)
-    assert held.has_room(5.0)
-    held.hold("a", [first.state, second.state], 70.0)
-    assert not held.has_room(5.5)
-    held.hold("a", [second.state], 70.0)
-    assert held.has_room(5.5)
-    held.hold("a", [first.state, second.state], 70.0)
-    assert not held.has_room(6.0)
-    assert not held.has_room(65.9)
-    assert held.has_room(66.1)  # somebody must not keep it for ever
+    held.put_newest(second)
+    held.lease("a", [first.state], 5.0)
+    held.lease("b", [first.state], 4.0)
+    assert held.ask_for_room(4.5)  # nobody asks for the newer
+    held.lease("b", [second.state], 70.0)
+    assert not held.ask_for_room(4.5)
+    assert held.ask_for_room(5.0)
+    held.lease("a", [first.state, second.state], 70.0)
+    assert not held.ask_for_room(5.5)
+    held.lease("a", [second.state], 70.0)
+    assert held.ask_for_room(5.5)
+    held.lease("a", [first.state, second.state], 70.0)
+    assert not held.ask_for_room(6.0)
+    assert not held.ask_for_room(65.9)
+    assert held.ask_for_room(66.1)  # somebody must not keep it for ever
     assert held.make_room(66.1) is first
     assert held.get(first.state) is None
     assert held.get(second.state) is second
