@@ -25,7 +25,7 @@ AOT    := $(VENV)/aot
 
 .DELETE_ON_ERROR:
 .PHONY: train database evaluate generate search test lint format lock install install-torch \
-	install-ray install-aot aot bench serve-db proto clean help
+	install-ray install-aot aot bench serve-db proto golden clean help
 
 help:  ## Lists these commands.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -110,6 +110,9 @@ proto:  ## Generates the code of the service's messages from retrieval.proto.
 	@$(PROTO_VENV)/bin/python -m pip install -q grpcio-tools==1.76.0
 	@$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
 		data_pipeline/service/wire/retrieval.proto
+
+golden: install  ## Accepts the code of the stages: their numbers stand for it now.
+	@$(PY) -m data_pipeline.build.stage_code
 
 clean:  ## Removes the environment and all runs.
 	rm -rf $(VENV) work

@@ -158,10 +158,10 @@ def _stats(args: argparse.Namespace) -> None:
     if args.plot:
         command_line.output_file(args.plot)
     opened = _open(args)
-    for name, value in database_facts.facts(opened):
+    for name, value in database_facts.facts(opened.snapshot):
         print(f"{name:<28} {value}")
     if args.plot:
-        database_facts.plot_distances(opened, args.plot)
+        database_facts.plot_distances(opened.snapshot, args.plot)
         print(f"{'distances of neighbours':<28} {args.plot}")
 
 
@@ -173,14 +173,14 @@ def _verify(args: argparse.Namespace) -> None:
             raise ValueError(f"--{flag} must be at least 0, is {getattr(args, flag)}")
     opened = _open(args)
     checked, problems = 0, []
-    for _, problem in verify.files(opened):
+    for _, problem in verify.files(opened.snapshot):
         checked += 1
         problems += [problem] if problem else []
     if problems:
         raise ValueError("; ".join(problems))
     print(f"{checked} files are as they were written")
     for block in range(args.blocks):
-        shard, chunks, cosine = verify.recompute(opened, args.seed + block)
+        shard, chunks, cosine = verify.recompute(opened.snapshot, args.seed + block)
         same = "bit for bit the same"
         if cosine < 1:
             same = f"cosine {cosine:.6f} or more: another processor made the vectors"
@@ -196,7 +196,7 @@ def _add(args: argparse.Namespace) -> None:
         raise ValueError("the name of the corpus is empty: give a folder or a file")
     opened, skipped = _open(args), Skipped()
     documents = list(corpora.read_documents(args.corpus, skipped))
-    number = updates.add(opened, documents, replace=args.replace)
+    number = updates.add(opened.snapshot, documents, replace=args.replace).version
     for line in skipped.summary_lines():
         print(f"left out: {line}")
     done = "added or replaced" if args.replace else "added"
@@ -220,7 +220,7 @@ def _versions(args: argparse.Namespace) -> None:
     from data_pipeline.database import versions
 
     if args.use is not None:
-        versions.use(_open(args, args.use).folder, args.use)  # if it is whole
+        versions.put_in_force(_open(args, args.use).folder, args.use)  # if it is whole
     folder = Path(args.database)
     shown = versions.in_force(folder)
     for number in versions.numbers(folder):
@@ -230,8 +230,8 @@ def _versions(args: argparse.Namespace) -> None:
         except ValueError as error:  # others may be whole
             print(f"version {number}: {error}{in_force}")
             continue
-        rows = opened.documents().num_rows
-        deleted = opened.state.is_deleted(np.arange(rows)).sum()
+        rows = opened.snapshot.documents().num_rows
+        deleted = opened.snapshot.state.is_deleted(np.arange(rows)).sum()
         there = f"{rows - deleted:,} documents, {deleted:,} deleted"
         print(f"version {number}: {there}{in_force}")
 

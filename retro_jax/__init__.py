@@ -10,12 +10,15 @@ Every array's name ends in one letter an axis, here and in `data_pipeline`:
     R  tokens of a neighbour             F  feed-forward width
        (match, then continuation)        V  vocabulary
     S  keys attended to                  P  relative positions (distances)
-    Q  queries   T  database entries     W  embedding width
+    Q  queries                           W  embedding width
+    T  rows of a table: entries of a     1  an axis of length one
+       database, tokens of a whole batch
 
-`hidden_BLD` has the axes B, L, D. Parameters follow the same rule (`w_q_DHK`), and their
-letters are also their partition rule: `sharding.py` maps letters to mesh axes.
+`hidden_BLD` has the axes B, L, D. A file that needs another meaning says so in one line of
+its docstring, `Letters here: ...`, and has no second meaning for the letter. Parameters follow the same rule (`w_q_DHK`), and their
+letters are also their partition rule: `devices/sharding.py` maps letters to mesh axes.
 
-All training state is a flat dict, name -> array (`state.py`); `nnx.Module` only describes
+All training state is a flat dict, name -> array (`parameters.py`); `nnx.Module` only describes
 the forward pass. A chunk's neighbours are first read by the position that has read all of
 the chunk: 0-based position t reads those of chunk (t + 1) // M - 1, none when t < M - 1.
 """

@@ -3,6 +3,8 @@
 Bits per byte compare models over tokenizers. Chunks of a document are not independent,
 so uncertainty comes from drawing whole documents anew (bootstrap). Two conditions are
 compared on the same documents, draw by draw, which removes how hard the documents are.
+
+Letters here: X chunks of a split, D documents.
 """
 
 import dataclasses

@@ -131,7 +131,7 @@ def test_generation_continues_and_cites(
     assert tiny_corpus.PLANTED in said
     sources = [line for line in said.splitlines() if line.startswith("[1] ")]
     assert sources, "no source is cited"
-    known = tiny_database.documents().column("id").to_pylist()
+    known = tiny_database.snapshot.documents().column("id").to_pylist()
     assert sources[0].split()[1] in known
 
 

@@ -213,13 +213,13 @@ def _letters_declared(source: Source) -> set[str]:
 
 
 def _suffixes(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Names of arrays with the letters at their ends; 1 is an axis of length one."""
+    """Names of arrays with the letters at their ends; a digit is an axis of that length."""
     for node in ast.walk(tree):
         field = {ast.Name: "id", ast.arg: "arg", ast.Attribute: "attr"}.get(type(node))
         name = getattr(node, field) if field else ""
         stem, _, suffix = name.rpartition("_")
-        if re.fullmatch("[A-Z][A-Z0-9]*|1[A-Z0-9]+", suffix) and stem != stem.upper():
-            yield name, suffix.replace("1", "")
+        if re.fullmatch("[A-Z0-9]*[A-Z][A-Z0-9]*", suffix) and stem != stem.upper():
+            yield name, re.sub(r"\d", "", suffix)
 
 
 @_each_source

@@ -118,5 +118,5 @@ def recorded() -> Iterator[list[tuple[str, str]]]:
 
 def neighbour_ids(database: Database, split: str) -> np.ndarray:
     """Neighbours of all chunks of a split."""
-    table = database.neighbours(split)
+    table = database.snapshot.neighbours(split)
     return table.rows(np.arange(len(table)))[0]

@@ -5,11 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 
 from retro_jax.config import MeshConfig, ModelConfig
 from retro_jax.devices import sharding
 from retro_jax.model import parameters as named_parameters
+from retro_jax.model.attention import Attention
 
 
 def config(**changes) -> ModelConfig:
@@ -97,3 +99,23 @@ def mesh(data: int, model: int, replicas: int = 1) -> Mesh:
     """A mesh of as many of the devices as it needs."""
     cfg = MeshConfig(data=data, model=model, replicas=replicas)
     return sharding.make_mesh(cfg, jax.devices()[: replicas * data * model])
+
+
+def attention(seed: int = 0, **options) -> Attention:
+    """Two heads of 8 over a width of 16, with biases that are not zero."""
+    made = Attention(16, 16, 2, 8, rngs=nnx.Rngs(seed), out_gain=1.0, **options)
+    rng = np.random.default_rng(seed)
+    for bias in (made.bias_content_HK, made.bias_position_HK):
+        if bias is not None:
+            bias.set_value(jnp.asarray(rng.standard_normal((2, 8)), jnp.float32))
+    return made
+
+
+def attention_inputs() -> tuple[jax.Array, jax.Array]:
+    """Activations, and segments: two documents and padding, another cut in each row."""
+    x_BLD = np.random.default_rng(1).standard_normal((2, 128, 16)).astype(np.float32)
+    segments_BL = np.ones((2, 128), np.int32)
+    for row, segments_L in enumerate(segments_BL):
+        segments_L[40 + 13 * row :] = 2
+        segments_L[100 + row :] = 0
+    return jnp.asarray(x_BLD), jnp.asarray(segments_BL)

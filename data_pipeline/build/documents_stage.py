@@ -1,12 +1,12 @@
-"""From a corpus to the tables of its documents, in four steps that follow each other.
+"""The documents stage: from a corpus to the tables of its documents, in four steps.
 
     texts/      each part of the corpus, read; of every document what choosing needs
     kept/       which documents remain, and in which table
     tables/     each table, written
     documents/  the tables as one stage; the other three go
 
-Parts and tables are made by any engine. What needs to know of all documents at once, the
-choice, sees no text but of those that are nearly copies.
+Parts and tables are made by any engine. The choice needs to know of all documents at once,
+but sees no text save that of near copies.
 """
 
 import dataclasses
@@ -34,14 +34,14 @@ _FACTS = "facts.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Read:
-    """Reads a part of the corpus; told are its files."""
+class TextsWork:
+    """Reads a part of the corpus; reports how many files it had."""
 
     cfg: DataConfig
     parts: tuple[corpora.Part, ...]
 
-    def __call__(self, shard: str, made: Path) -> Iterator[int | str]:
-        """Raises what `corpora.read_part` raises."""
+    def __call__(self, shard: str, out: Path) -> Iterator[int | str]:
+        """Writes the part; raises what `corpora.read_part` raises."""
         cfg, part, skipped = self.cfg, self.parts[int(shard)], Skipped()
         if not part:
             yield f"reading {cfg.corpus_name}"
@@ -50,7 +50,7 @@ class Read:
         sign = _signer() if holds_out else None
         keys: dict[str, list] = {name: [] for name in _KEYS_SCHEMA.names}
         signatures = []
-        with Writer(made) as spool:
+        with Writer(out) as spool:
             for document in corpora.read_part(cfg.corpus, part, skipped, limit):
                 spool.append(document)
                 keys["id"].append(document.id)
@@ -58,14 +58,14 @@ class Read:
                 keys["size_bytes"].append(len(document.text.encode()))
                 if sign is not None:
                     signatures.append(sign(document.text))
-        pq.write_table(pa.table(keys, _KEYS_SCHEMA), made / _KEYS)
-        np.save(made / _SIGNATURES, np.array(signatures, np.uint32))
-        write_json(made / _SKIPPED, skipped.as_dict())
+        pq.write_table(pa.table(keys, _KEYS_SCHEMA), out / _KEYS)
+        np.save(out / _SIGNATURES, np.array(signatures, np.uint32))
+        write_json(out / _SKIPPED, skipped.as_dict())
         yield len(part)
 
 
 @dataclasses.dataclass(frozen=True)
-class Keep:
+class KeptWork:
     """Chooses the documents that remain, in one piece, and the tables that they go to.
 
     Attributes:
@@ -77,8 +77,8 @@ class Keep:
     texts: tuple[Path, ...]
     skipped: Mapping
 
-    def __call__(self, shard: str, made: Path) -> Iterator[str]:
-        """Raises ValueError if there is no text, or none is left to train on."""
+    def __call__(self, shard: str, out: Path) -> Iterator[str]:
+        """Writes the choice; raises ValueError if there is no text to train on."""
         cfg = self.cfg
         keys = pa.concat_tables(
             [
@@ -109,13 +109,13 @@ class Keep:
         for split, numbers in kept.numbers.items():
             size = int(sizes_bytes[numbers].sum())
             facts[split] = {"documents": len(numbers), "size_bytes": size}
-            self._write_tables(made, split, numbers, ids, sizes_bytes[numbers])
+            self._write_tables(out, split, numbers, ids, sizes_bytes[numbers])
             yield f"{split}: {len(numbers):,} documents, {size / 1e6:.2f} MB"
         yield (
             f"dropped {kept.exact_duplicates} exact duplicates and "
             f"{kept.near_duplicates} near copies of held-out documents"
         )
-        write_json(made / _FACTS, facts)
+        write_json(out / _FACTS, facts)
 
     def _choose(self, ids: list[str], digests: list[bytes]) -> deduplicate.Kept:
         signatures = [open_array(text / _SIGNATURES) for text in self.texts]
@@ -136,24 +136,26 @@ class Keep:
 
     def _write_tables(
         self,
-        made: Path,
+        out: Path,
         split: str,
         numbers: list[int],
         ids: list[str],
         sizes_bytes: np.ndarray,
     ) -> None:
-        """Says of each table which documents it holds: number, id and row in the split."""
-        for count, rows in enumerate(_cut(sizes_bytes, self.cfg.shard_size_bytes)):
+        """Writes for each table which documents it holds: number, id and row in the split."""
+        for count, rows in enumerate(
+            _rows_of_tables(sizes_bytes, self.cfg.shard_size_bytes)
+        ):
             chosen = [numbers[row] for row in rows]
             columns = {
                 "number": chosen,
                 "id": [ids[number] for number in chosen],
                 "row": list(rows),
             }
-            pq.write_table(pa.table(columns), made / f"{split}-{count:05d}.parquet")
+            pq.write_table(pa.table(columns), out / f"{split}-{count:05d}.parquet")
 
 
-def _cut(
+def _rows_of_tables(
     sizes_bytes: Sequence[int] | np.ndarray, table_size_bytes: int
 ) -> Iterator[range]:
     """Rows of tables of about so many bytes: each ends with the document that fills it."""
@@ -166,19 +168,19 @@ def _cut(
 
 
 def tables(kept: Path) -> dict[str, int]:
-    """Tables that are to be written, and how many documents each will have."""
+    """Names of the tables to write, and how many documents each will have."""
     paths = sorted(kept.glob("*.parquet"))
     return {path.stem: pq.read_metadata(path).num_rows for path in paths}
 
 
 @dataclasses.dataclass(frozen=True)
-class Write:
-    """Writes a table of documents; told are these."""
+class TablesWork:
+    """Writes a table of documents; reports how many it has."""
 
     texts: tuple[Path, ...]
     kept: Path
 
-    def __call__(self, shard: str, made: Path) -> Iterator[int]:
+    def __call__(self, shard: str, out: Path) -> Iterator[int]:
         chosen = pq.read_table(self.kept / f"{shard}.parquet").to_pydict()
         with Spool(self.texts) as spool:
             documents = [
@@ -186,22 +188,22 @@ class Write:
                 for number, unique in zip(chosen["number"], chosen["id"], strict=True)
             ]
         first_row = chosen["row"][0]
-        write_documents(made / f"{shard}.parquet", documents, first_row=first_row)
+        write_documents(out / f"{shard}.parquet", documents, first_row=first_row)
         yield len(documents)
 
 
 @dataclasses.dataclass(frozen=True)
-class Join:
+class DocumentsWork:
     """Brings all tables together, by links where the file system can."""
 
     kept: Path
     tables: Path
 
-    def __call__(self, shard: str, made: Path) -> Iterator[str]:
+    def __call__(self, shard: str, out: Path) -> Iterator[str]:
         yield from ()
         for name in tables(self.kept):
-            link(self.tables / name / f"{name}.parquet", made / f"{name}.parquet")
-        shutil.copyfile(self.kept / _FACTS, made / _FACTS)
+            link(self.tables / name / f"{name}.parquet", out / f"{name}.parquet")
+        shutil.copyfile(self.kept / _FACTS, out / _FACTS)
 
 
 _signer = functools.cache(deduplicate.Signer)  # it learns words as it goes

@@ -17,42 +17,44 @@ first rename wins. `local_engine.py` makes them on this machine, `ray_engine.py`
 cluster; what one began the other goes on with.
 """
 
-import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from data_pipeline.storage import costs
-from data_pipeline.storage.costs import Cost, Speed
+from data_pipeline.storage.costs import SearchSpeed, ShardCost
 from data_pipeline.storage.files import (
     describe_files,
     fingerprint,
+    new_folder,
     read_json,
+    remove_temporaries,
     write_json,
 )
 from data_pipeline.storage.progress import Progress, say
 from data_pipeline.storage.stage_record import contents_if_finished, identity
 
-# Makes the files of a shard, given its name and an empty folder. Tells on the way how many
-# rows are done, lines for the person who watches, and of an index how fast it is.
-Work = Callable[[str, Path], Iterator[int | str | Speed]]
+# Makes the files of a shard, given its name and an empty folder. Reports on the way how
+# many rows are done, lines for the person who watches, and of an index how fast it is.
+Work = Callable[[str, Path], Iterator[int | str | SearchSpeed]]
 # What the work of a shard keeps busy: one core, all cores, or an accelerator if there is one.
-Uses = Literal["core", "cores", "accelerator"]
+Resource = Literal["core", "cores", "accelerator"]
+# What an engine hands on: what the work reported, and the cost of each shard.
+Report = int | str | ShardCost
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Makes shards."""
+    """An engine makes shards, on this machine or on others."""
 
     def run(
         self,
         work: Work,
         folder: Path,
         shards: Sequence[str],
-        uses: Uses,
-        tell: Callable[[int | str | Cost], None],
+        resource: Resource,
+        on_report: Callable[[Report], None],
     ) -> None:
         """Makes all of a stage's `shards` by `make_shard`, in any order.
 
@@ -70,18 +72,18 @@ def run_stage(
     work: Work,
     engine: Engine,
     *,
-    uses: Uses = "core",
+    resource: Resource = "core",
     unit: str = "shards",
 ) -> str:
     """Makes the shards of a stage that are missing.
 
     Args:
         folder: the stage's own; its name is the stage's.
-        settings: JSON; what `work` depends on besides its inputs, a version of its own code
-            included.
+        settings: JSON; what `work` depends on besides its inputs, what stands for its own
+            code included (`stage_code.py`).
         inputs: contents of the stages that it reads, as this function returned them.
-        shards: names of the shards, in order, and how many rows each will tell of.
-        work: makes one; for an engine of several processes it must be picklable.
+        shards: names of the shards, in order, and how many rows each will report.
+        work: makes a shard; for an engine of several processes it must be picklable.
         unit: what the rows are, for progress.
     Returns:
         The fingerprint of the stage's contents.
@@ -99,17 +101,16 @@ def run_stage(
     total = sum(shards[shard] for shard in missing)
     with Progress(folder.name, total, unit) as progress:
 
-        def tell(told: int | str | Cost) -> None:
-            if isinstance(told, Cost):
-                costs.append(folder.parent, told)
-            elif isinstance(told, str):
-                say(told)
+        def on_report(report: Report) -> None:
+            if isinstance(report, ShardCost):
+                costs.append(folder.parent, report)
+            elif isinstance(report, str):
+                say(report)
             else:
-                progress.advance(told)
+                progress.advance(report)
 
-        engine.run(work, folder, missing, uses, tell)
-    for attempt in folder.glob(".tmp-*"):  # of workers that were lost
-        shutil.rmtree(attempt)
+        engine.run(work, folder, missing, resource, on_report)
+    remove_temporaries(folder)  # of workers that were lost
     files = {shard: read_json(folder / shard / "shard.json") for shard in shards}
     contents = fingerprint(files)
     write_json(
@@ -119,34 +120,32 @@ def run_stage(
     return contents
 
 
-def make_shard(work: Work, folder: Path, shard: str) -> Iterator[int | str | Cost]:
-    """Makes one shard if it is not there, passes on what `work` tells, then its cost.
+def make_shard(work: Work, folder: Path, shard: str) -> Iterator[Report]:
+    """Makes one shard if it is not there, passes on what `work` reports, then its cost.
 
     Safe to be done twice at once: each attempt has a folder of its own, and where another
     was first its shard stays.
     """
     if (folder / shard / "shard.json").exists():
         return
-    temporary = folder / f".tmp-{shard}-{uuid.uuid4().hex[:12]}"
-    temporary.mkdir()
-    meter = costs.Meter()
+    stopwatch = costs.Stopwatch()
     rows, queries_per_s = 0, 0.0
-    for told in work(shard, temporary):
-        if isinstance(told, Speed):
-            queries_per_s = told.queries_per_s
-            continue
-        rows += told if isinstance(told, int) else 0
-        yield told
-    files = describe_files(temporary)
-    write_json(temporary / "shard.json", files)
-    size_bytes = sum(entry["size_bytes"] for entry in files.values())
-    cost = meter.read(folder.name, shard, rows, size_bytes, queries_per_s)
     try:
-        os.replace(temporary, folder / shard)
+        with new_folder(folder / shard) as attempt:
+            for report in work(shard, attempt):
+                if isinstance(report, SearchSpeed):
+                    queries_per_s = report.queries_per_s
+                    continue
+                rows += report if isinstance(report, int) else 0
+                yield report
+            files = describe_files(attempt)
+            write_json(attempt / "shard.json", files)
+            size_bytes = sum(entry["size_bytes"] for entry in files.values())
+            cost = stopwatch.cost(folder.name, shard, rows, size_bytes, queries_per_s)
     except OSError:
+        # Another attempt was first, whose shard stays: this one has no cost.
         if not (folder / shard / "shard.json").exists():
             raise
-        shutil.rmtree(temporary)
         return
     yield cost
 
@@ -156,9 +155,8 @@ def _clear_other(folder: Path, wanted: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     building = read_json(folder / "building.json")
     same = building is not None and building.get("fingerprint") == wanted
-    (folder / "stage.json").unlink(
-        missing_ok=True
-    )  # first: no file is sure from here on
+    # First, for no file is sure from here on.
+    (folder / "stage.json").unlink(missing_ok=True)
     for entry in folder.iterdir():
         attempt = entry.name.startswith(".tmp-")  # perhaps whole, but not renamed
         if entry.is_dir() and (not same or attempt or not _shard_is_whole(entry)):

@@ -1,8 +1,9 @@
 """Makes shards on this machine.
 
-What keeps all cores or an accelerator busy is made in this process, one shard after the
-other. So is what uses one core, unless that would take long: then by a process a core. They
-end with this one, however it ends: nobody is left who would write into the next build.
+Work that keeps all cores or an accelerator busy is done in this process, one shard after the
+other. So is work that uses one core, unless that would take long: then a process a core does
+it. These processes end with this one, however it ends: nobody is left who would write into
+the next build.
 """
 
 import collections
@@ -19,10 +20,9 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from data_pipeline.build.engine import Uses, Work, make_shard
-from data_pipeline.storage.costs import Cost
+from data_pipeline.build.engine import Report, Resource, Work, make_shard
 
-_LONG_S = 20.0  # left to do for one process; others take a few seconds to start
+_LONG_S = 20.0  # of work left for one process; others take a few seconds to start
 _MOST_PROCESSES = 16  # each holds a shard in memory
 _ONE_CORE = {
     "JAX_PLATFORMS": "cpu",
@@ -48,31 +48,36 @@ class LocalEngine:
         work: Work,
         folder: Path,
         shards: Sequence[str],
-        uses: Uses,
-        tell: Callable[[int | str | Cost], None],
+        resource: Resource,
+        on_report: Callable[[Report], None],
     ) -> None:
-        """See `Engine.run`; in order, where one process makes them.
+        """Makes the shards, as `Engine.run` says.
+
+        This process makes the first shard, and the next ones in order. Once a shard is made
+        it is known how long the others would take: where that is more than 20 s and the
+        work needs one core a shard, a process a core makes all that are left.
 
         Raises:
             ValueError: if a process that makes a shard is lost.
         """
         may_spread = (
-            uses == "core" and self._most > 1 and dataclasses.is_dataclass(work)
+            resource == "core" and self._most > 1 and dataclasses.is_dataclass(work)
         )
         waiting = collections.deque(shards)
         start_s = time.monotonic()
         while waiting:
             made = len(shards) - len(waiting)
+            # As long for each that waits as it took for each that is made.
             left_s = (time.monotonic() - start_s) / max(made, 1) * len(waiting)
             if may_spread and made and len(waiting) > 1 and left_s > _LONG_S:
-                _spread(work, folder, waiting, min(self._most, len(waiting)), tell)
+                _spread(work, folder, waiting, min(self._most, len(waiting)), on_report)
                 return
-            for told in make_shard(work, folder, waiting.popleft()):
-                tell(told)
+            for report in make_shard(work, folder, waiting.popleft()):
+                on_report(report)
 
 
 def _num_cores() -> int:
-    """Of this process; of the machine, where a system does not tell."""
+    """The cores of this process; those of the machine, where a system does not say."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -83,7 +88,7 @@ def _spread(
     folder: Path,
     waiting: collections.deque[str],
     num_processes: int,
-    tell: Callable[[int | str | Cost], None],
+    on_report: Callable[[Report], None],
 ) -> None:
     """Makes the shards that wait by as many processes."""
     everyone: list[_Process] = []
@@ -95,8 +100,8 @@ def _spread(
         while busy:
             ready = multiprocessing.connection.wait([p.connection for p in busy])
             for process in [p for p in busy if p.connection in ready]:
-                for told in process.result():
-                    tell(told)
+                for report in process.result():
+                    on_report(report)
                 if waiting:
                     process.begin(waiting.popleft())
                 else:
@@ -123,32 +128,32 @@ class _Process:
         self.connection.send((work, folder))
 
     def begin(self, shard: str) -> None:
-        """Tells it to make a shard."""
+        """Has it make a shard."""
         self._shard = shard
         self.connection.send(shard)
 
-    def result(self) -> list[int | str | Cost]:
-        """What the work told; what it raised, as if it had been raised here."""
+    def result(self) -> list[Report]:
+        """Gives what the work reported; raises what it raised, as if it had done so here."""
         try:
-            told = self.connection.recv()
+            result = self.connection.recv()
         except (EOFError, OSError) as error:
             raise ValueError(
                 f"the process that made {self._folder / self._shard} was lost (exit "
                 f"status {self._process.wait()}; out of memory? --workers=1 needs least)"
             ) from error
-        if isinstance(told, Exception):
-            raise told
-        return told
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     def end(self) -> None:
-        """At once; what it was making is not there."""
+        """Ends it at once; the shard that it was making is not there."""
         self._process.kill()
         self._process.wait()
         self.connection.close()
 
 
-def _serve(connection: Connection) -> None:
-    """What the other process does; it ends when nobody holds the other end any more."""
+def _make_for_parent(connection: Connection) -> None:
+    """Runs in the other process, until nobody holds the other end any more."""
     received: queue.SimpleQueue = queue.SimpleQueue()
 
     def listen() -> None:
@@ -164,9 +169,7 @@ def _serve(connection: Connection) -> None:
         connection.send(_attempt(work, folder, received.get()))
 
 
-def _attempt(
-    work: Work, folder: Path, shard: str
-) -> list[int | str | Cost] | Exception:
+def _attempt(work: Work, folder: Path, shard: str) -> list[Report] | Exception:
     try:
         return list(make_shard(work, folder, shard))
     except Exception as error:  # noqa: BLE001  whoever started this handles it
@@ -175,7 +178,7 @@ def _attempt(
 
 
 def _that_can_be_sent(error: Exception) -> Exception:
-    """A library's error may not be made again from its arguments; nor is it known there."""
+    """An error that the parent can receive: it may lack a library, or its arguments."""
     if type(error).__module__ == "builtins":
         return error
     for kind in (OSError, ValueError):  # a user's mistake stays one
@@ -185,4 +188,4 @@ def _that_can_be_sent(error: Exception) -> Exception:
 
 
 if __name__ == "__main__":
-    _serve(Connection(int(sys.argv[1])))
+    _make_for_parent(Connection(int(sys.argv[1])))

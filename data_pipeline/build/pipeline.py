@@ -1,18 +1,19 @@
 """Makes a database, stage by stage; what is there and still right is used again."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from data_pipeline.build import documents_stage, shard_work
-from data_pipeline.build.engine import Engine, Uses, Work, run_stage
+from data_pipeline.build import documents_stage, shard_work, stage_code
+from data_pipeline.build.engine import Engine, Resource, Work, run_stage
 from data_pipeline.build.local_engine import LocalEngine
 from data_pipeline.config import DataConfig
-from data_pipeline.database import database, manifest, refreshed_neighbours, versions
-from data_pipeline.database import neighbours as neighbour_tables
-from data_pipeline.index import lexical, sharded
+from data_pipeline.database import Snapshot, manifest, refreshed_neighbours, versions
+from data_pipeline.index import lexical
 from data_pipeline.sequences import dataset
-from data_pipeline.storage.stage_record import contents_if_finished
+from data_pipeline.storage.files import remove_temporaries
+from data_pipeline.storage.progress import say
+from data_pipeline.storage.stage_record import changed_settings, contents_if_finished
 from data_pipeline.text import corpora
 from data_pipeline.text.documents import Skipped
 from data_pipeline.text.tokenizer import Tokenizer
@@ -45,6 +46,7 @@ class Build:
         self._folder = folder
         self._engine = engine or LocalEngine()
         self._contents: dict[str, str] = {}
+        self._announced: set[str] = set()
         # The name may have stood for another model in an earlier build.
         shard_work.embedder.cache_clear()
 
@@ -54,7 +56,10 @@ class Build:
         return (*_FIRST, *("lexical",) * self._cfg.lexical, *STAGES[len(_FIRST) :])
 
     def run(self, last_stage: str = STAGES[-1]) -> None:
-        """Makes all stages up to the last one named; the manifest after the last of all.
+        """Makes all stages up to the last one named.
+
+        The manifest is written before the neighbours, which are searched in what it opens,
+        and again before the dataset, which it does not name.
 
         Raises:
             ValueError: for an unknown stage or model, a corpus that holds nothing usable,
@@ -68,9 +73,10 @@ class Build:
         self._folder.mkdir(parents=True, exist_ok=True)
         versions.check_not_compacted(self._folder)
         with versions.sole_builder(self._folder):
+            remove_temporaries(self._folder)
             for stage in wanted:
                 if stage == "dataset":
-                    self._write_manifest()  # it is made from a finished database
+                    self._write_manifest()  # with the neighbours, which it is made from
                 getattr(self, f"make_{stage}")()
 
     def make_documents(self) -> None:
@@ -97,23 +103,26 @@ class Build:
                 settings,
                 (),
                 read,
-                documents_stage.Read(cfg, parts),
+                documents_stage.TextsWork(cfg, parts),
                 engine=LocalEngine() if parts == ((),) else None,
                 unit="files",
             )
             of_parts = tuple(texts / name for name in read)
-            keep = documents_stage.Keep(cfg, of_parts, skipped.as_dict())
+            keep = documents_stage.KeptWork(cfg, of_parts, skipped.as_dict())
             self._whole("kept", settings, ("texts",), keep)
             self._stage(
                 "tables",
                 settings,
                 ("kept",),
                 documents_stage.tables(kept / "all"),
-                documents_stage.Write(of_parts, kept / "all"),
+                documents_stage.TablesWork(of_parts, kept / "all"),
                 unit="documents",
             )
         self._whole(
-            "documents", settings, (), documents_stage.Join(kept / "all", tables)
+            "documents",
+            settings,
+            (),
+            documents_stage.DocumentsWork(kept / "all", tables),
         )
         self._give_up_steps("documents")
 
@@ -127,24 +136,14 @@ class Build:
             inputs: tuple[str, ...] = ()
         else:
             settings, inputs = {"vocab_size": cfg.vocab_size}, ("documents",)
-        self._whole("tokenizer", settings, inputs, self._write_tokenizer)
-
-    def _write_tokenizer(self, _, folder: Path) -> Iterator[str]:
-        path = folder / "tokenizer.model"
-        if self._cfg.tokenizer:
-            path.write_bytes(Path(self._cfg.tokenizer).read_bytes())
-            return
-        yield "training the tokenizer"
-        shards = self._shard_names("train")
-        tables = (shard_work.read_documents(self._folder, s, ["text"]) for s in shards)
-        texts = (text.as_py() for table in tables for text in table.column("text"))
-        Tokenizer.train(texts, self._cfg.vocab_size, path)
+        work = shard_work.TokenizerWork(self._folder, cfg.tokenizer, cfg.vocab_size)
+        self._whole("tokenizer", settings, inputs, work)
 
     def make_chunks(self) -> None:
         """Cuts the documents of every split."""
         settings = {"chunk_len": self._cfg.chunk_len}
         shards = dict.fromkeys(self._shard_names(), 1)
-        work = shard_work.Cut(
+        work = shard_work.ChunksWork(
             self._folder, self._contents["tokenizer"], self._cfg.chunk_len
         )
         self._stage("chunks", settings, ("documents", "tokenizer"), shards, work)
@@ -152,7 +151,7 @@ class Build:
     def make_embeddings(self) -> None:
         """Embeds every chunk; held-out ones too, as queries."""
         embedder = shard_work.embedder(self._cfg.embedder)
-        work = shard_work.Embed(
+        work = shard_work.EmbeddingsWork(
             self._folder,
             self._contents["tokenizer"],
             self._cfg.embedder,
@@ -164,7 +163,7 @@ class Build:
             ("chunks", "tokenizer"),
             {shard: self._size(shard) for shard in self._shard_names()},
             work,
-            uses="accelerator",
+            resource="accelerator",
             unit="chunks",
         )
 
@@ -172,13 +171,12 @@ class Build:
         """Indexes the training chunks and measures the recall on held-out ones."""
         cfg = self._cfg
         settings = {
-            **sharded.SETTINGS,
             "kind": cfg.index,
             "recall_target": cfg.recall_target,
             "shard_rows": cfg.index_shard_rows,
         }
         parts = shard_work.index_parts(self._folder, cfg.index_shard_rows)
-        work = shard_work.BuildIndex(
+        work = shard_work.IndexWork(
             self._folder,
             kind=cfg.index,
             recall_target=cfg.recall_target,
@@ -191,14 +189,14 @@ class Build:
         )
         shards = {f"{number:05d}": 1 for number in range(len(parts))}
         inputs = ("chunks", "embeddings")
-        self._stage("index", settings, inputs, shards, work, uses="cores")
+        self._stage("index", settings, inputs, shards, work, resource="cores")
 
     def make_lexical(self) -> None:
         """Indexes the words of the training chunks, in the shards of the index."""
         rows = self._cfg.index_shard_rows
         settings = {**lexical.SETTINGS, "shard_rows": rows}
         parts = shard_work.index_parts(self._folder, rows)
-        work = shard_work.IndexWords(self._folder, self._contents["tokenizer"], parts)
+        work = shard_work.LexicalWork(self._folder, self._contents["tokenizer"], parts)
         shards = {f"{number:05d}": 1 for number in range(len(parts))}
         self._stage("lexical", settings, ("chunks", "tokenizer"), shards, work)
 
@@ -209,7 +207,7 @@ class Build:
         first half go when the second is done.
         """
         candidates = self._cfg.candidates
-        settings = {**neighbour_tables.SETTINGS, "candidates": candidates}
+        settings = {"candidates": candidates}
         inputs = ("chunks", "embeddings", "index")
         shards = dict.fromkeys(self._shard_names(), 1)
         self._write_manifest()
@@ -217,22 +215,24 @@ class Build:
         indexes = tuple(path.name for path in paths)
         if not self._is_finished("neighbours", settings, inputs, shards):
             pairs = {
-                shard_work.Search.pair(index, shard): self._size(shard)
+                shard_work.name_of_search(index, shard): self._size(shard)
                 for index in indexes
                 for shard in shards
             }
-            opened = database.Database.open(self._folder, version=0)
-            search = shard_work.Search(self._folder, opened.fingerprint, candidates)
+            opened = Snapshot.open(self._folder, version=0)
+            search = shard_work.SearchesWork(
+                self._folder, opened.fingerprint, candidates
+            )
             self._stage(
                 "searches",
                 settings,
                 inputs,
                 pairs,
                 search,
-                uses="accelerator" if self._cfg.index == "exact" else "cores",
+                resource="accelerator" if self._cfg.index == "exact" else "cores",
                 unit="chunks" if len(indexes) == 1 else "chunks in shards of the index",
             )
-        merge = shard_work.Merge(self._folder, indexes, candidates)
+        merge = shard_work.NeighboursWork(self._folder, indexes, candidates)
         self._stage("neighbours", settings, inputs, shards, merge)
         self._give_up_steps("neighbours")
 
@@ -242,15 +242,11 @@ class Build:
         settings: dict[str, object] = {
             name: getattr(self._cfg, name) for name in fields
         }
-        opened = database.Database.open(self._folder)
+        opened = Snapshot.open(self._folder)
         if opened.version:  # of the build the neighbours are there
             settings["version"] = opened.fingerprint
             refreshed_neighbours.refresh_neighbours(opened)
-
-        def join(_, folder: Path) -> Iterator[str]:
-            yield from ()
-            dataset.join(opened, self._cfg, self._folder / "sequences", folder)
-
+        of_database = (self._folder, opened.fingerprint, opened.version, self._cfg)
         inputs = ("chunks", "neighbours", "tokenizer")
         if not self._is_finished("dataset", settings, inputs, _WHOLE):
             self._stage(
@@ -258,12 +254,10 @@ class Build:
                 settings,
                 inputs,
                 dataset.plan(opened, self._cfg),
-                shard_work.Pack(
-                    self._folder, opened.fingerprint, opened.version, self._cfg
-                ),
+                shard_work.SequencesWork(*of_database),
                 unit="sequences",
             )
-        self._whole("dataset", settings, inputs, join)
+        self._whole("dataset", settings, inputs, shard_work.DatasetWork(*of_database))
         self._give_up_steps("dataset")
 
     def _whole(
@@ -280,7 +274,7 @@ class Build:
         work: Work,
         *,
         engine: Engine | None = None,
-        uses: Uses = "core",
+        resource: Resource = "core",
         unit: str = "shards",
     ) -> None:
         self._contents[name] = run_stage(
@@ -289,7 +283,7 @@ class Build:
             shards,
             work,
             engine or self._engine,
-            uses=uses,
+            resource=resource,
             unit=unit,
         )
 
@@ -300,11 +294,19 @@ class Build:
         inputs: tuple[str, ...],
         shards: Mapping[str, int],
     ) -> tuple[dict[str, object], dict[str, str]]:
+        parts = (*STEPS.get(name, ()), name)
+        code = stage_code.identity(parts)
         identity = (
-            {"format": manifest.FORMAT_VERSION, **settings},
+            {"format": manifest.FORMAT_VERSION, "code": code, **settings},
             {stage: self._contents[stage] for stage in inputs},
         )
         versions.check_base(self._folder / name, *identity, shards)
+        edits = stage_code.describe_edits(parts)
+        changed = changed_settings(self._folder / name, identity[0])
+        # A stage's identity is asked for more than once; why it changed is said once.
+        if edits and "code" in changed and name not in self._announced:
+            self._announced.add(name)
+            say(f"{edits}: {name} is made again")
         return identity
 
     def _is_finished(
@@ -322,9 +324,6 @@ class Build:
         for step in STEPS[stage]:
             shutil.rmtree(self._folder / step, ignore_errors=True)
 
-    def _path(self, stage: str, file: str) -> Path:
-        return self._folder / stage / "all" / file
-
     def _shard_names(self, split: str = "*") -> list[str]:
         return shard_work.shard_names(self._folder, split)
 
@@ -332,7 +331,11 @@ class Build:
         return len(shard_work.chunk_table(self._folder, [shard]))
 
     def _write_manifest(self) -> None:
-        """The database is open to readers from now on."""
+        """Names the contents of the stages that are there, so that readers can open them.
+
+        Written when the index is there, and again with the neighbours. A reader is refused
+        whenever a stage that it names is not finished with those contents.
+        """
         made = [s for s in self.stages[:-1] if s in self._contents]
         manifest.write(
             self._folder,

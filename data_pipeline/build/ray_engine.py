@@ -2,8 +2,8 @@
 
 A shard is one task: sent by name, done wherever there is room, done again elsewhere if its
 worker or node is lost. Files go to the database's folder, which all nodes must share (NFS,
-a mounted bucket); back comes only what the work tells. Embedder, tokenizer and index stay
-loaded in a worker process from task to task (`stages.py`).
+a mounted bucket); only what the work reports comes back. Embedder, tokenizer and index stay
+loaded in a worker process from task to task (`shard_work.py`).
 """
 
 import logging
@@ -17,8 +17,7 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from data_pipeline.build.engine import Uses, Work, make_shard
-from data_pipeline.storage.costs import Cost
+from data_pipeline.build.engine import Report, Resource, Work, make_shard
 
 _ATTEMPTS = 5  # at a shard whose worker is lost each time: it must be the shard's fault
 _IN_FLIGHT = 1000  # tasks handed to Ray at once, at most
@@ -54,16 +53,16 @@ class RayEngine:
         work: Work,
         folder: Path,
         shards: Sequence[str],
-        uses: Uses,
-        tell: Callable[[int | str | Cost], None],
+        resource: Resource,
+        on_report: Callable[[Report], None],
     ) -> None:
-        """See `Engine.run`.
+        """Makes the shards, as `Engine.run` says.
 
         Raises:
             ValueError: if the workers of a shard are lost again and again, or what they
                 wrote is not to be seen here.
         """
-        task = _remote(uses)
+        task = _remote(resource)
         waiting = list(reversed(shards))
         running: dict[ray.ObjectRef, str] = {}
         try:
@@ -72,8 +71,8 @@ class RayEngine:
                     shard = waiting.pop()
                     running[task.remote(work, folder, shard)] = shard
                 for done in ray.wait(list(running))[0]:
-                    for told in _result(done, folder / running.pop(done)):
-                        tell(told)
+                    for report in _result(done, folder / running.pop(done)):
+                        on_report(report)
         finally:
             _end(list(running))
         _await_shards(folder, shards)
@@ -98,7 +97,7 @@ def _connect(address: str) -> None:
         ) from error
 
 
-def _remote(uses: Uses):
+def _remote(resource: Resource):
     """The task, with what it needs of a node.
 
     What keeps all cores busy asks for those of the smallest node: one such task a node.
@@ -107,9 +106,9 @@ def _remote(uses: Uses):
     cores = [node["CPU"] for node in nodes if node.get("CPU")]
     if not cores:
         raise ValueError("the Ray cluster has no CPU: `ray start --num-cpus=...`")
-    num_cpus, num_gpus = 1 if uses == "core" else min(cores), 0
+    num_cpus, num_gpus = 1 if resource == "core" else min(cores), 0
     platform = "cpu"  # an accelerator that was not asked for may be another task's
-    if uses == "accelerator" and any(node.get("GPU") for node in nodes):
+    if resource == "accelerator" and any(node.get("GPU") for node in nodes):
         num_cpus, num_gpus, platform = 1, 1, ""
     return ray.remote(
         num_cpus=num_cpus,
@@ -120,12 +119,12 @@ def _remote(uses: Uses):
     )(_make)
 
 
-def _make(work: Work, folder: Path, shard: str) -> list[int | str | Cost]:
+def _make(work: Work, folder: Path, shard: str) -> list[Report]:
     return list(make_shard(work, folder, shard))
 
 
-def _result(done: ray.ObjectRef, shard: Path) -> list[int | str | Cost]:
-    """What a task told; what it raised, as if it had been raised here."""
+def _result(done: ray.ObjectRef, shard: Path) -> list[Report]:
+    """Gives what a task reported; raises what it raised, as if it had done so here."""
     try:
         return ray.get(done)
     except ray.exceptions.RayTaskError as error:
@@ -138,7 +137,7 @@ def _result(done: ray.ObjectRef, shard: Path) -> list[int | str | Cost]:
 
 
 def _end(running: list[ray.ObjectRef]) -> None:
-    """One failed, so the others are for nothing; nobody writes when this returns."""
+    """Ends tasks that are for nothing, as one failed; nobody writes when this returns."""
     for left in running:
         ray.cancel(left, force=True)
     if running:

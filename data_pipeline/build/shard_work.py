@@ -1,6 +1,6 @@
-"""The work of the stages that are made shard by shard.
+"""The work of each stage after the documents: how a shard of it is made.
 
-Each is a frozen dataclass, so that it can be sent to another process: it holds settings,
+Each work is a frozen dataclass, so that it can be sent to another process: it holds settings,
 the database's folder and fingerprints, never what they stand for. Embedder, tokenizer and
 index are loaded where they are used, once a process and one of a kind at a time.
 """
@@ -15,13 +15,14 @@ import pyarrow.parquet
 from jaxtyping import Float, Int
 
 from data_pipeline.config import DataConfig
-from data_pipeline.database import database
+from data_pipeline.database import Snapshot
 from data_pipeline.database import neighbours as neighbour_tables
+from data_pipeline.database.search import allowed_for
 from data_pipeline.embedding import chunk_vectors
 from data_pipeline.embedding.embedder import Embedder, check_embedder, load_embedder
 from data_pipeline.index import lexical, sharded
 from data_pipeline.sequences import dataset, packing
-from data_pipeline.storage.costs import Speed
+from data_pipeline.storage.costs import SearchSpeed
 from data_pipeline.storage.files import write_json
 from data_pipeline.storage.mapped_arrays import open_array
 from data_pipeline.text import chunks
@@ -29,27 +30,47 @@ from data_pipeline.text.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
+class TokenizerWork:
+    """Trains the tokenizer on the training split, or copies the one that is given."""
+
+    folder: Path
+    given: str  # path of a model; '' = train one
+    vocab_size: int
+
+    def __call__(self, shard: str, out: Path) -> Iterator[str]:
+        path = out / "tokenizer.model"
+        if self.given:
+            path.write_bytes(Path(self.given).read_bytes())
+            return
+        yield "training the tokenizer"
+        shards = shard_names(self.folder, "train")
+        tables = (read_documents(self.folder, name, ["text"]) for name in shards)
+        texts = (text.as_py() for table in tables for text in table.column("text"))
+        Tokenizer.train(texts, self.vocab_size, path)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunksWork:
     """Cuts the documents of a shard into chunks."""
 
     folder: Path
     tokenizer: str  # contents of the stage, as of the others below
     chunk_len: int
 
-    def __call__(self, shard: str, made: Path) -> Iterator[int]:
+    def __call__(self, shard: str, out: Path) -> Iterator[int]:
         table = read_documents(self.folder, shard, ["row", "text"])
         chunks.write_shard(
             table.column("text").to_pylist(),
             table.column("row")[0].as_py(),
             _tokenizer(self.folder, self.tokenizer),
             self.chunk_len,
-            made,
+            out,
         )
         yield 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Embed:
+class EmbeddingsWork:
     """Embeds the chunks of a shard."""
 
     folder: Path
@@ -57,7 +78,7 @@ class Embed:
     embedder: str  # as in `DataConfig`
     fingerprint: str  # of the embedder
 
-    def __call__(self, shard: str, made: Path) -> Iterator[int]:
+    def __call__(self, shard: str, out: Path) -> Iterator[int]:
         """Raises ValueError if the embedder is another one where this runs."""
         embed = embedder(self.embedder)
         if embed.fingerprint != self.fingerprint:
@@ -73,26 +94,26 @@ class Embed:
         for block_TW in chunk_vectors.embed_blocks(tokens_TM, tokenizer, embed):
             blocks.append(block_TW)
             yield len(block_TW)
-        np.save(made / "vectors.npy", np.concatenate(blocks), allow_pickle=False)
+        np.save(out / "vectors.npy", np.concatenate(blocks), allow_pickle=False)
 
 
 @dataclasses.dataclass(frozen=True)
-class IndexWords:
+class LexicalWork:
     """Indexes the words of the chunks that a shard of the index is over."""
 
     folder: Path
     tokenizer: str
     parts: tuple[tuple[str, ...], ...]
 
-    def __call__(self, shard: str, made: Path) -> Iterator[str]:
+    def __call__(self, shard: str, out: Path) -> Iterator[str]:
         table, _, ids_T = _searchable(self.folder, self.parts, int(shard))
         yield f"indexing the words of {len(ids_T):,} chunks"
         tokenizer = _tokenizer(self.folder, self.tokenizer)
-        lexical.write_shard(made, ids_T, lexical.texts_of(table, ids_T, tokenizer))
+        lexical.write_shard(out, ids_T, lexical.texts_of(table, ids_T, tokenizer))
 
 
 @dataclasses.dataclass(frozen=True)
-class BuildIndex:
+class IndexWork:
     """Indexes consecutive shards of the training split, and measures recall and speed.
 
     Attributes:
@@ -108,7 +129,7 @@ class BuildIndex:
     parts: tuple[tuple[str, ...], ...]
     held_out: tuple[str, ...]
 
-    def __call__(self, shard: str, made: Path) -> Iterator[str | Speed]:
+    def __call__(self, shard: str, out: Path) -> Iterator[str | SearchSpeed]:
         _, ids, ids_T = _searchable(self.folder, self.parts, int(shard))
         vectors_TW = self._vectors(self.parts[int(shard)])[ids_T - ids.start]
         yield f"indexing {len(vectors_TW):,} vectors"
@@ -118,10 +139,10 @@ class BuildIndex:
             self.kind,
             recall_target=self.recall_target,
             queries_QW=self._vectors(self.held_out, sharded.MAX_QUERIES),
-            scratch=made,
+            scratch=out,
         )
-        index.save(made)
-        write_json(made / "facts.json", facts)
+        index.save(out)
+        write_json(out / "facts.json", facts)
         yield speed
         yield f"{facts['kind']}: {sharded.in_words(facts, speed.queries_per_s)}"
 
@@ -133,42 +154,37 @@ class BuildIndex:
 
 
 @dataclasses.dataclass(frozen=True)
-class Search:
+class SearchesWork:
     """Finds the nearest allowed chunks of a shard's chunks in one shard of the index.
 
-    So nobody holds the whole index. The shard's name is a pair, as `pair` gives it. What is
-    found lies in `searches/` until it is merged.
+    So nobody holds the whole index. A shard is named by `name_of_search`. What is found lies in
+    `searches/` until it is merged.
     """
 
     folder: Path
     database: str  # its fingerprint
     candidates: int
 
-    @staticmethod
-    def pair(index: str, queries: str) -> str:
-        """In their order, who makes them one by one opens each index shard once."""
-        return f"{index}.{queries}"
-
-    def __call__(self, shard: str, made: Path) -> Iterator[int]:
+    def __call__(self, shard: str, out: Path) -> Iterator[int]:
         index, queries = shard.split(".")
         split, number = queries.split("-")
-        opened = _database(self.folder, self.database)
-        rows = opened.chunks(split).rows_of_shard(int(number))
+        snapshot = _snapshot(self.folder, self.database)
+        rows = snapshot.chunks(split).rows_of_shard(int(number))
         vectors_QW = chunk_vectors.vectors(self.folder / "embeddings" / queries)
         found = neighbour_tables.exact_neighbours(
             _index_shard(self.folder, index, self.database),
             vectors_QW,
             self.candidates,
-            opened.allowed_for(split, np.asarray(rows)),
-            opened.vectors,
+            allowed_for(snapshot, split, np.asarray(rows)),
+            snapshot.vectors,
         )
-        neighbour_tables.write_shard(made, *found)
+        neighbour_tables.write_shard(out, *found)
         yield len(vectors_QW)
 
 
 @dataclasses.dataclass(frozen=True)
-class Merge:
-    """The nearest of what was found for a shard's chunks in each shard of the index.
+class NeighboursWork:
+    """Merges what was found for a shard's chunks in each shard of the index.
 
     Exact: a chunk among the N nearest allowed of all is among those of its index shard.
     """
@@ -177,18 +193,18 @@ class Merge:
     indexes: tuple[str, ...]
     candidates: int
 
-    def __call__(self, shard: str, made: Path) -> Iterator[int]:
+    def __call__(self, shard: str, out: Path) -> Iterator[int]:
         found = []
         for index in self.indexes:
-            pair = self.folder / "searches" / Search.pair(index, shard)
+            pair = self.folder / "searches" / name_of_search(index, shard)
             arrays = [open_array(pair / f"{n}.npy") for n in ("ids", "distances")]
             found.append((arrays[0], arrays[1]))
-        neighbour_tables.write_shard(made, *sharded.merge(found, self.candidates))
+        neighbour_tables.write_shard(out, *sharded.merge(found, self.candidates))
         yield from ()
 
 
 @dataclasses.dataclass(frozen=True)
-class Pack:
+class SequencesWork:
     """Packs some of a split's chunks and their neighbours into sequences.
 
     What is written lies in `sequences/` until it is joined into the dataset.
@@ -199,11 +215,34 @@ class Pack:
     version: int  # of the database
     cfg: DataConfig
 
-    def __call__(self, shard: str, made: Path) -> Iterator[int]:
-        opened = _database(self.folder, self.database, self.version)
+    def __call__(self, shard: str, out: Path) -> Iterator[int]:
+        snapshot = _snapshot(self.folder, self.database, self.version)
         split = shard.split("-")[0]
         packed_SC = _packed(self.folder, self.database, self.version, split, self.cfg)
-        yield from dataset.write_shard(opened, self.cfg, shard, packed_SC, made)
+        yield from dataset.write_shard(snapshot, self.cfg, shard, packed_SC, out)
+
+
+def name_of_search(index: str, queries: str) -> str:
+    """Names the search for a shard of queries in a shard of the index.
+
+    Names sort by index shard, so an engine that takes them in order opens each once.
+    """
+    return f"{index}.{queries}"
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetWork:
+    """Joins the shards of sequences into a dataset."""
+
+    folder: Path
+    database: str  # its fingerprint
+    version: int  # of the database
+    cfg: DataConfig
+
+    def __call__(self, shard: str, out: Path) -> Iterator[str]:
+        yield from ()
+        snapshot = _snapshot(self.folder, self.database, self.version)
+        dataset.join(snapshot, self.cfg, self.folder / "sequences", out)
 
 
 def _searchable(folder: Path, parts: Sequence[Sequence[str]], number: int):
@@ -216,12 +255,13 @@ def _searchable(folder: Path, parts: Sequence[Sequence[str]], number: int):
 
 
 def shard_names(folder: Path, split: str = "*") -> list[str]:
-    """Of the documents, and so of chunks, embeddings and neighbours; in order."""
+    """Names of shards of documents, so of chunks and all that follows; in order."""
     paths = (folder / "documents" / "all").glob(f"{split}-*.parquet")
     return sorted(path.stem for path in paths)
 
 
 def read_documents(folder: Path, shard: str, columns: list[str]) -> pyarrow.Table:
+    """Columns of the documents of a shard."""
     path = folder / "documents" / "all" / f"{shard}.parquet"
     return pyarrow.parquet.read_table(path, columns=columns)
 
@@ -232,7 +272,7 @@ def chunk_table(folder: Path, shards: Sequence[str]) -> chunks.ChunkTable:
 
 
 def index_parts(folder: Path, max_rows: int) -> tuple[tuple[str, ...], ...]:
-    """Consecutive shards of the training split, as many as an index may have rows."""
+    """Shards of the training split for each shard of the index, of `max_rows` or fewer."""
     names = shard_names(folder, "train")
     sizes = {name: len(chunk_table(folder, [name])) for name in names}
     return tuple(map(tuple, sharded.split_rows(sizes, max_rows).values()))
@@ -254,7 +294,7 @@ def check_models(cfg: DataConfig, wanted: Sequence[str]) -> None:
 
 @functools.lru_cache(maxsize=1)
 def embedder(name: str) -> Embedder:
-    """`load_embedder`, once a process."""
+    """Loads an embedder, as `load_embedder` does, once a process."""
     return load_embedder(name)
 
 
@@ -267,18 +307,18 @@ def _tokenizer(folder: Path, contents: str) -> Tokenizer:
 
 
 @functools.lru_cache(maxsize=1)
-def _database(folder: Path, fingerprint: str, version: int = 0) -> database.Database:
-    return database.Database.open(folder, version)
+def _snapshot(folder: Path, fingerprint: str, version: int = 0) -> Snapshot:
+    return Snapshot.open(folder, version)
 
 
 @functools.lru_cache(maxsize=1)
 def _packed(
     folder: Path, fingerprint: str, version: int, split: str, cfg: DataConfig
 ) -> Int[np.ndarray, "S C"]:
-    return packing.pack(_database(folder, fingerprint, version), split, cfg)
+    return packing.pack(_snapshot(folder, fingerprint, version), split, cfg)
 
 
 @functools.lru_cache(maxsize=1)
 def _index_shard(folder: Path, shard: str, fingerprint: str) -> sharded.ShardedIndex:
-    width = _database(folder, fingerprint).manifest["embedding_width"]
+    width = _snapshot(folder, fingerprint).manifest["embedding_width"]
     return sharded.ShardedIndex([sharded.load_shard(folder / "index" / shard)], width)

@@ -1,4 +1,4 @@
-"""What a database's directory holds: `manifest.json`, without which there is no database."""
+"""The manifest: the file by which a folder is a database, and what the build says of it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -28,17 +28,16 @@ def write(
     num_chunks: Mapping[str, int],
     contents: Mapping[str, str],
 ) -> None:
-    """Says what is there.
+    """Writes `manifest.json`: from now on the folder can be opened.
 
     Args:
-        num_chunks: of each split.
+        num_chunks: the number of chunks of each split.
         contents: fingerprints of the stages that are made, the dataset's left out.
     """
     tokenizer = Tokenizer.load(folder / "tokenizer" / "all" / "tokenizer.model")
     built = [cost for cost in costs.read(folder) if cost.stage == "index"]
-    speed = sharded.queries_per_s(
-        built
-    )  # of where it was built: no part of the contents
+    # A fact of the machine that built it, so no part of the contents.
+    speed = sharded.queries_per_s(built)
     # The words follow from the chunks, and no sequence depends on them.
     identity = {s: c for s, c in contents.items() if s != "lexical"}
     write_sealed(
@@ -63,14 +62,19 @@ def write(
 
 
 def read(folder: Path) -> dict:
-    """What a finished database says of itself; ValueError as `Database.open`."""
+    """The manifest of a finished database.
+
+    Raises:
+        ValueError: if there is none, it is damaged or of another format, or a stage is not
+            the one that it names, because a later build was broken off.
+    """
     path = folder / "manifest.json"
     if not path.exists():
         raise ValueError(
             f"{folder} holds no finished database (no manifest.json): build it with "
             "python -m experiments.build_database"
         )
-    manifest = read_sealed(path, ())
+    manifest = read_sealed(path)
     if manifest is None:
         raise ValueError(
             f"{path} is damaged: run the build again, it makes what is missing"

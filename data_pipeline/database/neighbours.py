@@ -1,11 +1,14 @@
-"""Finds the neighbours of every chunk once, before training.
+"""Neighbours of chunks: the search under a filter, and the table of those found once.
 
-The table is keyed by chunk id and knows no sequences: every packing, split and ablation
-shares it. It therefore keeps more candidates for a chunk than a model reads, so that a
-sequence can pass over those from its own documents.
+The table is computed before training, keyed by chunk id, and knows no sequences: every
+packing, split and ablation shares it. It therefore keeps more candidates for a chunk than
+a model reads, so that a sequence can pass over those from its own documents.
 
     ids.npy        (T, N) int64 chunk ids of the database, nearest first; -1 = absent
     distances.npy  (T, N) float32 squared L2 distances; inf where absent
+    rows.npy       (X,) int64 chunks of these, where a version's differ from the build's
+
+Letters here: P pairs of query and row, X changed rows, K candidates, D documents, B queries.
 """
 
 import concurrent.futures
@@ -21,8 +24,7 @@ from data_pipeline.index.protocol import Searchable
 from data_pipeline.storage.mapped_arrays import Column
 
 _QUERIES_AT_ONCE = 2048
-# Raised when tables of the same chunks and index come out otherwise.
-SETTINGS = {"code": 2}
+_CHANGES = ("rows", "ids", "distances")
 
 
 def find_neighbours(
@@ -73,9 +75,9 @@ def exact_neighbours(
     allowed: Callable[[np.ndarray, np.ndarray], np.ndarray],
     vectors_of: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[Int[np.ndarray, "Q N"], Float[np.ndarray, "Q N"]]:
-    """What a table holds: `find_neighbours`, `with_exact_distances`.
+    """The neighbours that a table holds: `find_neighbours`, `with_exact_distances`.
 
-    By two threads, a half of the queries each: what one has found is sorted out while the
+    Found by two threads, a half of the queries each: what one has found is sorted out while the
     other searches, for only searches use all cores (`BENCHMARKS.md`, "Growth").
 
     Args:
@@ -154,6 +156,17 @@ def write_shard(folder: Path, ids_TN, distances_TN) -> None:
     np.save(folder / "distances.npy", distances_TN, allow_pickle=False)
 
 
+def write_changes(changed: tuple[np.ndarray, ...], folder: Path) -> None:
+    """Writes the rows of a table that differ from the build's, as `_CHANGES` names them."""
+    for name, array in zip(_CHANGES, changed, strict=True):
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+
+def read_changes(folder: Path) -> list[np.ndarray]:
+    """What `write_changes` wrote, in memory: the arguments of `NeighbourTable.patched`."""
+    return [np.load(folder / f"{name}.npy") for name in _CHANGES]
+
+
 class NeighbourTable:
     """The neighbours of all chunks of a split, on disk."""
 
@@ -164,9 +177,9 @@ class NeighbourTable:
         self.num_candidates = self._ids.row_shape[0] if shards else 0
         self._size = len(self._ids)
         # Rows that differ from the shards', ascending, and what is in their place.
-        self._changed_D = np.zeros(0, np.int64)
-        self._new_ids_DN = np.zeros((0, self.num_candidates), np.int64)
-        self._new_distances_DN = np.zeros((0, self.num_candidates), np.float32)
+        self._changed_X = np.zeros(0, np.int64)
+        self._new_ids_XN = np.zeros((0, self.num_candidates), np.int64)
+        self._new_distances_XN = np.zeros((0, self.num_candidates), np.float32)
 
     def __len__(self) -> int:
         return self._size
@@ -180,25 +193,25 @@ class NeighbourTable:
         built = ids_T < len(self._ids)
         ids_TN[built] = self._ids.take(ids_T[built])
         distances_TN[built] = self._distances.take(ids_T[built])
-        if len(self._changed_D):
-            places = np.searchsorted(self._changed_D, ids_T)
-            places = np.minimum(places, len(self._changed_D) - 1)
-            changed = self._changed_D[places] == ids_T
-            ids_TN[changed] = self._new_ids_DN[places[changed]]
-            distances_TN[changed] = self._new_distances_DN[places[changed]]
+        if len(self._changed_X):
+            places = np.searchsorted(self._changed_X, ids_T)
+            places = np.minimum(places, len(self._changed_X) - 1)
+            changed = self._changed_X[places] == ids_T
+            ids_TN[changed] = self._new_ids_XN[places[changed]]
+            distances_TN[changed] = self._new_distances_XN[places[changed]]
         return ids_TN, distances_TN
 
     def patched(
         self,
         size: int,
-        rows_D: Int[np.ndarray, " D"],
-        ids_DN: Int[np.ndarray, "D N"],
-        distances_DN: Float[np.ndarray, "D N"],
+        rows_X: Int[np.ndarray, " X"],
+        ids_XN: Int[np.ndarray, "X N"],
+        distances_XN: Float[np.ndarray, "X N"],
     ) -> "NeighbourTable":
         """A table of `size` chunks that differs from this one in some rows, ascending."""
         table = copy.copy(self)
-        table._size, table._changed_D = size, rows_D
-        table._new_ids_DN, table._new_distances_DN = ids_DN, distances_DN
+        table._size, table._changed_X = size, rows_X
+        table._new_ids_XN, table._new_distances_XN = ids_XN, distances_XN
         return table
 
     def outside(

@@ -1,13 +1,15 @@
-"""What a search gives back: passages with their sources, or arrays for a model."""
+"""What a search gives back: passages with their sources, or arrays for a model.
+
+Letters here: X passages.
+"""
 
 import dataclasses
-from typing import TYPE_CHECKING
+import itertools
 
 import numpy as np
 from jaxtyping import Float, Int
 
-if TYPE_CHECKING:
-    from data_pipeline.database.database import Database
+from data_pipeline.database.snapshot import Snapshot
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,43 +44,73 @@ class Retrieved:
     distances_QN: Float[np.ndarray, "Q N"]
 
 
-def passage_at(database: "Database", chunk_id: int, distance: float) -> Found:
-    """The passage at a chunk of the training split, with its source."""
-    id_1, table = np.array([chunk_id]), database.chunks()
-    tokens_1R, lengths_1 = table.passages(id_1, 2 * database.chunk_len)
-    match, continuation = np.split(tokens_1R[0, : lengths_1[0]], [database.chunk_len])
-    row = int(database.document_of_chunk[chunk_id])
-    document = database.documents().slice(row, 1)
-    source = document.drop_columns("size_bytes").to_pylist()[0]
-    return Found(
-        text=database.tokenizer.decode(match),
-        continuation=database.tokenizer.decode(continuation),
-        document_id=source.pop("id"),
-        offset=int(table.take("offsets", id_1)[0]),
-        distance=distance,
-        chunk_id=chunk_id,
-        **source,
-    )
+def passages_at(
+    snapshot: Snapshot, ids_X: Int[np.ndarray, " X"], distances_X
+) -> list[Found]:
+    """The passages at chunks of the training split, with their sources.
 
+    Reads from disk, once for all: a tenth of the time that one after the other takes.
 
-def found_at(database: "Database", ids_QN, distances_QN) -> list[list[Found]]:
-    """The passages of a search's ids, row by row; none for id -1."""
+    Args:
+        distances_X: what each says of its distance.
+    Raises:
+        IndexError: if there is no such chunk.
+    """
+    if not len(ids_X):
+        return []
+    table, chunk_len = snapshot.chunks(), snapshot.chunk_len
+    decode = snapshot.tokenizer.decode
+    tokens_XR, lengths_X = table.passages(ids_X, 2 * chunk_len)
+    rows_X = table.take("documents", ids_X)
+    sources = snapshot.documents().take(rows_X).drop_columns("size_bytes").to_pylist()
     return [
-        [
-            passage_at(database, int(chunk_id), float(distance))
-            for chunk_id, distance in zip(ids, distances, strict=True)
-            if chunk_id >= 0
-        ]
-        for ids, distances in zip(ids_QN, distances_QN, strict=True)
+        Found(
+            text=decode(tokens_R[: min(length, chunk_len)]),
+            continuation=decode(tokens_R[chunk_len:length]),
+            document_id=source.pop("id"),
+            offset=offset,
+            distance=distance,
+            chunk_id=chunk_id,
+            **source,
+        )
+        for tokens_R, length, source, offset, distance, chunk_id in zip(
+            tokens_XR,
+            lengths_X.tolist(),
+            sources,
+            table.take("offsets", ids_X).tolist(),
+            np.asarray(distances_X).tolist(),
+            ids_X.tolist(),
+            strict=True,
+        )
     ]
 
 
+def found_at(
+    snapshot: Snapshot,
+    ids_QN: Int[np.ndarray, "Q N"],
+    distances_QN: Float[np.ndarray, "Q N"],
+) -> list[list[Found]]:
+    """The passages of a search's ids, row by row; none for id -1."""
+    there_QN = ids_QN >= 0
+    found = iter(passages_at(snapshot, ids_QN[there_QN], distances_QN[there_QN]))
+    counts_Q = np.count_nonzero(there_QN, axis=1)
+    return [list(itertools.islice(found, count)) for count in counts_Q]
+
+
 def retrieved_at(
-    database: "Database", ids_QN, distances_QN, num_neighbours: int, passage_len: int
+    snapshot: Snapshot,
+    ids_QN: Int[np.ndarray, "Q N"],
+    distances_QN: Float[np.ndarray, "Q N"],
+    num_neighbours: int,
+    passage_len: int,
 ) -> Retrieved:
-    """A search's ids with their tokens, filled up to `num_neighbours` with absent ones."""
+    """A search's ids with their tokens, filled up to `num_neighbours` with absent ones.
+
+    Args:
+        passage_len: R, a multiple of the length of a chunk.
+    """
     absent = ((0, 0), (0, num_neighbours - ids_QN.shape[1]))
     ids_QN = np.pad(ids_QN, absent, constant_values=-1)
     distances_QN = np.pad(distances_QN, absent, constant_values=np.inf)
-    tokens_QNR, lengths_QN = database.chunks().passages(ids_QN, passage_len)
+    tokens_QNR, lengths_QN = snapshot.chunks().passages(ids_QN, passage_len)
     return Retrieved(tokens_QNR, lengths_QN, ids_QN, distances_QN)

@@ -1,25 +1,42 @@
-"""Where the shards of a database's version are: the build's, what stands in for them, and
-what was added.
+"""Where the files of a database's version are.
+
+    manifest.json   format, fingerprints, sizes, measured recall (`manifest.py`)
+    documents/      Parquet tables of the documents of each split, texts included
+    tokenizer/      tokenizer.model
+    chunks/         SPLIT-00000/ ...  chunk tables of the splits (`text/chunks.py`)
+    embeddings/     SPLIT-00000/vectors.npy, (T, W) float16
+    index/          00000/ ...  over the embeddings of the training split, the only one
+                    searched (`index/sharded.py`)
+    lexical/        00000/ ...  the words of the same chunks, if asked for
+    neighbours/     SPLIT-00000/ ...  (`neighbours.py`)
+    dataset/        the TFDS dataset of sequences (`sequences/dataset.py`)
+    versions/ ...   what was added and deleted since (`versions.py`)
+
+The build makes all but `versions/`. Validation and test documents are only queries and
+can't be found.
 """
 
 import dataclasses
 from pathlib import Path
 
-from data_pipeline.database.versions import Version
+from data_pipeline.database.versions import Version, name_of
 from data_pipeline.storage.files import read_json
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Layout:
-    """Paths of one version; added documents belong to the training split."""
+class VersionPaths:
+    """The paths of one version: the build's, what stands in for them, and what was added.
+
+    Added documents belong to the training split.
+    """
 
     folder: Path
     version: Version
 
     def shards(self, stage: str, split: str) -> list[Path]:
-        """Folders of a split's shards of chunks, embeddings or neighbours, in order.
+        """Folders of a split's shards in a stage, in order; what was added is last.
 
-        Neighbours of a version are not in shards: of them these are the build's.
+        Of neighbours these are the build's alone: see `changed_neighbours`.
         """
         built = [self.built(f"{stage}/{name}") for name in self.built_shards(split)]
         return built + (self.deltas(split) if stage != "neighbours" else [])
@@ -54,3 +71,8 @@ class Layout:
         names = self.built_shards(split)
         built = [self.built(f"documents/all/{name}.parquet") for name in names]
         return built + [delta / "documents.parquet" for delta in self.deltas(split)]
+
+    @property
+    def changed_neighbours(self) -> Path:
+        """The folder, with one a split, of neighbours that are not the build's."""
+        return self.folder / "versions" / f"{name_of(self.version.number)}-neighbours"

@@ -10,12 +10,12 @@ Version 0 is the build itself and has no files. Everything but `current.json` is
 under a name that no version knows yet, so whoever is killed leaves the old version or the
 new one; what no version knows is cleared away before the next change. `current.json` is
 there before the first version is: without it versions are an error, not the build.
+
+Letters here: D deleted documents.
 """
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,21 +23,19 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int
 
+from data_pipeline.storage import locks
 from data_pipeline.storage.files import (
     fingerprint,
     read_json,
     read_sealed,
+    remove_temporaries,
     sha256_of,
     write_sealed,
 )
 from data_pipeline.storage.mapped_arrays import open_array
-from data_pipeline.storage.progress import say
-from data_pipeline.storage.stage_record import was_begun_otherwise
+from data_pipeline.storage.stage_record import changed_settings, was_begun_otherwise
 
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 _BASE_STAGES = ("documents", "tokenizer", "chunks", "embeddings")
-# What is in the files of versions that were written without checksums.
-_UNSEALED = ("base", "deltas", "deleted_sha256", "replaced")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,8 +47,7 @@ class Version:
         deltas: folders of what was added, in order.
         deleted_D: rows of documents that are no longer there, ascending.
         replaced: paths in the database's folder -> paths of what stands in for them.
-        contents: of each of its own shards the fingerprint of what `shard.json` holds;
-            empty for a version that was written without them.
+        contents: of each of its own shards the fingerprint of what `shard.json` holds.
     """
 
     number: int
@@ -67,6 +64,7 @@ class Version:
         """Changes with everything in it; what names a delta is never used again."""
         deleted = self.deleted_D.tolist()
         parts = [self.number, self.base, self.deltas, deleted, dict(self.replaced)]
+        # A version that only deletes has no shards of its own.
         return fingerprint([*parts, dict(self.contents)] if self.contents else parts)
 
     @property
@@ -89,7 +87,7 @@ def base_of(manifest: Mapping) -> str:
 
 
 def name_of(number: int) -> str:
-    """Of a version's files, as 000001."""
+    """The name of a version's files, as 000001."""
     return f"{number:06d}"
 
 
@@ -112,8 +110,14 @@ def _written(folder: Path) -> list[int]:
 
 
 def _number(path: Path) -> int | None:
-    """The version that a file names; None if it is damaged."""
-    named = read_sealed(path, ["version"]) or {}
+    """The version that a file names; None if the file is missing or damaged.
+
+    A user may have written it by hand, as messages about a damaged one say: it then holds
+    {"version": 3} alone, without a checksum.
+    """
+    named = read_json(path)
+    if not isinstance(named, dict) or named.keys() != {"version"}:
+        named = read_sealed(path) or {}
     number = named.get("version")
     return number if type(number) is int else None
 
@@ -176,14 +180,16 @@ def read(folder: Path, manifest: Mapping, number: int | None = None) -> Version:
         deltas=tuple(facts["deltas"]),
         deleted_D=np.asarray(open_array(deleted)),
         replaced=facts["replaced"],
-        contents=facts.get("contents", {}),
+        contents=facts["contents"],
     )
 
 
 def _facts(folder: Path, number: int) -> dict:
-    """What a version's file holds; nothing, of the build."""
+    """What a version's file holds; of the build, which has none, what it would."""
+    if number == 0:
+        return {"deltas": [], "replaced": {}}
     path = folder / "versions" / f"{name_of(number)}.json"
-    facts = read_sealed(path, _UNSEALED) if number else {}
+    facts = read_sealed(path)
     if facts is None:
         raise ValueError(
             f"{path} is damaged: restore it, open another version, or remove it to give "
@@ -210,15 +216,25 @@ def check_base(
         and _written(stage.parent)
         and was_begun_otherwise(stage, settings, inputs, shards)
     ):
+        is_code = changed_settings(stage, settings) == ["code"]
         raise ValueError(
             f"{stage.parent} was updated since it was built, and its versions stand on "
-            f"{stage.name} that these settings would make anew: build into another folder, "
-            "or move its versions/ and deltas/ away"
+            f"{stage.name} that {'this code' if is_code else 'these settings'} would make "
+            "anew: build into another folder, or move its versions/ and deltas/ away"
         )
 
 
+def next_number(folder: Path) -> int:
+    """The number of the next version: one that no file of any version has."""
+    taken = (int(path.name[:6]) for path in (folder / "versions").glob("[0-9]*"))
+    return max(taken, default=0) + 1
+
+
 def publish(folder: Path, version: Version) -> None:
-    """Puts a version in force. Its deltas are there already."""
+    """Writes a version's files and puts it in force. Its own shards are there already.
+
+    The caller is the sole writer.
+    """
     path = folder / "versions" / f"{name_of(version.number)}.json"
     path.parent.mkdir(exist_ok=True)
     if not (path.parent / "current.json").exists():  # the first version
@@ -233,11 +249,11 @@ def publish(folder: Path, version: Version) -> None:
         "contents": _contents(folder, version),
     }
     write_sealed(path, facts)
-    put_in_force(folder, version.number)
+    _switch(folder, version.number)
 
 
 def _contents(folder: Path, version: Version) -> dict[str, str]:
-    """As in `Version`; of shards that a version before knew what it knew."""
+    """Fingerprints of own shards (`Version.contents`); known ones are taken over."""
     return {
         path: version.contents.get(path)
         or fingerprint(read_json(folder / path / "shard.json"))
@@ -246,43 +262,24 @@ def _contents(folder: Path, version: Version) -> dict[str, str]:
 
 
 def put_in_force(folder: Path, number: int) -> None:
-    """Switches to a version that is there: one rename. For who is the sole writer."""
-    write_sealed(folder / "versions" / "current.json", {"version": number})
-
-
-def use(folder: Path, number: int) -> None:
-    """Switches to a version, also from one that is lost or damaged.
+    """Puts a version that is there in force, also in place of a lost or damaged one.
 
     Raises:
         ValueError: if it is not there, or another process is changing the database.
     """
-    with _locked(folder, ".writer", "changing"):
+    with locks.locked(folder / ".writer", "changing"):
         _check_there(folder, number)
-        put_in_force(folder, number)
+        _switch(folder, number)
+
+
+def _switch(folder: Path, number: int) -> None:
+    """One rename. The caller is the sole writer."""
+    write_sealed(folder / "versions" / "current.json", {"version": number})
 
 
 def sole_builder(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Keeps other builds and changes out meanwhile; ValueError if there is one."""
-    return _locked(folder, ".builder", "building or changing")
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, name: str, doing: str) -> Iterator[None]:
-    with (folder / name).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another process is {doing} {folder}: wait until it is done"
-            ) from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            say(
-                f"{folder} is on a file system without locks: see to it that no other "
-                f"process is {doing} it meanwhile"
-            )
-        yield
+    """Keeps other builds and changes out meanwhile; ValueError if one is under way."""
+    return locks.locked(folder / ".builder", "building or changing")
 
 
 @contextlib.contextmanager
@@ -297,7 +294,7 @@ def sole_writer(folder: Path, *, in_build: bool = False) -> Iterator[None]:
             be kept is damaged.
     """
     builds = contextlib.nullcontext() if in_build else sole_builder(folder)
-    with _locked(folder, ".writer", "changing"), builds:
+    with locks.locked(folder / ".writer", "changing"), builds:
         _check_there(folder, in_force(folder))
         clear_unknown(folder)
         yield
@@ -309,18 +306,19 @@ def clear_unknown(folder: Path) -> None:
     compacted: set[str] = set()
     for number in numbers(folder):
         facts = _facts(folder, number)
-        deltas |= set(facts.get("deltas", ()))
-        stand_ins = facts.get("replaced", {}).values()
+        deltas |= set(facts["deltas"])
+        stand_ins = facts["replaced"].values()
         compacted |= {Path(path).parts[1] for path in stand_ins}
     for parent, known in (("deltas", deltas), ("compacted", compacted)):
         for path in (folder / parent).glob("*"):
             if path.name not in known:
                 shutil.rmtree(path)
+    remove_temporaries(folder / "versions")
     for path in (folder / "versions").glob("[0-9]*"):
         if int(path.name[:6]) not in numbers(folder):
             _remove(path)
     # What is replaced in the oldest is replaced in all that came after.
-    for path in _facts(folder, min(numbers(folder))).get("replaced", {}):
+    for path in _facts(folder, min(numbers(folder)))["replaced"]:
         _remove(folder / path)
 
 

@@ -4,6 +4,8 @@
 accumulation; in the default precision only the operands of the matrix products are
 bfloat16, which is twice as fast as float32 on a CPU and native on accelerators. (Products
 that also *return* bfloat16 are emulated on CPUs and slower than float32.)
+
+Letters here: T tokens of all rows, E width of the stream, L places of a row.
 """
 
 import dataclasses
@@ -297,7 +299,7 @@ def _layer(
 def _attend(
     qkv_TF: Array, bias_B11S: Array, config: BertConfig, precision: str
 ) -> Array:
-    """What every token reads from the tokens of its row, (T, E)."""
+    """The attention of every token over the tokens of its row, (T, E)."""
     # The many small products of attention: bfloat16 would be slower on CPUs.
     on_cpu = jax.default_backend() == "cpu"
     attend = functools.partial(_dot, "float32" if on_cpu else precision)

@@ -24,7 +24,7 @@ def embed_chunks(
 def embed_blocks(
     tokens_TM: np.ndarray, tokenizer: Tokenizer, embedder: Embedder
 ) -> Iterator[np.ndarray]:
-    """The same block by block: what every vector of a database is made by."""
+    """Gives the vectors block by block; every vector of a database is made here."""
     for start in range(0, len(tokens_TM), TEXTS_AT_ONCE):
         block = tokens_TM[start : start + TEXTS_AT_ONCE]
         texts = [tokenizer.decode(tokens_M) for tokens_M in block]

@@ -156,7 +156,7 @@ class BertEmbedder:
         return self._fingerprint
 
     def embed(self, texts: Sequence[str]) -> Float[np.ndarray, "Q W"]:
-        """See `Embedder.embed`; fastest when given thousands of texts at once.
+        """Gives unit vectors (`Embedder.embed`), fastest for thousands of texts at once.
 
         Raises:
           TypeError: for a single string in place of a sequence of strings.
@@ -290,7 +290,7 @@ class SentenceTransformerEmbedder:
         return self._fingerprint
 
     def embed(self, texts: Sequence[str]) -> Float[np.ndarray, "Q W"]:
-        """See `Embedder.embed`."""
+        """Gives unit vectors, as `Embedder.embed` says."""
         _check_texts(texts)
         if not texts:
             return np.zeros((0, self.width), np.float32)

@@ -1,4 +1,7 @@
-"""Groups vectors by nearness: the leaves of an approximate index, and who is in which."""
+"""Groups vectors by nearness: the leaves of an approximate index and their members.
+
+Letters here: T vectors, L leaves and their centers.
+"""
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64

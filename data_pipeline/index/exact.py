@@ -1,69 +1,28 @@
-"""Exact nearest neighbours, and what every index checks and writes.
+"""Exact nearest neighbours: every query is compared with every row.
 
 The vectors may be a memory map: memory is bounded by the block, whatever Q and T are. An
 accelerator, where there is one, proposes the rows (`exact_jax.py`); their distances are
 computed here, so the result is the same to the bit.
-The letter P here counts pairs of a query and a row.
+
+Letters here: P pairs of a query and a row, G groups of rows, M proposed rows.
 """
 
 import concurrent.futures
-import json
 import os
 import pathlib
-import shutil
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from data_pipeline.index import exact_jax
+from data_pipeline.index.checks import as_float32, check_queries, squared_norms
+from data_pipeline.index.index_files import save_folder
 
-META = "meta.json"
-FORMAT_VERSION = 1
 _QUERIES = 1024
 _ROWS = 32_768  # a block of scores is 128 MB
 _PAIRS = 256  # so that their differences stay in a cache
 _BLOCKS_OF_THREAD = 32  # of pairs; what fewer take is no longer than it takes to start
 _SLACK = 1e-5  # relative rounding of the fast distances, generously
-
-
-def check_vectors(vectors_TW: np.ndarray, name: str = "vectors") -> None:
-    """Refuses what makes a distance meaningless, reading one block at a time.
-
-    Raises:
-      ValueError: for another rank, no float dtype, or a row that is zero, not finite, or
-        so large or small that its square is.
-    """
-    if vectors_TW.ndim != 2:
-        raise ValueError(f"{name} must be (rows, width), not {vectors_TW.shape}")
-    if not np.issubdtype(vectors_TW.dtype, np.floating):
-        raise ValueError(f"{name} must be floats, not {vectors_TW.dtype}")
-    if not vectors_TW.shape[1]:
-        raise ValueError(f"{name} have width 0")
-    for start in range(0, len(vectors_TW), _ROWS):
-        norms_T = _squared_norms(_float32(vectors_TW[start : start + _ROWS]))
-        bad_T = np.flatnonzero(~np.isfinite(norms_T) | (norms_T == 0))
-        if bad_T.size:
-            raise ValueError(
-                f"row {start + bad_T[0]} of {name} is zero, not finite or out of range "
-                f"(squared norm {norms_T[bad_T[0]]})"
-            )
-
-
-def check_queries(queries_QW: np.ndarray, k: int, width: int) -> None:
-    """Checks queries as `check_vectors` does, and that k and their width fit.
-
-    Raises:
-      ValueError: naming what is wrong.
-    """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, not {k}")
-    check_vectors(queries_QW, "queries")
-    if queries_QW.shape[1] != width:
-        raise ValueError(
-            f"queries have width {queries_QW.shape[1]}, the index has {width}"
-        )
 
 
 class ExactIndex:
@@ -92,13 +51,13 @@ class ExactIndex:
     def search(
         self, queries_QW: Float[np.ndarray, "Q W"], k: int
     ) -> tuple[Int64[np.ndarray, "Q N"], Float32[np.ndarray, "Q N"]]:
-        """See `Index.search`.
+        """Finds the nearest rows (`Index.search`).
 
         A matrix product gives distances fast and roughly; rows that may be among the k
         nearest are computed again without cancellation, so ties are found exactly.
         """
         check_queries(queries_QW, k, self.width)
-        queries_QW = _float32(queries_QW)
+        queries_QW = as_float32(queries_QW)
         proposed = self._proposer.nearest(queries_QW, k)
         if proposed is None:
             return self._search_all(queries_QW, k)
@@ -121,7 +80,7 @@ class ExactIndex:
         That is sure unless the farthest proposed is nearly as near as the k-th: then others
         may be equally near.
         """
-        norms_Q = _squared_norms(queries_QW)
+        norms_Q = squared_norms(queries_QW)
         limit_Q = scores_QM[:, min(k, self.size) - 1]
         limit_Q = limit_Q + 2 * _SLACK * (norms_Q + self._proposer.largest_norm)
         is_near_QM = (scores_QM <= limit_Q[:, None]) & (rows_QM >= 0)
@@ -135,12 +94,12 @@ class ExactIndex:
     def _search_all(
         self, queries_QW: np.ndarray, k: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """In numpy, block by block."""
+        """Compares every query with every row in numpy, block by block."""
         ids_QN = np.full((len(queries_QW), k), -1, np.int64)
         distances_QN = np.full((len(queries_QW), k), np.inf, np.float32)
         for row in range(0, self.size, _ROWS):
-            rows_TW = _float32(self._vectors_TW[row : row + _ROWS])
-            norms_T = _squared_norms(rows_TW)
+            rows_TW = as_float32(self._vectors_TW[row : row + _ROWS])
+            norms_T = squared_norms(rows_TW)
             for start in range(0, len(queries_QW), _QUERIES):
                 block = slice(start, start + _QUERIES)
                 ids_QN[block], distances_QN[block] = _merge(
@@ -153,7 +112,7 @@ class ExactIndex:
         return ids_QN, distances_QN
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """See `Index.save`: vectors.npy in the dtype it has, and meta.json."""
+        """Saves vectors.npy in the dtype it has, and meta.json."""
 
         def write(folder: pathlib.Path) -> None:
             np.save(folder / "vectors.npy", self._vectors_TW, allow_pickle=False)
@@ -216,7 +175,7 @@ def _candidates(
     from above. It costs two passes over the scores, far less than a partition of them.
     """
     k, num_rows = distances_QN.shape[1], len(rows_TW)
-    query_norms_Q = _squared_norms(queries_QW)
+    query_norms_Q = squared_norms(queries_QW)
     scores_QT = queries_QW @ rows_TW.T
     scores_QT *= -2
     scores_QT += norms_T
@@ -262,63 +221,3 @@ def pair_distances(
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         list(pool.map(fill, (starts[first::threads] for first in range(threads))))
     return distances_P
-
-
-def _squared_norms(vectors_TW: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        return np.einsum("TW,TW->T", vectors_TW, vectors_TW)
-
-
-def _float32(vectors_TW: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(vectors_TW, np.float32)
-
-
-def save_folder(
-    folder: str | os.PathLike[str],
-    write: Callable[[pathlib.Path], None],
-    facts: dict[str, Any],
-) -> None:
-    """Writes an index folder under a temporary name, then renames it.
-
-    An index that was there is replaced; between the two renames there is none.
-    """
-    folder = pathlib.Path(folder)
-    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-    old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write(temporary)
-    sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
-    meta = {"format_version": FORMAT_VERSION, **facts, "file_sizes_bytes": sizes}
-    text = json.dumps(meta, indent=2, sort_keys=True) + "\n"
-    (temporary / META).write_text(text, encoding="utf-8")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(temporary, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def check_files(folder: pathlib.Path, meta: dict[str, Any]) -> None:
-    """Checks version and files of an index folder against its meta.json.
-
-    Raises:
-      ValueError: naming the file that is missing, truncated or not of this index.
-    """
-    if meta.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{folder / META} has format version {meta.get('format_version')!r}, this "
-            f"code reads {FORMAT_VERSION}: build the index again"
-        )
-    sizes = meta["file_sizes_bytes"]
-    extra = sorted({path.name for path in folder.iterdir()} - set(sizes) - {META})
-    if extra:  # ScaNN would unpickle a file of document ids if it found one
-        raise ValueError(f"{folder / extra[0]} does not belong to this index")
-    for name, size_bytes in sorted(sizes.items()):
-        path = folder / name
-        found_bytes = path.stat().st_size if path.exists() else None
-        if found_bytes != size_bytes:
-            raise ValueError(
-                f"{path} has {found_bytes} bytes, {size_bytes} were written: "
-                "build the index again"
-            )

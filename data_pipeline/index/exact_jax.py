@@ -2,6 +2,8 @@
 
 Products round differently there than in numpy, so the accelerator only proposes: more rows
 than are wanted, with rough scores. Nothing of JAX is imported where there is none to use.
+
+Letters here: M proposed rows, R rows of a block, G groups of rows.
 """
 
 import functools

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from data_pipeline.index import exact
-from data_pipeline.index.recall_goal import Effort, Goal
+from data_pipeline.index import checks, exact, index_files
+from data_pipeline.index.recall import Effort, Goal
 
 MIN_ROWS = 1_000  # fewer do not train quantiser and lists
 _FILE = "index.faiss"
@@ -70,15 +70,15 @@ class FaissFlatIndex:
     def search(
         self, queries_QW: Float[np.ndarray, "Q W"], k: int
     ) -> tuple[Int64[np.ndarray, "Q N"], Float32[np.ndarray, "Q N"]]:
-        """See `Index.search`; equal distances at the k-th place may lose a lower row."""
-        exact.check_queries(queries_QW, k, self.width)
+        """Finds the nearest rows; equal ones at the k-th place may lose a lower row."""
+        checks.check_queries(queries_QW, k, self.width)
         queries_QW = np.ascontiguousarray(queries_QW, np.float32)
         if not len(queries_QW) or not self.size:
             return _nothing(len(queries_QW), k)
         return _flat_search(self._flat, self._vectors_TW, queries_QW, k)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """See `Index.save`: index.faiss and meta.json."""
+        """Saves index.faiss and meta.json."""
         facts = {"kind": "faiss-flat", "size": self.size, "width": self.width}
         _save(self._flat, folder, facts)
 
@@ -120,7 +120,7 @@ class FaissIvfPqIndex:
         return int(self._facts["lists_to_search"])
 
     def with_effort(self, effort: Effort) -> "FaissIvfPqIndex":
-        """The same index, searched with another effort; nothing is copied."""
+        """The index, searched with another effort; nothing is copied."""
         facts = self._facts | {
             "lists_to_search": effort.leaves,
             "reorder": effort.reorder,
@@ -172,8 +172,8 @@ class FaissIvfPqIndex:
     def search(
         self, queries_QW: Float[np.ndarray, "Q W"], k: int
     ) -> tuple[Int64[np.ndarray, "Q N"], Float32[np.ndarray, "Q N"]]:
-        """See `Index.search`; equal distances at the k-th place may lose a lower row."""
-        exact.check_queries(queries_QW, k, self.width)
+        """Finds the nearest rows; equal ones at the k-th place may lose a lower row."""
+        checks.check_queries(queries_QW, k, self.width)
         queries_QW = np.ascontiguousarray(queries_QW, np.float32)
         if not len(queries_QW):
             return _nothing(0, k)
@@ -199,7 +199,7 @@ class FaissIvfPqIndex:
         return found
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """See `Index.save`: index.faiss and meta.json."""
+        """Saves index.faiss and meta.json."""
         _save(self._refined, folder, self._facts)
 
     @classmethod
@@ -285,7 +285,7 @@ def _save(index: Any, folder: str | os.PathLike[str], facts: dict[str, Any]) -> 
     def write(folder: pathlib.Path) -> None:
         import_faiss().write_index(index, os.fspath(folder / _FILE))
 
-    exact.save_folder(folder, write, facts)
+    index_files.save_folder(folder, write, facts)
 
 
 def _load(folder: pathlib.Path) -> Any:

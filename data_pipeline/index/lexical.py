@@ -30,7 +30,7 @@ from data_pipeline.text.chunks import ChunkTable
 from data_pipeline.text.tokenizer import Tokenizer
 
 # What the files depend on, for a build to know.
-SETTINGS = {"method": "lucene", "k1": 1.5, "b": 0.75, "words": 1}
+SETTINGS = {"method": "lucene", "k1": 1.5, "b": 0.75}
 _TEXTS_AT_ONCE = 1024
 _WORD = re.compile(r"\w+")
 
@@ -107,9 +107,7 @@ def write_shard(
     write_json(folder / "facts.json", {"chunks": len(ids_T), "words": len(vocabulary)})
     if not vocabulary:
         return
-    made = import_bm25s().BM25(
-        **{name: SETTINGS[name] for name in ("method", "k1", "b")}
-    )
+    made = import_bm25s().BM25(**SETTINGS)
     numbers = [[vocabulary[word] for word in words_T] for words_T in words_of]
     made.index((numbers, vocabulary), create_empty_token=False, show_progress=False)
     made.save(folder, allow_pickle=False, show_progress=False)

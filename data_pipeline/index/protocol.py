@@ -1,4 +1,4 @@
-"""What an index is."""
+"""The protocol of an index: what can be searched, and what can be saved."""
 
 import os
 from typing import Protocol, runtime_checkable

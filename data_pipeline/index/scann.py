@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from data_pipeline.index import exact, scann_training
-from data_pipeline.index.recall_goal import Effort, Goal
+from data_pipeline.index import checks, index_files, scann_training
+from data_pipeline.index.recall import Effort, Goal
 
 MIN_ROWS = 1_000  # fewer do not train its quantiser
 _PARALLEL_QUERIES = 64
@@ -81,7 +81,7 @@ class ScannIndex:
         return int(self._facts["num_leaves"])
 
     def with_effort(self, effort: Effort) -> "ScannIndex":
-        """The same index, searched with another effort; nothing is copied."""
+        """The index, searched with another effort; nothing is copied."""
         facts = self._facts | {
             "leaves_to_search": effort.leaves,
             "reorder": effort.reorder,
@@ -147,8 +147,8 @@ class ScannIndex:
     def search(
         self, queries_QW: Float[np.ndarray, "Q W"], k: int
     ) -> tuple[Int64[np.ndarray, "Q N"], Float32[np.ndarray, "Q N"]]:
-        """See `Index.search`; equal distances at the k-th place may lose a lower row."""
-        exact.check_queries(queries_QW, k, self.width)
+        """Finds the nearest rows; equal ones at the k-th place may lose a lower row."""
+        checks.check_queries(queries_QW, k, self.width)
         queries_QW = np.ascontiguousarray(queries_QW, np.float32)
         ids_QN = np.full((len(queries_QW), k), -1, np.int64)
         distances_QN = np.full((len(queries_QW), k), np.inf, np.float32)
@@ -192,13 +192,13 @@ class ScannIndex:
         )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """See `Index.save`: ScaNN's own files, which may be moved, and meta.json."""
+        """Saves ScaNN's own files, which may be moved, and meta.json."""
 
         def write(folder: pathlib.Path) -> None:
             self._searcher.serialize(os.fspath(folder), relative_path=True)
             np.save(folder / _NORMS, self._norms_T, allow_pickle=False)
 
-        exact.save_folder(folder, write, self._facts)
+        index_files.save_folder(folder, write, self._facts)
 
     @classmethod
     def load(cls, folder: pathlib.Path, meta: dict[str, Any]) -> "ScannIndex":

@@ -85,7 +85,7 @@ def train(
 
 
 def _leaves(vectors_TW: np.ndarray, num_leaves: int, seed: int) -> np.ndarray:
-    """(L, W) centers, from a sample of the rows if there are many."""
+    """The (L, W) centers of leaves, from a sample of the rows if there are many."""
     rng = np.random.default_rng(seed)
     if len(vectors_TW) > _SAMPLE_ROWS:
         drawn = rng.choice(len(vectors_TW), _SAMPLE_ROWS, replace=False)
@@ -100,7 +100,7 @@ def _save(
     members: np.ndarray,
     vectors_TW: np.ndarray,
 ) -> None:
-    """What ScaNN would have saved of such an index, but for what it makes from these."""
+    """Writes what ScaNN would have saved of such an index, but for what it makes of it."""
     # Its messages, and only when ScaNN is there: they come with it.
     from scann.partitioning import partitioner_pb2
     from scann.proto import scann_pb2

@@ -14,17 +14,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64
 
-from data_pipeline import index as indexes
-from data_pipeline.index import exact
+from data_pipeline.index import checks, exact, kinds, recall
 from data_pipeline.index.protocol import Index
-from data_pipeline.storage.costs import Cost, Speed
+from data_pipeline.storage.costs import SearchSpeed, ShardCost
 from data_pipeline.storage.files import read_json
 from data_pipeline.storage.mapped_arrays import open_array
 
 _RECALLS = ("recall@2", "recall@10")
 MAX_QUERIES = 4000  # to tune and to measure an index with
-# Raised when `build_shard` makes other indexes of the same vectors.
-SETTINGS = {"code": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Shard:
     index: Index
 
     def search(self, queries_QW, k: int):
-        """As `Index.search`, with chunk ids instead of rows."""
+        """Finds the nearest chunks: `Index.search` with chunk ids instead of rows."""
         rows_QN, distances_QN = self.index.search(queries_QW, k)
         ids_QN = np.where(rows_QN < 0, -1, self.ids_T[np.maximum(rows_QN, 0)])
         return ids_QN, distances_QN
@@ -54,7 +51,7 @@ def build_shard(
     recall_target: float,
     queries_QW: Float[np.ndarray, "Q W"],
     scratch: Path | None = None,
-) -> tuple[Shard, dict, Speed]:
+) -> tuple[Shard, dict, SearchSpeed]:
     """Indexes the vectors of chunks, and measures recall and speed.
 
     Args:
@@ -65,7 +62,7 @@ def build_shard(
         The shard, its facts (kind, rows, queries, recall@2 and recall@10), which are the
         same for the same vectors, and its speed.
     """
-    built = indexes.build_index(
+    built = kinds.build_index(
         vectors_TW,
         kind,
         recall_target=recall_target,
@@ -86,10 +83,10 @@ def build_shard(
         found_QN, _ = built.search(queries_QW, k)
         took_s = time.perf_counter() - start_s
         if k <= len(vectors_TW):
-            facts[f"recall@{k}"] = indexes.recall_of(
+            facts[f"recall@{k}"] = recall.recall_of(
                 found_QN, nearest_QN, vectors_TW, queries_QW
             )
-    return Shard(ids_T, built), facts, Speed(round(len(queries_QW) / took_s, 1))
+    return Shard(ids_T, built), facts, SearchSpeed(round(len(queries_QW) / took_s, 1))
 
 
 def read_facts(folder: Path) -> dict:
@@ -98,15 +95,15 @@ def read_facts(folder: Path) -> dict:
     return combined_facts([read_json(path) or {} for path in paths])
 
 
-def queries_per_s(each: Sequence[Cost]) -> float | None:
-    """Of shards that are asked one after the other; None if one of them has no speed."""
+def queries_per_s(each: Sequence[ShardCost]) -> float | None:
+    """The speed of shards that are asked one after the other; None if one has none."""
     if not each or not all(cost.queries_per_s for cost in each):
         return None
     return round(1 / sum(1 / cost.queries_per_s for cost in each), 1)
 
 
 def in_words(facts: Mapping, queries_per_s: float | None) -> str:
-    """As 'recall@2 0.975, recall@10 0.981, 4,300 queries/s'."""
+    """Facts in words: 'recall@2 0.975, recall@10 0.981, 4,300 queries/s'."""
     recall = [f"{name} {facts[name]:.3f}" for name in _RECALLS if name in facts]
     speed = [f"{queries_per_s:,.0f} queries/s"] if queries_per_s else []
     return ", ".join([*recall, *speed]) or "too few vectors to measure it"
@@ -149,7 +146,7 @@ def combined_facts(each: Sequence[dict]) -> dict:
 def load_shard(folder: Path) -> Shard:
     """Opens a saved shard; ValueError naming a file that is damaged."""
     ids_T = open_array(folder / "ids.npy")
-    index = indexes.load_index(folder / "index")
+    index = kinds.load_index(folder / "index")
     if index.size != len(ids_T):
         raise ValueError(
             f"{folder / 'ids.npy'} names {len(ids_T)} chunks for {index.size} rows; build "
@@ -190,8 +187,8 @@ class ShardedIndex:
     def search(
         self, queries_QW: Float[np.ndarray, "Q W"], k: int
     ) -> tuple[Int64[np.ndarray, "Q N"], Float[np.ndarray, "Q N"]]:
-        """See `Index.search`; equal distances are ordered by chunk id."""
-        exact.check_queries(queries_QW, k, self.width)
+        """Finds the nearest chunks; equal distances are ordered by chunk id."""
+        checks.check_queries(queries_QW, k, self.width)
         each = self._pool.map if self._pool else map
         found = list(each(lambda shard: shard.search(queries_QW, k), self.shards))
         return merge(found or [_nothing(len(queries_QW))], k)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.database import verify
+from data_pipeline.database import Snapshot, integrity
 from data_pipeline.sequences.dataset import VERSION
 from data_pipeline.storage.stage_record import read_stage
 
@@ -30,13 +30,13 @@ _ABSENT = {  # in a sequence that is all padding; 0 in all other features
 
 
 class Sequences:
-    """One split of a dataset on disk."""
+    """The sequences of one split of a dataset on disk."""
 
     def __init__(self, folder: Path, split: str):
         """Opens it.
 
         Args:
-            folder: where `dataset.write` wrote.
+            folder: where `dataset.join` wrote.
             split: train, validation or test.
         Raises:
             ValueError: if there is no dataset, or no sequence in the split; naming a file
@@ -50,9 +50,9 @@ class Sequences:
             raise ValueError(f"{folder} holds no dataset: build the database")
         self._described = _described(folder)
         for path, entry in self._described.items():
-            verify.check_size(path, entry)
+            integrity.check_size(path, entry)
             if path.suffix == ".json":
-                verify.check_sum(path, entry)
+                integrity.check_sum(path, entry)
         info = tfds.builder_from_directory(place).info
         if split not in info.splits:
             raise ValueError(
@@ -138,7 +138,10 @@ class Sequences:
             yield _named(batch)
 
     def _read(self, batches) -> Iterator:
-        """TensorFlow sees that a record is damaged, but does not say of which file."""
+        """Reads batches, and names the file that a damaged record is in.
+
+        TensorFlow sees the damage, but does not say where it is.
+        """
         import tensorflow as tf
 
         try:
@@ -146,7 +149,7 @@ class Sequences:
         except tf.errors.OpError:
             for path in map(Path, self._info.filepaths):
                 if path in self._described:
-                    verify.check_sum(path, self._described[path])
+                    integrity.check_sum(path, self._described[path])
             raise
 
     def _plan(self, seed: int, first: int, last: int):
@@ -190,7 +193,7 @@ def _keep_tensorflow_off_accelerators() -> None:
 
 
 def _parsed(records_B, features: Mapping) -> dict:
-    """These features of serialised records, as `dataset.write_shard` writes them."""
+    """Gives these features of serialised records, as `dataset.write_shard` writes them."""
     import tensorflow as tf
 
     def spec(feature):
@@ -227,13 +230,13 @@ def _padded(batch: Batch, batch_size: int) -> Batch:
     }
 
 
-def with_random_neighbours(batches: Iterator[Batch], database, seed: int):
+def with_random_neighbours(batches: Iterator[Batch], snapshot: Snapshot, seed: int):
     """The control: every neighbour replaced by a passage drawn from the database.
 
     As many as there were and just as absent where they were; never the same passage.
     """
     rng = np.random.default_rng(seed)
-    table, ids_T = database.chunks(), database.searchable
+    table, ids_T = snapshot.chunks(), snapshot.searchable
     for batch in batches:
         ids = batch["neighbour_ids_BCN"]
         places = np.searchsorted(ids_T, np.maximum(ids, 0))

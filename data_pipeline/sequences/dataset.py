@@ -8,7 +8,6 @@ A shard is a record file of consecutive sequences of a split, SPLIT-00000 and so
 by itself (`write_shard`); `join` makes one dataset of all. Same input, same bytes.
 """
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,36 +16,19 @@ import numpy as np
 from jaxtyping import Int
 
 from data_pipeline.config import DataConfig
-from data_pipeline.database import Database
+from data_pipeline.database import Snapshot
 from data_pipeline.sequences.packing import blocks, pack
 from data_pipeline.storage.files import link
+from data_pipeline.text.deduplicate import SPLITS
 
 VERSION = "1.0.0"
-SPLITS = ("train", "validation", "test")
 _NAME = "retro"
 _FILE = "sequences.tfrecord"
 _SHARD_CHUNKS = 2**16  # about 70 MB with two neighbours of 128 tokens
 
 
-def write(database: Database, cfg: DataConfig, folder: Path) -> None:
-    """Makes a dataset by itself; a build makes the shards of a large one one by one.
-
-    Raises:
-        ValueError: as `plan`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        shards, packed = Path(temporary), {s: pack(database, s, cfg) for s in SPLITS}
-        for shard in plan(database, cfg):
-            (shards / shard).mkdir()
-            packed_SC = packed[shard.split("-")[0]]
-            for _ in write_shard(database, cfg, shard, packed_SC, shards / shard):
-                pass
-        join(database, cfg, shards, folder)
-
-
-def plan(database: Database, cfg: DataConfig) -> dict[str, int]:
-    """Shards by name, and the sequences of each; none of a split without documents.
+def plan(database: Snapshot, cfg: DataConfig) -> dict[str, int]:
+    """Names of the shards, and the sequences of each; none of a split without documents.
 
     Raises:
         ValueError: if there is less training text than one sequence.
@@ -71,13 +53,13 @@ def _sequences_of_shard(cfg: DataConfig) -> int:
 
 
 def write_shard(
-    database: Database,
+    database: Snapshot,
     cfg: DataConfig,
     shard: str,
     packed_SC: Int[np.ndarray, "S C"],
     folder: Path,
 ) -> Iterator[int]:
-    """Writes the sequences of a shard into a folder, and tells how many of a block.
+    """Writes the sequences of a shard into a folder; reports how many a block had.
 
     Args:
         packed_SC: chunks of all sequences of its split, by `pack`.
@@ -112,7 +94,7 @@ def _record(example: Mapping[str, np.ndarray]) -> bytes:
     return made.SerializeToString(deterministic=True)
 
 
-def join(database: Database, cfg: DataConfig, shards: Path, folder: Path) -> None:
+def join(database: Snapshot, cfg: DataConfig, shards: Path, folder: Path) -> None:
     """Makes a dataset below `folder`, at `retro/VERSION/`, of all shards in `shards`.
 
     Files are linked, not copied, where the file system can.

@@ -1,4 +1,7 @@
-"""How much of a chunk stands word for word in what was retrieved for it."""
+"""How much of a chunk stands word for word in what was retrieved for it.
+
+Letters here: X chunks.
+"""
 
 import numpy as np
 from jaxtyping import Int

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from data_pipeline.config import DataConfig
-from data_pipeline.database import Database
+from data_pipeline.database import Snapshot
 
 _AT_ONCE = 256  # sequences that are gathered together: the fewer reads of a shard
 
@@ -48,7 +48,7 @@ def windows(
     return stream[starts[:, None] + np.arange(sequence_chunks)]
 
 
-def pack(database: Database, split: str, cfg: DataConfig) -> Int[np.ndarray, "S C"]:
+def pack(database: Snapshot, split: str, cfg: DataConfig) -> Int[np.ndarray, "S C"]:
     """Chunk ids of all sequences of a split, in order; -1 where a last one is padded.
 
     Training: documents in an order drawn from `cfg.seed`, each chunk once. Validation
@@ -82,7 +82,7 @@ def _stride(split: str, cfg: DataConfig) -> int:
 
 
 def blocks(
-    database: Database,
+    database: Snapshot,
     split: str,
     cfg: DataConfig,
     ids_SC: Int[np.ndarray, "S C"],
@@ -105,7 +105,7 @@ def blocks(
 
 
 def _examples(
-    database: Database,
+    database: Snapshot,
     split: str,
     cfg: DataConfig,
     ids_BC: Int[np.ndarray, "B C"],
@@ -144,7 +144,7 @@ def _examples(
 
 
 def _neighbours(
-    database: Database,
+    database: Snapshot,
     split: str,
     cfg: DataConfig,
     ids_BC: Int[np.ndarray, "B C"],

@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 from jaxtyping import Float, Integer
 
-from data_pipeline.database.database import Found, Retrieved
+from data_pipeline.database import Found, Retrieved
 from data_pipeline.service.wire import messages, security
 from data_pipeline.service.wire import retrieval_pb2 as pb
 from data_pipeline.service.wire.stubs import stub_of

@@ -7,7 +7,7 @@ In `--shards` a comma separates shards, in order, and '|' the replicas of a shar
 
 The router needs the whole database's folder, though it holds little of it: it opens it as
 everybody does, which looks at the size of every file and reads documents, chunks, tokenizer
-and what was added once for their checksums (up to a gigabyte, `verify.py`). Then it keeps
+and what was added once for their checksums (up to a gigabyte, `integrity.py`). Then it keeps
 the tokenizer, and the table of chunks by memory map for its length; the embedder's weights
 come from where the embedder has them. It reads no index and no vectors. While it runs it
 reads `versions/` and, of a new version, the files that are new.

@@ -206,7 +206,7 @@ def shards_here(database: Path, asked: int) -> int:
     """
     if asked < 0:
         raise ValueError(f"num_shards must be at least 0, is {asked}")
-    available = Database.open(database).num_shards
+    available = Database.open(database).snapshot.num_shards
     if asked > available:
         raise ValueError(
             f"num_shards is {asked}, the index of {database} has {available} shards: "

@@ -55,10 +55,10 @@ class ShardService:
         """
         if not 0 <= shard < num_shards:
             raise ValueError(f"shard must lie in 0..{num_shards - 1}, is {shard}")
-        if num_shards > database.num_shards:
+        if num_shards > database.snapshot.num_shards:
             raise ValueError(
                 f"num_shards is {num_shards}, the index of {database.folder} has "
-                f"{database.num_shards} shards: serve it with as many or fewer"
+                f"{database.snapshot.num_shards} shards: serve it with as many or fewer"
             )
         self._shard, self._num_shards, self._limits = shard, num_shards, limits
         self.versions = HeldVersions(ShardVersion(database, shard, num_shards))

@@ -1,4 +1,4 @@
-"""What it took to make each shard of a database: a line of `costs.jsonl` each.
+"""Costs of the shards of a database: each has a line in `costs.jsonl`.
 
 No part of a build's contents: two builds of the same bytes take different times. What was
 made again has a second line; the last one counts. A line that only names a stage says that
@@ -19,8 +19,8 @@ _MAXRSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclasses.dataclass(frozen=True)
-class Speed:
-    """Of a shard of the index; told by the work that makes it.
+class SearchSpeed:
+    """The measured speed of a shard of the index; the work that makes it reports it.
 
     Attributes:
         queries_per_s: that a search for 10 neighbours of many queries at once answers, on
@@ -31,16 +31,16 @@ class Speed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
-    """Of one shard of a stage.
+class ShardCost:
+    """The cost of one shard of a stage.
 
     Attributes:
-        rows: that its work told of; 0 where the work counts none.
+        rows: that its work reported; 0 where the work counts none.
         cpu_s: of all threads of the process.
         wall_s: on whatever else the machine did.
         size_bytes: of its files.
         peak_memory_bytes: resident, of the process up to now, earlier shards included.
-        queries_per_s: see `Speed`; 0 where it told of none.
+        queries_per_s: as in `SearchSpeed`; 0 where the work reported none.
     """
 
     stage: str
@@ -53,24 +53,24 @@ class Cost:
     queries_per_s: float = 0.0
 
 
-class Meter:
-    """Started when it is made."""
+class Stopwatch:
+    """Measures the cost of a shard, from when it is made."""
 
     def __init__(self) -> None:
         self._cpu_s = time.process_time()
         self._wall_s = time.perf_counter()
 
-    def read(
+    def cost(
         self,
         stage: str,
         shard: str,
         rows: int,
         size_bytes: int,
         queries_per_s: float = 0.0,
-    ) -> Cost:
-        """What was used since the start, with what is known besides."""
+    ) -> ShardCost:
+        """Gives what was used since the start, with what is known besides."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return Cost(
+        return ShardCost(
             stage,
             shard,
             rows,
@@ -82,24 +82,24 @@ class Meter:
         )
 
 
-def append(database: Path, cost: Cost) -> None:
-    """Adds what a shard took; one process at a time builds a database."""
+def append(database: Path, cost: ShardCost) -> None:
+    """Adds the cost of a shard; one process at a time builds a database."""
     _add(database, dataclasses.asdict(cost))
 
 
 def begin(database: Path, stage: str) -> None:
-    """Says that all shards of a stage are made anew."""
+    """Notes that all shards of a stage are made anew."""
     _add(database, {"stage": stage})
 
 
 def _add(database: Path, record: dict) -> None:
-    """A line, after a line break: one that a kill has torn does not take it along."""
+    """Adds a line after a line break, so that a line torn by a kill does not spoil it."""
     with (database / FILE).open("a") as file:
         file.write("\n" + json.dumps(record))
 
 
-def read(database: Path) -> list[Cost]:
-    """The last cost of every shard; none for a database that has no such file.
+def read(database: Path) -> list[ShardCost]:
+    """Gives the last cost of every shard; none for a database that has no such file.
 
     A line that a kill has torn is passed over.
     """
@@ -107,7 +107,7 @@ def read(database: Path) -> list[Cost]:
         lines = (database / FILE).read_text().splitlines()
     except FileNotFoundError:
         return []
-    found: dict[tuple[str, str], Cost] = {}
+    found: dict[tuple[str, str], ShardCost] = {}
     for line in lines:
         try:
             record = json.loads(line)
@@ -115,7 +115,7 @@ def read(database: Path) -> list[Cost]:
                 stage = record["stage"]
                 found = {key: cost for key, cost in found.items() if key[0] != stage}
                 continue
-            cost = Cost(**record)
+            cost = ShardCost(**record)
         except (json.JSONDecodeError, TypeError):
             continue
         found[cost.stage, cost.shard] = cost

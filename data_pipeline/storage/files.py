@@ -1,10 +1,12 @@
 """Files and folders that appear whole or not at all, and what describes them."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 
@@ -14,15 +16,65 @@ def fingerprint(value) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def write_file(path: Path, content: str | bytes) -> None:
+    """Writes a file that is there whole or not at all, in place of an older one."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = _temporary(path)
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            # Else a power cut may leave the new name with nothing in it.
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path, *, replaces: bool = False) -> Iterator[Path]:
+    """Gives an empty folder to fill, which takes its name when the block ends.
+
+    Args:
+        replaces: an older folder goes; between two renames there is none.
+    Raises:
+        OSError: if the folder is there and is not to be replaced.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(folder)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if replaces and folder.exists():
+            old = _temporary(folder)
+            os.replace(folder, old)
+            os.replace(temporary, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside a path that no other process makes, on no other machine either."""
+    return path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:12]}")
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes what killed processes left in a folder; nobody may be writing there."""
+    for path in folder.glob(".tmp-*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def write_json(path: Path, value) -> None:
-    """Writes a JSON file that is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Writes a JSON file, as `write_file` does."""
+    write_file(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> dict | None:
@@ -38,19 +90,12 @@ def write_sealed(path: Path, value: Mapping) -> None:
     write_json(path, {**value, "checksum": fingerprint(value)})
 
 
-def read_sealed(path: Path, unsealed: Collection[str]) -> dict | None:
-    """What a JSON file with a checksum holds; None if it is not there or damaged.
-
-    Args:
-        unsealed: the names in a file that has no checksum, as of one written by hand or
-            before there were any: with others it is damaged.
-    """
+def read_sealed(path: Path) -> dict | None:
+    """What a JSON file with a checksum holds; None if it is not there or damaged."""
     value = read_json(path)
     if not isinstance(value, dict):
         return None
-    if "checksum" not in value:
-        return value if value.keys() == set(unsealed) else None
-    checksum = value.pop("checksum")
+    checksum = value.pop("checksum", None)
     return value if checksum == fingerprint(value) else None
 
 
@@ -81,11 +126,12 @@ def sha256_of(path: Path) -> str:
 
 
 def make_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """A folder that appears whole, with the checksums of its files in `shard.json`."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".tmp-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    write(temporary)
-    write_json(temporary / "shard.json", describe_files(temporary))
-    os.replace(temporary, folder)
+    """Makes a folder that appears whole, with its files' checksums in `shard.json`.
+
+    It is for a sole writer: what a kill has left of the same folder goes first.
+    """
+    for left in folder.parent.glob(f".tmp-{folder.name}-*"):
+        shutil.rmtree(left)
+    with new_folder(folder) as temporary:
+        write(temporary)
+        write_json(temporary / "shard.json", describe_files(temporary))

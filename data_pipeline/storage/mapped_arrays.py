@@ -1,4 +1,4 @@
-"""Arrays of many shards as one, on disk: what a reader asks for is all that is read."""
+"""Arrays of many shards as one, by memory map: only the rows asked for are read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ class Column:
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """Of one row."""
+        """The shape of one row."""
         return self._arrays[0].shape[1:] if self._arrays else ()
 
     def take(self, rows: Int[np.ndarray, "..."]) -> np.ndarray:

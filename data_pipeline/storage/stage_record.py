@@ -1,4 +1,4 @@
-"""What a finished stage says of itself: `stage.json`, written last of all its files."""
+"""The record of a finished stage: `stage.json`, written last of all its files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from data_pipeline.storage.files import fingerprint, read_json
 
 
 def read_stage(folder: Path) -> dict | None:
-    """What a stage that is finished says of itself; None if it is not finished.
+    """Gives the record of a finished stage; None if it is not finished.
 
     Raises:
         ValueError: if its `stage.json` is damaged: it holds fingerprints of all its parts.
@@ -60,7 +60,18 @@ def was_begun_otherwise(
     return building is not None and building.get("fingerprint") != wanted
 
 
+def changed_settings(folder: Path, settings: Mapping) -> list[str]:
+    """Names of the settings that a finished stage was made with otherwise."""
+    made = read_json(folder / "stage.json")
+    if not isinstance(made, dict) or not _agrees_with_itself(made):
+        return []
+    old = made["settings"]
+    names = sorted(old.keys() | settings.keys())
+    return [n for n in names if fingerprint(old.get(n)) != fingerprint(settings.get(n))]
+
+
 def identity(settings: Mapping, inputs: Mapping[str, str], shards: Mapping) -> dict:
+    """Gives what a stage's fingerprint is of: its settings, inputs and shards' names."""
     return {
         "settings": dict(settings),
         "inputs": dict(inputs),

@@ -71,7 +71,7 @@ def read_documents(
 
 
 def parts(corpus: str, skipped: Skipped, size_bytes: int) -> list[Part]:
-    """What can be read by `read_part`, by itself: all parts together are the corpus.
+    """The parts that `read_part` reads one by one; together they are the corpus.
 
     A folder has a part for about every `size_bytes` of its files; all else is one. What
     can't be looked into is added to `skipped`.
@@ -211,7 +211,7 @@ def _require_some(
 
 
 def no_usable_text(corpus: str, skipped: Skipped) -> ValueError:
-    """What is wrong with a corpus without a document."""
+    """The error of a corpus without a document."""
     why = "; ".join(skipped.summary_lines()) or "it is empty"
     return ValueError(f"corpus {corpus or 'python'!r} holds no usable text ({why})")
 
@@ -285,7 +285,7 @@ def _records(
 
 
 def identity(corpus: str) -> dict:
-    """What tells whether a corpus is still the one that was read.
+    """The identity of a corpus: whether it is still the one that was read.
 
     For files their names, sizes and times of change; for this Python's own text the
     versions of what is installed; for a named dataset its name.

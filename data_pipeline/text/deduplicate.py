@@ -6,6 +6,8 @@ nearly a held-out one, never the other way round.
 
 What is costly of a document, reading it and its signature, needs that document alone; what
 remains is chosen from ids, checksums and signatures, and a few texts are read again.
+
+Letters here: G grams of a text, J grams of another, P permutations, N words of a text.
 """
 
 import functools
@@ -84,7 +86,7 @@ def choose(
 
 
 def digest(text: str) -> bytes:
-    """What equal texts share, and no others: sha256 of the UTF-8."""
+    """The sha256 of a text's UTF-8, which equal texts share and no others."""
     return hashlib.sha256(text.encode()).digest()
 
 

@@ -13,12 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from data_pipeline.text.documents import Document, Skipped
+from data_pipeline.text.documents import FIELDS, Document, Skipped
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".py", ".html", ".htm", ".tex")
 
-_FIELDS = ("id", "text", "title", "uri", "licence")
 _CHUNK_BYTES = 1 << 20
 _PARQUET_ROWS = 64
 _BOM = b"\xef\xbb\xbf"
@@ -138,7 +137,7 @@ def _read_parquet(path: Path, name: str, skipped: Skipped) -> Iterator[Document]
 
     try:
         with pq.ParquetFile(path) as file:
-            columns = [c for c in _FIELDS if c in file.schema_arrow.names]
+            columns = [c for c in FIELDS if c in file.schema_arrow.names]
             if "text" not in columns:
                 skipped.add("no text field", name)
                 return
@@ -175,7 +174,7 @@ def document_of(
         skipped.add("no text field", at)
         return
     try:
-        values = {field: _string(fields.get(field)) for field in _FIELDS}
+        values = {field: _string(fields.get(field)) for field in FIELDS}
     except UnicodeError:
         skipped.add("undecodable", at)
         return

@@ -3,7 +3,6 @@ in memory.
 """
 
 import contextlib
-import dataclasses
 import json
 from array import array
 from bisect import bisect_right
@@ -14,9 +13,8 @@ from typing import BinaryIO
 import numpy as np
 
 from data_pipeline.storage.mapped_arrays import open_array
-from data_pipeline.text.documents import Document
+from data_pipeline.text.documents import FIELDS, Document
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(Document))
 _TEXTS, _STARTS = "texts", "starts.npy"
 
 
@@ -31,7 +29,7 @@ class Writer(contextlib.AbstractContextManager):
 
     def append(self, document: Document) -> None:
         """Writes one more document."""
-        values = [getattr(document, field) for field in _FIELDS]
+        values = [getattr(document, field) for field in FIELDS]
         # ASCII escapes would double most of the world's text.
         record = json.dumps(values, ensure_ascii=False).encode()
         self._file.write(record)

@@ -14,7 +14,7 @@ _NAMES_KEPT = 5
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text with where it comes from.
+    """A text and where it comes from.
 
     Attributes:
       id: unique within its corpus.
@@ -29,6 +29,9 @@ class Document:
     title: str = ""
     uri: str = ""
     licence: str = ""
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Document))
 
 
 class Skipped:
@@ -82,8 +85,7 @@ def write_documents(
         UTF-8 bytes of their texts.
     """
     columns = {
-        field.name: [getattr(document, field.name) for document in documents]
-        for field in dataclasses.fields(Document)
+        field: [getattr(document, field) for document in documents] for field in FIELDS
     }
     sizes_bytes = [len(text.encode()) for text in columns["text"]]
     columns["size_bytes"] = sizes_bytes

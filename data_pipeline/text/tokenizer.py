@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int32
 
+from data_pipeline.storage.files import write_file
+
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
@@ -130,7 +132,8 @@ class Tokenizer:
             raise ValueError("no text to train a tokenizer on: every document is empty")
         model = _train(blocks, vocab_size)
         tokenizer = cls(model, str(path))
-        _write_atomically(Path(path), model)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_file(Path(path), model)
         return tokenizer
 
     def encode(self, text: str) -> Int32[np.ndarray, " L"]:
@@ -253,13 +256,6 @@ def _without_rare_characters(blocks: list[str], vocab_size: int) -> Iterator[str
             rare[ord(character)] = " "
         covered += count
     return (block.translate(rare) for block in blocks)
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 def _load_lossless(model: bytes, source: str) -> "SentencePieceProcessor":

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from data_pipeline.database.database import Database, Found
+from data_pipeline.database import Database, Found
 from experiments.config import Experiment
 from experiments.jobs.remote_database import RemoteDatabase
 from retro_jax import generation
@@ -75,7 +75,7 @@ def of_held_out(
     are the same everywhere.
     """
     split, chunk_len = cfg.evaluation.split, cfg.model.chunk_len
-    table, decode = database.chunks(split), database.tokenizer.decode
+    table, decode = database.snapshot.chunks(split), database.tokenizer.decode
     rows, first, counts = np.unique(
         table.column("documents"), return_index=True, return_counts=True
     )
@@ -88,7 +88,7 @@ def of_held_out(
         prompt_len = _PROMPT_CHUNKS * chunk_len
         sample = continuation(cfg, params, database, decode(tokens[:prompt_len]))
         sample["truth"] = decode(tokens[prompt_len:])
-        document = database.documents(split).slice(int(rows[place]), 1)
+        document = database.snapshot.documents(split).slice(int(rows[place]), 1)
         sample["document"] = document.to_pylist()[0]
         yield sample
 

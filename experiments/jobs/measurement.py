@@ -89,7 +89,7 @@ def batches(
     size = cfg.evaluation.batch_size
     found = sequences.in_order(size)
     if drawn_from is not None:
-        found = with_random_neighbours(found, drawn_from, cfg.evaluation.seed)
+        found = with_random_neighbours(found, drawn_from.snapshot, cfg.evaluation.seed)
     return itertools.islice(found, -(-num_sequences(cfg, sequences) // size))
 
 
@@ -98,7 +98,7 @@ def has_little_overlap(cfg: Experiment, held_out: Iterator[Batch]) -> np.ndarray
     return overlap_shares(cfg, held_out) <= _LITTLE_OVERLAP_SHARE
 
 
-def overlap_shares(cfg: Experiment, held_out: Iterator[train.Batch]) -> np.ndarray:
+def overlap_shares(cfg: Experiment, held_out: Iterator[Batch]) -> np.ndarray:
     """Gives each chunk's longest run of tokens that stands in a passage, over M.
 
     The passages are the chunk's own neighbours and those that it reads, which are the

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.database import Database, versions
+from data_pipeline.database import Database, Snapshot, versions
 from data_pipeline.database.results import Found
 from data_pipeline.index import sharded
 from experiments.report import plots
@@ -29,15 +29,16 @@ def passage(opened: Database, chunk_id: int) -> Found:
     Raises:
         ValueError: if there is no such chunk, or it was deleted.
     """
-    num_chunks = len(opened.chunks())
+    num_chunks = len(opened.snapshot.chunks())
     if not 0 <= chunk_id < num_chunks:
         raise ValueError(f"chunk ids go from 0 to {num_chunks - 1}, not {chunk_id}")
-    if opened.state.is_deleted(opened.document_of_chunk[[chunk_id]])[0]:
+    rows = opened.snapshot.document_of_chunk[[chunk_id]]
+    if opened.snapshot.state.is_deleted(rows)[0]:
         raise ValueError(f"the document of chunk {chunk_id} was deleted")
     return opened.found(chunk_id)
 
 
-def facts(opened: Database) -> list[tuple[str, str]]:
+def facts(opened: Snapshot) -> list[tuple[str, str]]:
     """Names and values, to be read by people."""
     manifest, table, index = (
         opened.manifest,
@@ -78,16 +79,16 @@ def facts(opened: Database) -> list[tuple[str, str]]:
     return rows
 
 
-def _nearest_distances(opened: Database) -> np.ndarray:
+def _nearest_distances(opened: Snapshot) -> np.ndarray:
     """Each chunk's distance to its nearest neighbour; none if not precomputed."""
-    if not opened.shards("neighbours", "train")[0].exists() or opened.version:
+    if not opened.paths.shards("neighbours", "train")[0].exists() or opened.version:
         return np.zeros(0, np.float32)
     table = opened.neighbours("train")
     distances_T = table.rows(np.arange(len(table)))[1][:, 0]
     return distances_T[np.isfinite(distances_T)]
 
 
-def plot_distances(opened: Database, path: Path) -> None:
+def plot_distances(opened: Snapshot, path: Path) -> None:
     """Writes a histogram of the distances to the nearest neighbours, as PNG.
 
     Raises:

@@ -5,14 +5,13 @@ by hand.
 """
 
 import importlib.resources
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_pipeline.database import Database
-from data_pipeline.storage.files import read_json
+from data_pipeline.storage.files import read_json, write_file
 from experiments.report import facts, markdown, plots, verdict
 from retro_jax.runs.metrics import read_metrics, say
 
@@ -40,7 +39,7 @@ def write(workdir: Path, database: Database) -> None:
         workdir / "report_files", page["results_plots"] + page["training_plots"]
     )
     for name in ("report.md", "report.html"):
-        _replace(workdir / name, render(page, name).encode())
+        write_file(workdir / name, render(page, name))
     say(f"\n{page['headline']}\n")
     say(f"report: {workdir / 'report.html'} (for terminals: report.md)")
 
@@ -166,15 +165,8 @@ def _write_pictures(folder: Path, drawn: Sequence[plots.Plot]) -> None:
     """PNGs for the Markdown; those of an earlier report that are no more are removed."""
     folder.mkdir(exist_ok=True)
     for plot in drawn:
-        _replace(folder / f"{plot.name}.png", plots.png(plot.figure))
+        write_file(folder / f"{plot.name}.png", plots.png(plot.figure))
     wanted = {f"{plot.name}.png" for plot in drawn}
     for path in folder.glob("*.png"):
         if path.name not in wanted:
             path.unlink()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file that is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -21,12 +21,12 @@ def forward_flops(
         num_neighbours: passages that are read for each chunk (N), all of full length.
         retrieval: False for the decoder alone, as without neighbours.
     """
-    flops = cfg.depth * _decoder_layer(cfg, sequence_len)
+    flops = cfg.depth * _decoder_layer_flops(cfg, sequence_len)
     num_chunks = sequence_len // cfg.chunk_len
     if retrieval and cfg.cca_layers and num_neighbours:
-        flops += len(cfg.cca_layers) * num_chunks * _retrieve(cfg, num_neighbours)
-        flops += num_chunks * _encode(cfg, num_neighbours)
-    return flops + _product(sequence_len, cfg.width, cfg.vocab_size)
+        flops += len(cfg.cca_layers) * num_chunks * _cca_flops(cfg, num_neighbours)
+        flops += num_chunks * _encoder_flops(cfg, num_neighbours)
+    return flops + _product_flops(sequence_len, cfg.width, cfg.vocab_size)
 
 
 def train_flops(
@@ -37,76 +37,80 @@ def train_flops(
 
 
 def attention_flops(cfg: ModelConfig, sequence_len: int) -> int:
-    """Of `forward_flops` what a fused kernel does: the decoder's queries times keys."""
-    return cfg.depth * _pairs(cfg, sequence_len)
+    """The part of `forward_flops` that a fused kernel does: the decoder's query-key pairs."""
+    return cfg.depth * _pair_flops(cfg, sequence_len)
 
 
-def _product(rows: int, width: int, columns: int) -> int:
-    """(rows x width) times (width x columns)."""
+def _product_flops(rows: int, width: int, columns: int) -> int:
+    """The FLOPs of (rows x width) times (width x columns)."""
     return 2 * rows * width * columns
 
 
-def _feed_forward(cfg: ModelConfig, tokens: int, width: int, ffw_width: int) -> int:
-    return (3 if cfg.gated_ffw else 2) * _product(tokens, width, ffw_width)
+def _ffw_flops(cfg: ModelConfig, tokens: int, width: int, ffw_width: int) -> int:
+    return (3 if cfg.gated_ffw else 2) * _product_flops(tokens, width, ffw_width)
 
 
-def _decoder_layer(cfg: ModelConfig, tokens: int) -> int:
+def _decoder_layer_flops(cfg: ModelConfig, tokens: int) -> int:
     inner = cfg.num_heads * cfg.head_size
-    projections = 2 * _product(tokens, cfg.width, inner)  # q, o
-    projections += 2 * _product(tokens, cfg.width, _key_width(cfg))
-    ffw = _feed_forward(cfg, tokens, cfg.width, cfg.ffw_width)
-    return projections + _pairs(cfg, tokens) + ffw
+    projections = 2 * _product_flops(tokens, cfg.width, inner)  # q, o
+    projections += 2 * _product_flops(tokens, cfg.width, _key_width(cfg))
+    ffw = _ffw_flops(cfg, tokens, cfg.width, cfg.ffw_width)
+    return projections + _pair_flops(cfg, tokens) + ffw
 
 
-def _pairs(cfg: ModelConfig, tokens: int) -> int:
-    """Logits and values of every query and key of a decoder layer."""
+def _pair_flops(cfg: ModelConfig, tokens: int) -> int:
+    """The FLOPs of logits and values of every query and key of a decoder layer."""
     products = 3 if cfg.positions == "relative" else 2
-    return products * _product(tokens, cfg.num_heads * cfg.head_size, tokens)
+    return products * _product_flops(tokens, cfg.num_heads * cfg.head_size, tokens)
 
 
 def _key_width(cfg: ModelConfig) -> int:
-    """Of the decoder's keys, and of its values: fewer heads if several share one."""
+    """The width of the decoder's keys, and of its values: fewer heads if several share one."""
     return (cfg.num_key_heads or cfg.num_heads) * cfg.head_size
 
 
-def _cross_positions(cfg: ModelConfig) -> int:
-    """Whether cross-attentions have position logits, as 0 or 1 products."""
+def _num_position_products(cfg: ModelConfig) -> int:
+    """The products a cross-attention needs for its position logits: 1, or 0 without them."""
     return int(cfg.positions == "relative" and cfg.cca_positions)
 
 
-def _retrieve(cfg: ModelConfig, num_neighbours: int) -> int:
-    """Chunked cross-attention of one chunk in one layer.
+def _cca_flops(cfg: ModelConfig, num_neighbours: int) -> int:
+    """The FLOPs of chunked cross-attention of one chunk in one layer.
 
     A key's position logit depends on its place in the neighbour alone, so all neighbours
     share one.
     """
-    inner, span = cfg.num_heads * cfg.head_size, _span(cfg)
+    inner, span = cfg.num_heads * cfg.head_size, _read_len(cfg)
     keys = num_neighbours * span
-    queries_and_outputs = 2 * _product(cfg.chunk_len, cfg.width, inner)
-    keys_and_values = 2 * _product(keys, cfg.encoder_width, _key_width(cfg))
-    content_and_values = 2 * _product(cfg.chunk_len, inner, keys)
-    position = _cross_positions(cfg) * _product(cfg.chunk_len, inner, span)
+    queries_and_outputs = 2 * _product_flops(cfg.chunk_len, cfg.width, inner)
+    keys_and_values = 2 * _product_flops(keys, cfg.encoder_width, _key_width(cfg))
+    content_and_values = 2 * _product_flops(cfg.chunk_len, inner, keys)
+    position = _num_position_products(cfg) * _product_flops(cfg.chunk_len, inner, span)
     return queries_and_outputs + keys_and_values + content_and_values + position
 
 
-def _span(cfg: ModelConfig) -> int:
-    """Tokens of a neighbour that are read."""
+def _read_len(cfg: ModelConfig) -> int:
+    """The number of tokens of a neighbour that are read."""
     first, end = cfg.neighbour_span
     return end - first
 
 
-def _encode(cfg: ModelConfig, num_neighbours: int) -> int:
-    """The encoder over all neighbours of one chunk.
+def _encoder_flops(cfg: ModelConfig, num_neighbours: int) -> int:
+    """The FLOPs of the encoder over all neighbours of one chunk.
 
     The chunk's keys and values are the same for all its neighbours: counted once.
     """
     width, inner = cfg.encoder_width, cfg.encoder_heads * cfg.encoder_head_size
-    tokens = num_neighbours * _span(cfg)
+    tokens = num_neighbours * _read_len(cfg)
     pairs = 3 if cfg.positions == "relative" else 2
-    own = 4 * _product(tokens, width, inner)
-    own += pairs * _product(tokens, inner, _span(cfg))
-    own += _feed_forward(cfg, tokens, width, cfg.encoder_ffw_width)
-    chunk = 2 * _product(tokens, width, inner)
-    chunk += 2 * _product(cfg.chunk_len, cfg.width, inner)
-    chunk += (2 + _cross_positions(cfg)) * _product(tokens, inner, cfg.chunk_len)
+    # Queries, keys, values and outputs; then a gated or plain feed-forward.
+    own = 4 * _product_flops(tokens, width, inner)
+    own += pairs * _product_flops(tokens, inner, _read_len(cfg))
+    own += _ffw_flops(cfg, tokens, width, cfg.encoder_ffw_width)
+    # Queries and outputs of each neighbour, but keys and values of the chunk alone.
+    chunk = 2 * _product_flops(tokens, width, inner)
+    chunk += 2 * _product_flops(cfg.chunk_len, cfg.width, inner)
+    chunk += (2 + _num_position_products(cfg)) * _product_flops(
+        tokens, inner, cfg.chunk_len
+    )
     return cfg.encoder_depth * own + len(cfg.encoder_cca_layers) * chunk

@@ -27,14 +27,14 @@ _POSITION_GAIN, _POSITION_BIAS = 4.0, 8.0
 _MATCH_GAIN = 2.0
 
 
-def start_copying(
+def copier_parameters(
     cfg: ModelConfig, params: dict[str, Array], seed: int
 ) -> dict[str, Array]:
-    """Random parameters, with those replaced that make CCA a copier.
+    """Replaces those of random parameters that make CCA a copier.
 
     Args:
         cfg: with shared embeddings and at least one CCA layer.
-        params: as of `state.named`.
+        params: by name, as of `parameters.named`.
         seed: of the random subspaces that tokens are compared in.
     """
     key_match, key_copy = jax.random.split(jax.random.key(seed))
@@ -57,8 +57,10 @@ def _previous_token_head(
     read_DK: Float[Array, "D K"],
     write_KD: Float[Array, "K D"],
 ) -> dict[str, Array]:
-    """The first encoder layer's first head: attends one place back and writes down what
-    it finds there."""
+    """The parameters of a head that attends one place back and writes down what it finds.
+
+    It is the first head of the encoder's first layer.
+    """
     name = "encoder/layers/1/attention"
     width, size = cfg.width, read_DK.shape[1]
     # The head sees the distance's highest frequencies, sine and cosine of each; its bias
@@ -74,10 +76,12 @@ def _previous_token_head(
         array = params[f"{name}/{parameter}"]
         return array.at[(slice(None),) * axis + (0,)].set(value)
 
+    # Tokens are compared in the smaller of the two head sizes; the rest stays empty.
     def padded(x, axis):
         missing = cfg.encoder_head_size - size
         return jnp.pad(x, [(0, missing if axis == a else 0) for a in (0, 1)])
 
+    # Content hardly counts: this head goes by distance.
     quiet_q = 0.1 * params[f"{name}/w_q_DHK"][:, 0]
     quiet_k = 0.3 * params[f"{name}/w_k_EHK"][:, 0]
     bias_K = _POSITION_BIAS * (one_back_D @ select_DK)
@@ -99,8 +103,11 @@ def _copying_heads(
     write_KD: Float[Array, "K D"],
     copied_DD: Float[Array, "D D"],
 ) -> dict[str, Array]:
-    """A CCA layer whose heads look for the current token among the previous ones and
-    together copy the whole embedding of what follows it."""
+    """The parameters of a CCA layer whose heads copy what followed the current token.
+
+    All heads look for it among the previous tokens, and together they copy the whole
+    embedding.
+    """
     heads, size = cfg.num_heads, cfg.head_size
     missing = size - read_DK.shape[1]
 
@@ -111,6 +118,8 @@ def _copying_heads(
     # Head after head takes the next columns, from the start again when all are taken.
     columns_HK = jnp.arange(heads * size).reshape(heads, size) % cfg.width
     copied_DHK = copied_DD[:, columns_HK]
+    # Distance hardly counts: these heads go by content. w_o is the transpose of w_v, so what
+    # the heads read is written as the embedding that it was.
     return {
         f"{name}/w_q_DHK": _MATCH_GAIN * in_every_head(read_DK),
         f"{name}/w_k_EHK": in_every_head(write_KD.T),

@@ -1,24 +1,50 @@
-"""Causal self-attention over whole sequences, by the kernel that suits the device.
+"""Causal self-attention over whole sequences by a fused kernel of the device.
 
-All forms compute the same. `splash` (TPU) and `cudnn` (GPU) never hold the logits of a
-whole sequence in memory; `einsum` does, runs everywhere and is what the others are tested
-against. What a logit is beyond a product of query and key must be written as further
-features of the two: `positions.rotate` and `positions.as_features` do.
+All forms compute what `attention.plain_attention` does, which they are tested against.
+`splash` (TPU) and `cudnn` (GPU) never hold the logits of a whole sequence in memory, and
+`features` is what they are given, by plain XLA. A kernel knows products of queries and keys
+alone: so what else is in a logit is written as further features of the two
+(`positions.as_features`; rotations already are).
+
+Letters here: X features of a query and a key, those of the position included.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from retro_jax.devices import sharding
+from retro_jax.devices.sharding import constrain
+from retro_jax.model import positions
 
 _SPLASH_BLOCK = 128  # sequences of splash are a multiple of it
 _SPLASH_MAX_FEATURES = 512
 _CUDNN_MAX_FEATURES = 128
 
 
-def choose(form: str, num_features: int, length: int) -> str:
-    """What 'auto' stands for on this device; any other form is its own choice.
+class Causal(NamedTuple):
+    """Who may see what in causal attention, and what computes it.
+
+    A query sees the positions of its own document up to itself. What else hides keys by
+    their places alone, such as a window, belongs here.
+    """
+
+    segments_BL: Int[Array, "B L"]  # document of each token; padding (0) sees padding
+    form: str = "auto"  # as `model.attention` names it
+
+    @property
+    def mask_BLNS(self) -> Bool[Array, "B L 1 L"]:
+        """True where a query may see a key."""
+        length = self.segments_BL.shape[1]
+        causal_LL = jnp.tril(jnp.ones((length, length), bool))
+        same_document_BLL = self.segments_BL[:, :, None] == self.segments_BL[:, None, :]
+        return (causal_LL & same_document_BLL)[:, :, None]
+
+
+def resolve_form(form: str, num_features: int, length: int) -> str:
+    """Gives the form that 'auto' stands for on this device; any other is itself.
 
     Args:
         form: as configured.
@@ -35,55 +61,63 @@ def choose(form: str, num_features: int, length: int) -> str:
     return "einsum"
 
 
-def causal_mask(segments_BL: Int[Array, "B L"]) -> Bool[Array, "B L 1 L"]:
-    """True where a query may see a key: not a later one, nor one of another document."""
-    length = segments_BL.shape[1]
-    causal_LL = jnp.tril(jnp.ones((length, length), bool))
-    same_document_BLL = segments_BL[:, :, None] == segments_BL[:, None, :]
-    return (causal_LL & same_document_BLL)[:, :, None]
-
-
-def causal_attention(
-    query_BLHX: Float[Array, "B L H X"],
-    key_BLHX: Float[Array, "B L H X"],
+def fused_attention(
+    content_BLHK: Float[Array, "B L H K"],
+    position_BLHK: Float[Array, "B L H K"] | None,
+    key_BLHK: Float[Array, "B L H K"],
     value_BLHK: Float[Array, "B L H K"],
-    segments_BL: Int[Array, "B L"],
-    form: str,
+    w_r_DHK,
+    causal: Causal,
 ) -> Float[Array, "B L H K"]:
     """What each position reads from the positions of its document up to itself.
 
     Args:
-        query_BLHX: already scaled; X features, the position's included.
-        key_BLHX: as many heads as the queries have.
-        value_BLHK: K may differ from X.
-        segments_BL: document of each token; padding (0) reads padding.
-        form: not 'auto' (see `choose`).
+        content_BLHK, position_BLHK: see `attention.plain_attention`.
+        key_BLHK: as many heads as the queries have.
+        w_r_DHK: projects the sinusoids of distances; None without relative positions.
+        causal: its form is 'splash', 'cudnn' or 'features' (see `resolve_form`).
     Raises:
         ValueError: for 'splash' with a length that is not a multiple of 128.
     """
-    if form == "splash":
-        return _splash(query_BLHX, key_BLHX, value_BLHK, segments_BL)
+    query_BLHX, key_BLHX = content_BLHK, key_BLHK
+    if w_r_DHK is not None:
+        query_BLHX, key_BLHX = _with_position_features(
+            content_BLHK, position_BLHK, key_BLHK, w_r_DHK
+        )
     size = value_BLHK.shape[-1]
+    query_BLHX *= size**-0.5
+    if causal.form == "splash":
+        return _splash(query_BLHX, key_BLHX, value_BLHK, causal.segments_BL)
     # One size for all three is what the interface wants; the zeros add nothing.
-    value_BLHX = _widened(value_BLHK, query_BLHX.shape[-1])
+    missing = query_BLHX.shape[-1] - size
+    value_BLHX = jnp.pad(value_BLHK, ((0, 0), (0, 0), (0, 0), (0, missing)))
     attended_BLHX = jax.nn.dot_product_attention(
         query_BLHX,
         key_BLHX,
         value_BLHX,
-        mask=causal_mask(segments_BL).transpose(0, 2, 1, 3),
+        mask=causal.mask_BLNS.transpose(0, 2, 1, 3),
         scale=1.0,
-        implementation="cudnn" if form == "cudnn" else "xla",
+        implementation="cudnn" if causal.form == "cudnn" else "xla",
     )
     return attended_BLHX[..., :size]
 
 
-def _widened(x_BLHK, num_features: int):
-    missing = num_features - x_BLHK.shape[-1]
-    return jnp.pad(x_BLHK, ((0, 0), (0, 0), (0, 0), (0, missing)))
+def _with_position_features(content_BLHK, position_BLHK, key_BLHK, w_r_DHK):
+    """Queries and keys whose plain products are the logits, positions included."""
+    along_BLHD = jnp.einsum(
+        "BLHK,DHK->BLHD", position_BLHK, w_r_DHK[...].astype(content_BLHK.dtype)
+    )
+    query_BLHD, key_SD = positions.as_features(along_BLHD, key_BLHK.shape[1])
+    # Every head sees the same places.
+    key_BLHD = jnp.broadcast_to(key_SD[:, None], along_BLHD.shape)
+    return (
+        constrain(jnp.concatenate([content_BLHK, query_BLHD], axis=-1), "BLHK"),
+        constrain(jnp.concatenate([key_BLHK, key_BLHD], axis=-1), "BLHK"),
+    )
 
 
 def _splash(query_BLHX, key_BLHX, value_BLHK, segments_BL):
-    """Splash attention on each device's own sequences and heads."""
+    """Runs splash attention on each device's own sequences and heads."""
     length = query_BLHX.shape[1]
     if length % _SPLASH_BLOCK:
         raise ValueError(
@@ -91,7 +125,7 @@ def _splash(query_BLHX, key_BLHX, value_BLHK, segments_BL):
             f"tokens, have {length}; use auto or einsum"
         )
     heads_first = [x.swapaxes(1, 2) for x in (query_BLHX, key_BLHX, value_BLHK)]
-    attend = _splash_of_device
+    attend = _splash_on_device
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty:  # the compiler can't partition a kernel by itself
         by_head = sharding.activation_spec("BHLK")
@@ -105,10 +139,12 @@ def _splash(query_BLHX, key_BLHX, value_BLHK, segments_BL):
     return attend(*heads_first, segments_BL).swapaxes(1, 2)
 
 
-def _splash_of_device(query_BHLX, key_BHLX, value_BHLK, segments_BL):
+def _splash_on_device(query_BHLX, key_BHLX, value_BHLK, segments_BL):
+    # Imported here, for only TPUs need it.
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     _, num_heads, length, _ = query_BHLX.shape
+    # Of the blocks that divide the length the largest takes the fewest steps.
     block = next(size for size in (512, 256, 128) if length % size == 0)
     sizes = splash.BlockSizes(
         block_q=block,

@@ -1,17 +1,42 @@
-"""RMSNorm, feed-forward and matrices: the parts of a layer besides attention."""
+"""The parts of a model besides attention: embeddings, matrices, RMSNorm, feed-forward."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from retro_jax.config import ModelConfig
+from retro_jax.devices import sharding
+from retro_jax.numerics.activations import gelu
 from retro_jax.numerics.projections import project
+
+
+def activation_dtype(cfg: ModelConfig):
+    """float32 on CPUs, which gain nothing from bfloat16, and bfloat16 elsewhere."""
+    if cfg.dtype != "auto":
+        return jnp.dtype(cfg.dtype)
+    return jnp.dtype("float32" if sharding.platform() == "cpu" else "bfloat16")
 
 
 def matrix(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int, gain: float = 1.0):
     """A parameter of normal values with standard deviation gain / sqrt(fan_in)."""
     values = jax.random.normal(rngs.params(), shape, jnp.float32)
     return nnx.Param(values * gain * fan_in**-0.5)
+
+
+def embedding_table(rngs: nnx.Rngs, vocab_size: int, width: int) -> nnx.Param:
+    """A table of token embeddings, small so that tied logits start near zero."""
+    return matrix(rngs, (vocab_size, width), fan_in=1, gain=0.02)
+
+
+def embed(
+    table_VD: Float[Array, "V D"], tokens_BL: Int[Array, "B L"], dtype
+) -> Float[Array, "B L D"]:
+    """Embeddings of tokens, times sqrt(D): the table is small for the read-out's sake."""
+    # Without this the compiler gathers the activations, and over all replicas.
+    table_VD = sharding.constrain(table_VD, "VD")
+    embedded_BLD = jnp.take(table_VD, tokens_BL, axis=0) * table_VD.shape[-1] ** 0.5
+    return sharding.constrain(embedded_BLD.astype(dtype), "BLD")
 
 
 class RMSNorm(nnx.Module):
@@ -21,36 +46,12 @@ class RMSNorm(nnx.Module):
         self.scale_D = nnx.Param(jnp.ones(width))
 
     def __call__(self, x_BLD: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        # In float32, so that bfloat16 is rounded once, at the end.
         x = x_BLD.astype(jnp.float32)
         mean_square = jnp.mean(x * x, axis=-1, keepdims=True)
         return (x * jax.lax.rsqrt(mean_square + 1e-6) * self.scale_D[...]).astype(
             x_BLD.dtype
         )
-
-
-@jax.custom_vjp
-def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """GELU in its tanh form, of any shape, computed in float32 and given in x's precision.
-
-    The gradient keeps nothing but x: JAX's own keeps several arrays as large as the
-    feed-forward's inside, and in bfloat16 rounds each of them.
-    Source: Hendrycks & Gimpel 2016 (arXiv 1606.08415), section 2; the gradient is ours.
-    """
-    return jax.nn.gelu(x.astype(jnp.float32)).astype(x.dtype)
-
-
-def _gelu_forward(x):
-    return gelu(x), x
-
-
-def _gelu_backward(x, gradient):
-    # Else the compiler keeps the forward pass's tanh, for it is the same as this one.
-    x, gradient = jax.lax.optimization_barrier((x, gradient))
-    _, pull_back = jax.vjp(jax.nn.gelu, x.astype(jnp.float32))
-    return (pull_back(gradient.astype(jnp.float32))[0].astype(x.dtype),)
-
-
-gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 class FeedForward(nnx.Module):

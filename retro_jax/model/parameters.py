@@ -18,19 +18,20 @@ Parameters = dict[str, jax.Array]
 
 
 def named(model: Retro) -> dict[str, Any]:
-    """All arrays of a model by name: 'decoder/5/cross/w_q_DHK', layers from 1.
+    """All arrays of a model by name, 'decoder/5/cross/w_q_DHK', with layers from 1.
 
-    Of a skeleton the arrays' shapes.
+    A skeleton gives the arrays' shapes.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(model)
     return {_name(path): array for path, array in leaves}
 
 
 def _name(path) -> str:
+    """The name of a leaf of the model's tree."""
     parts = []
     for key in path:
         if isinstance(key, jax.tree_util.SequenceKey):
-            parts.append(str(key.idx + 1))
+            parts.append(str(key.idx + 1))  # layers are numbered as in the paper
         elif key.name != "value":  # the array inside an nnx.Param
             parts.append(key.name)
     return "/".join(parts)
@@ -66,12 +67,12 @@ def initial_parameters(cfg: ModelConfig, seed: int) -> Parameters:
     """Random parameters; the same for a seed on any mesh."""
     params = named(Retro(cfg, rngs=nnx.Rngs(seed)))
     if cfg.copy_init and cfg.cca_layers:
-        return initial_copier.start_copying(cfg, params, seed)
+        return initial_copier.copier_parameters(cfg, params, seed)
     return params
 
 
 def num_parameters(params: dict[str, Any], *, embeddings: bool = True) -> int:
-    """How many numbers the parameters hold, with or without the embedding tables."""
+    """Counts the numbers in parameters, with or without the embedding tables."""
     return sum(
         array.size
         for name, array in params.items()

@@ -3,6 +3,8 @@
 A sinusoid of a distance can be had in two ways that give the same logits: for each
 distance, then shifted into place (`align_distances`: least arithmetic); or as products of
 sinusoids of the two places (`as_features`: plain attention, hence any fused kernel).
+
+Letters here: D width of the sinusoids, F frequencies (half of D or K).
 """
 
 import jax.numpy as jnp
@@ -32,7 +34,7 @@ def relative_distances(num_queries: int, num_keys: int, offset: int = 0):
 def align_distances(
     logits_BHLP: Float[Array, "B H L P"], num_keys: int
 ) -> Float[Array, "B H L S"]:
-    """Turns logits for each distance into logits for each key.
+    """Moves logits for each distance to the keys that are so far away.
 
     Row i of the result takes entry s + L - 1 - i: a shift by one more place in every row,
     had by reading the same memory with a row length that differs by one. (A gather would do
@@ -49,6 +51,8 @@ def align_distances(
         padded = jnp.pad(logits_BHLP, ((0, 0), (0, 0), (0, 0), (1, 0)))
         rows = padded.reshape(batch, heads, num_keys + 1, num_queries)
         return rows[:, :, 1:].reshape(batch, heads, num_queries, num_keys)
+    # The first L - 1 entries belong to no key of row 0; then rows of P - 1 in place of P
+    # shift each row by one more.
     flat = logits_BHLP.reshape(batch, heads, -1)
     flat = flat[:, :, num_queries - 1 : num_queries * num_given - 1]
     rows = flat.reshape(batch, heads, num_queries, num_given - 1)
@@ -72,6 +76,7 @@ def as_features(
     """
     length, width = along_BLHD.shape[1], along_BLHD.shape[-1]
     places_L = jnp.arange(length, dtype=jnp.float32) + offset
+    # sin(a - b) = sin a cos b - cos a sin b; cos(a - b) = cos a cos b + sin a sin b.
     query_LD = sinusoids(places_L, width).astype(along_BLHD.dtype)
     sin_L1F, cos_L1F = (x[:, None] for x in jnp.split(query_LD, 2, axis=-1))
     of_sin_BLHF, of_cos_BLHF = jnp.split(along_BLHD, 2, axis=-1)
@@ -87,7 +92,7 @@ def as_features(
 
 
 def rotate(x_LHK: Float[Array, "... L H K"], offset: int = 0):
-    """Turns pairs of features by their place, so that products depend on distances.
+    """Rotates pairs of features by their place, so that products depend on distances.
 
     Feature f and f + K / 2 are a pair; the place of row l is l + offset.
     Source: Su et al. 2021 (RoFormer, arXiv 2104.09864), section 3.2.
@@ -97,9 +102,10 @@ def rotate(x_LHK: Float[Array, "... L H K"], offset: int = 0):
     sin_L1F, cos_L1F = (
         x[:, None] for x in jnp.split(sinusoids(places_L, size), 2, axis=-1)
     )
+    # In float32: far places need more digits than bfloat16 has.
     first, second = jnp.split(x_LHK.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate(
+    rotated = jnp.concatenate(
         [first * cos_L1F - second * sin_L1F, first * sin_L1F + second * cos_L1F],
         axis=-1,
     )
-    return turned.astype(x_LHK.dtype)
+    return rotated.astype(x_LHK.dtype)

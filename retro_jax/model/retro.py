@@ -1,10 +1,10 @@
 """The RETRO model: a decoder that reads neighbours, which an encoder has read before.
 
+`Retro.__call__` is algorithm 1 of the paper, top to bottom; `DecoderLayer` is its layer.
+
 Source: Borgeaud et al. 2022, sections 2.3 to 2.5 and algorithm 1. Ours where the paper is
 silent: pre-normalisation, a norm at the encoder's end, no biases in matrices.
 """
-
-import functools
 
 import jax.numpy as jnp
 from flax import nnx
@@ -13,28 +13,27 @@ from jaxtyping import Array, Float, Int
 from retro_jax.config import ModelConfig
 from retro_jax.model import chunked_attention, stack
 from retro_jax.model.attention import Attention
-from retro_jax.model.encoder import (
-    Encoder,
+from retro_jax.model.encoder import Encoder, Neighbours
+from retro_jax.model.kernels import Causal
+from retro_jax.model.layers import (
+    FeedForward,
+    RMSNorm,
     activation_dtype,
-    cross_positions,
-    embedding,
-    look_up,
-    run_step,
+    embed,
+    embedding_table,
+    matrix,
 )
-from retro_jax.model.layers import FeedForward, RMSNorm, matrix
+from retro_jax.model.stack import recomputed
 from retro_jax.numerics.projections import project
 
 
 class DecoderLayer(nnx.Module):
-    """Self-attention, then chunked cross-attention in some layers, then feed-forward.
-
-    Three steps that the model calls one by one, because the encoder reads the
-    activations that stand between the first and the second.
-    """
+    """Self-attention, then chunked cross-attention in some layers, then feed-forward."""
 
     def __init__(self, cfg: ModelConfig, *, reads_neighbours: bool, rngs: nnx.Rngs):
         self.cfg = cfg
         width, heads = cfg.width, (cfg.num_heads, cfg.head_size)
+        # The sum of the updates of all layers keeps its size, however many there are.
         gain = (2 * cfg.depth) ** -0.5
         self.norm_attention = RMSNorm(width)
         self.attention = Attention(
@@ -55,7 +54,7 @@ class DecoderLayer(nnx.Module):
                 *heads,
                 rngs=rngs,
                 out_gain=gain,
-                positions=cross_positions(cfg),
+                positions=cfg.positions if cfg.cca_positions else "none",
                 num_key_heads=cfg.num_key_heads,
             )
             if reads_neighbours
@@ -66,28 +65,44 @@ class DecoderLayer(nnx.Module):
             width, cfg.ffw_width, rngs=rngs, out_gain=gain, gated=cfg.gated_ffw
         )
 
+    def __call__(self, hidden_BLD, segments_BL, encoded_BCNRE=None, mask_BCMNR=None):
+        """Updates the hidden states; without encoded neighbours as a plain decoder does."""
+        hidden_BLD = self.attend(hidden_BLD, segments_BL)
+        if self.cross is not None and encoded_BCNRE is not None:
+            hidden_BLD = self.retrieve(hidden_BLD, encoded_BCNRE, mask_BCMNR)
+        return self.feed_forward(hidden_BLD)
+
+    @recomputed
     def attend(self, hidden_BLD, segments_BL):
-        normed = self.norm_attention(hidden_BLD)
-        return hidden_BLD + self.attention.over_itself(
-            normed, segments_BL, self.cfg.attention
+        """Adds what each position reads in its own document, up to itself."""
+        normed_BLD = self.norm_attention(hidden_BLD)
+        return hidden_BLD + self.attention(
+            normed_BLD,
+            normed_BLD[:, None],
+            Causal(segments_BL, self.cfg.attention),
         )
 
+    @recomputed
     def retrieve(self, hidden_BLD, encoded_BCNRE, mask_BCMNR):
         """Adds what each position reads in the neighbours of the last complete chunk."""
         batch, num_chunks, chunk_len, *_ = mask_BCMNR.shape
         attending_BCMD = chunked_attention.attending_chunks(
             self.norm_cross(hidden_BLD), chunk_len
         )
+        # Every chunk is a row of a batch of B C.
         update = self.cross(
             attending_BCMD.reshape(batch * num_chunks, chunk_len, -1),
             encoded_BCNRE.reshape(batch * num_chunks, *encoded_BCNRE.shape[2:]),
             mask_BCMNR.reshape(batch * num_chunks, *mask_BCMNR.shape[2:]),
+            # The first attending position is the chunk's last, M - 1 after its start.
             distance_offset=chunk_len - 1 - self.cfg.neighbour_span[0],
         )
         update_BCMD = update.reshape(batch, num_chunks, chunk_len, -1)
         return hidden_BLD + chunked_attention.rejoin(update_BCMD, hidden_BLD.shape[1])
 
+    @recomputed
     def feed_forward(self, hidden_BLD):
+        """Adds what each position makes of itself."""
         return hidden_BLD + self.ffw(self.norm_ffw(hidden_BLD))
 
 
@@ -98,7 +113,7 @@ class Retro(nnx.Module):
         """Builds the parameters; raises ValueError if `cfg` is not consistent."""
         cfg.validate()
         self.cfg = cfg
-        self.embedding_VD = embedding(rngs, cfg.vocab_size, cfg.width)
+        self.embedding_VD = embedding_table(rngs, cfg.vocab_size, cfg.width)
         self.decoder = nnx.List(
             DecoderLayer(cfg, reads_neighbours=layer in cfg.cca_layers, rngs=rngs)
             for layer in range(1, cfg.depth + 1)
@@ -136,22 +151,39 @@ class Retro(nnx.Module):
         Raises:
             ValueError: if neighbours are given for another number of chunks.
         """
+        cfg = self.cfg
         if segments_BL is None:
             segments_BL = jnp.ones_like(inputs_BL)
-        memory = None
-        if neighbours_BCNR is not None and self.encoder is not None:
-            memory = self._neighbours(
-                inputs_BL, neighbours_BCNR, neighbour_lengths_BCN, segments_BL
-            )
-        hidden_BLD = look_up(
-            self.embedding_VD[...], inputs_BL, activation_dtype(self.cfg)
+        found = self._neighbours(neighbours_BCNR, neighbour_lengths_BCN, segments_BL)
+        table_VD = self.embedding_VD[...]
+        hidden_BLD = embed(table_VD, inputs_BL, activation_dtype(cfg))
+        layers, memory = list(self.decoder), []
+        if found is not None and self.encoder is not None:
+            first = min(cfg.cca_layers) - 1  # the first layer with CCA
+            for layer in stack.loops(layers[:first], scan=cfg.scan_layers):
+                hidden_BLD = layer(hidden_BLD, segments_BL)
+            # The encoder reads the activations between that layer's two attentions.
+            hidden_BLD = layers[first].attend(hidden_BLD, segments_BL)
+            hidden_BCMD = chunked_attention.chunks(hidden_BLD, cfg.chunk_len)
+            encoded_BCNRE = self.encoder(found, hidden_BCMD, table_VD)
+            memory = [encoded_BCNRE, found.mask_BCMNR]
+            hidden_BLD = layers[first].retrieve(hidden_BLD, *memory)
+            hidden_BLD = layers[first].feed_forward(hidden_BLD)
+            layers = layers[first + 1 :]
+        for layer in stack.loops(layers, scan=cfg.scan_layers):
+            hidden_BLD = layer(hidden_BLD, segments_BL, *memory)
+        weights_VD = table_VD if self.w_read_VD is None else self.w_read_VD[...]
+        return project(
+            "BLD,VD->BLV", self.norm(hidden_BLD), weights_VD, dtype=jnp.float32
         )
-        hidden_BLD = self._decode(hidden_BLD, memory, segments_BL)
-        return self._read_out(self.norm(hidden_BLD))
 
-    def _neighbours(self, inputs_BL, neighbours_BCNR, lengths_BCN, segments_BL):
-        """Token ids of the complete chunks' neighbours and their masks; None if none."""
-        length, num_given = inputs_BL.shape[1], neighbours_BCNR.shape[1]
+    def _neighbours(
+        self, neighbours_BCNR, lengths_BCN, segments_BL
+    ) -> Neighbours | None:
+        """The neighbours of the complete chunks; None where there are none to be read."""
+        if neighbours_BCNR is None or not self.cfg.cca_layers:
+            return None
+        length, num_given = segments_BL.shape[1], neighbours_BCNR.shape[1]
         num_chunks = length // self.cfg.chunk_len
         if not num_chunks <= num_given <= -(-length // self.cfg.chunk_len):
             raise ValueError(
@@ -161,68 +193,15 @@ class Retro(nnx.Module):
         if num_chunks == 0:
             return None
         first, end = self.cfg.neighbour_span
-        neighbours_BCNR = neighbours_BCNR[:, :num_chunks, :, first:end]
-        places_R = first + jnp.arange(neighbours_BCNR.shape[-1])
-        real_BCNR = jnp.ones(neighbours_BCNR.shape, bool)
+        tokens_BCNR = neighbours_BCNR[:, :num_chunks, :, first:end]
+        real_BCNR = jnp.ones(tokens_BCNR.shape, bool)
         if lengths_BCN is not None:
+            # Lengths count from the neighbour's start, also where its match is left out.
+            places_R = first + jnp.arange(tokens_BCNR.shape[-1])
             real_BCNR = places_R < lengths_BCN[:, :num_chunks, :, None]
         readers_BCM = chunked_attention.readers_mask(segments_BL, self.cfg.chunk_len)
         mask_BCMNR = readers_BCM[:, :, :, None, None] & real_BCNR[:, :, None]
-        return neighbours_BCNR, real_BCNR, mask_BCMNR
-
-    def _decode(self, hidden_BLD, memory, segments_BL):
-        cfg = self.cfg
-        attend = functools.partial(run_step, cfg, DecoderLayer.attend)
-        feed_forward = functools.partial(run_step, cfg, DecoderLayer.feed_forward)
-
-        def decoder_alone(layer, hidden_BLD):
-            return feed_forward(layer, attend(layer, hidden_BLD, segments_BL))
-
-        if memory is None:
-            return stack.run(
-                self.decoder, decoder_alone, hidden_BLD, scan=cfg.scan_layers
-            )
-        # The encoder reads what stands between two steps of the first layer with CCA.
-        first = min(cfg.cca_layers) - 1
-        hidden_BLD = stack.run(
-            self.decoder[:first], decoder_alone, hidden_BLD, scan=cfg.scan_layers
-        )
-        hidden_BLD = attend(self.decoder[first], hidden_BLD, segments_BL)
-        encoded_BCNRE = self._encode(hidden_BLD, memory, segments_BL)
-
-        def after_attention(layer, hidden_BLD):
-            if layer.cross is not None:
-                retrieve = functools.partial(
-                    run_step, cfg, DecoderLayer.retrieve, layer
-                )
-                hidden_BLD = retrieve(hidden_BLD, encoded_BCNRE, memory[2])
-            return feed_forward(layer, hidden_BLD)
-
-        def with_neighbours(layer, hidden_BLD):
-            return after_attention(layer, attend(layer, hidden_BLD, segments_BL))
-
-        hidden_BLD = after_attention(self.decoder[first], hidden_BLD)
-        return stack.run(
-            self.decoder[first + 1 :],
-            with_neighbours,
-            hidden_BLD,
-            scan=cfg.scan_layers,
-        )
-
-    def _encode(self, hidden_BLD, memory, segments_BL):
-        """Encodes all neighbours once, given the decoder's activations so far."""
-        neighbours_BCNR, real_BCNR, _ = memory
-        chunk_len = self.cfg.chunk_len
-        segments_BCM = chunked_attention.chunks(segments_BL[..., None], chunk_len)
-        return self.encoder(
-            neighbours_BCNR,
-            real_BCNR,
-            chunked_attention.chunks(hidden_BLD, chunk_len),
-            segments_BCM[..., 0] > 0,
-            self.embedding_VD[...],
-        )
-
-    def _read_out(self, hidden_BLD):
-        tied = self.w_read_VD is None
-        weights_VD = self.embedding_VD[...] if tied else self.w_read_VD[...]
-        return project("BLD,VD->BLV", hidden_BLD, weights_VD, dtype=jnp.float32)
+        segments_BCM = chunked_attention.chunks(
+            segments_BL[..., None], self.cfg.chunk_len
+        )[..., 0]
+        return Neighbours(tokens_BCNR, real_BCNR, segments_BCM > 0, mask_BCMNR)

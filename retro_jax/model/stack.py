@@ -1,11 +1,12 @@
-"""Runs a stack of layers, one after the other or as a loop over those that repeat.
+"""How layers are run: one by one or in loops, with activations kept or recomputed.
 
 A deep model compiles many times faster as a loop (`model.scan_layers`), and the compiler
 can't spread one layer's work over another's. Parameters stay one array a layer, as they
-are saved and named; the loop stacks copies of them in the activations' precision, which
-is what a layer makes of them anyway.
+are saved and named; a loop stacks copies of them in the activations' precision, which is
+what a layer makes of them anyway.
 """
 
+import functools
 from collections.abc import Callable, Hashable, Sequence
 
 import jax
@@ -14,33 +15,52 @@ import jax.numpy as jnp
 from retro_jax.devices import sharding
 
 
-def run(layers: Sequence, step: Callable, hidden_BLD: jax.Array, *, scan: bool):
-    """Applies `hidden = step(layer, hidden)` for each layer, in order.
+def recomputed(step: Callable) -> Callable:
+    """Decorates a step of a layer: backward recomputes what `layer.cfg.remat` says.
+
+    'dots' keeps the products with parameters, which are most of the work; 'full' keeps
+    nothing but what goes into the step. A step, not a layer, is recomputed at a time, so
+    that backward never holds the insides of two.
+    """
+
+    @functools.wraps(step)
+    def run(layer, *inputs):
+        policies = jax.checkpoint_policies
+        if layer.cfg.remat == "none":
+            return step(layer, *inputs)
+        keeps = policies.nothing_saveable
+        if layer.cfg.remat == "dots":
+            keeps = policies.dots_with_no_batch_dims_saveable
+        return jax.checkpoint(step, policy=keeps)(layer, *inputs)
+
+    return run
+
+
+def loops(layers: Sequence, *, scan: bool) -> list[Callable]:
+    """Gives what is called as `hidden = part(hidden, *inputs)`, in order, to run all layers.
 
     Args:
-        layers: modules.
-        scan: loop over groups of layers that repeat, and within a group over those that do:
-            of a cross-attending layer and two plain ones, two layers are compiled, not three.
+        layers: modules that are called so.
+        scan: False gives the layers themselves. True gives loops over groups of layers that
+            repeat, and within a group over those that do: of a cross-attending layer and
+            two plain ones, two layers are compiled, not three.
     """
     if not scan:
-        for layer in layers:
-            hidden_BLD = step(layer, hidden_BLD)
-        return hidden_BLD
+        return list(layers)
+    parts: list[Callable] = []
     start = 0
     for size, times in groups([jax.tree.structure(layer) for layer in layers]):
         group = layers[start : start + size * times]
         start += size * times
-        if times == 1:
-            hidden_BLD = run(group, step, hidden_BLD, scan=False)
-        else:
-            hidden_BLD = _loop(group, size, step, hidden_BLD)
-    return hidden_BLD
+        parts += group if times == 1 else [functools.partial(_loop, group, size)]
+    return parts
 
 
 def groups(kinds: Sequence[Hashable]) -> list[tuple[int, int]]:
     """Cuts a sequence into repetitions: (length of what repeats, how many times).
 
-    Greedy: what covers most from where the last one ended, the shortest of equals.
+    Greedy: each is the one that covers most from where the last one ended, the shortest of
+    equals.
     """
     found, start = [], 0
     while start < len(kinds):
@@ -55,24 +75,26 @@ def groups(kinds: Sequence[Hashable]) -> list[tuple[int, int]]:
 
 
 def _times(kinds: Sequence[Hashable], size: int) -> int:
-    """How many times in a row the first `size` kinds stand at the beginning."""
+    """Counts how many times in a row the first `size` kinds stand at the beginning."""
     times = 0
     while kinds[times * size : (times + 1) * size] == kinds[:size]:
         times += 1
     return times
 
 
-def _loop(layers: Sequence, size: int, step: Callable, hidden_BLD: jax.Array):
+def _loop(layers: Sequence, size: int, hidden_BLD: jax.Array, *inputs):
     stacked = [_stacked(layers[place::size], hidden_BLD.dtype) for place in range(size)]
 
     def body(hidden_BLD, group):
-        return run(group, step, hidden_BLD, scan=True), None
+        for part in loops(group, scan=True):
+            hidden_BLD = part(hidden_BLD, *inputs)
+        return hidden_BLD, None
 
     return jax.lax.scan(body, hidden_BLD, stacked)[0]
 
 
 def _stacked(layers: Sequence, dtype):
-    """One module whose arrays have one more axis in front, the layer."""
+    """Makes one module whose arrays have one more axis in front, the layer."""
 
     def stack(path, *arrays):
         # Gains stay as they are: norms are computed in float32.

@@ -1,1 +1,1 @@
-"""Products and losses with gradients of our own."""
+"""Products, activations and losses whose gradients or precision are our own."""

@@ -1,4 +1,8 @@
-"""The loss of a token, whose gradient is written over the logits."""
+"""The loss of a token, with a gradient that is written over the logits.
+
+It saves an array of the logits' size on every device, and costs their exponential a
+second time.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +14,16 @@ def cross_entropy(
 ) -> Float[Array, "B L"]:
     """Minus the logarithm of each target's probability, in nats.
 
-    The usual function. JAX's own gradient holds two arrays of the logits' size, a small
-    model's largest, while all activations are in memory as well. Ours keeps the logits
-    and is written in their place: in two dimensions, for a reshape between would make
-    XLA hold both.
+    The value is the usual one. JAX's own gradient holds two arrays of the logits' size, a
+    small model's largest, while all activations are in memory as well. Ours keeps the
+    logits and is written in their place.
 
     Args:
         logits_BLV: float32.
         targets_BL: 0 .. V - 1.
     Source: ours.
     """
+    # In two dimensions: a reshape between value and gradient would make XLA hold both.
     logits_TV = logits_BLV.reshape(-1, logits_BLV.shape[-1])
     return _of_rows(logits_TV, targets_BL.reshape(-1)).reshape(targets_BL.shape)
 

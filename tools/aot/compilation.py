@@ -24,7 +24,7 @@ from retro_jax.training import retrofit
 from retro_jax.training.optimizer import make_optimizer
 from retro_jax.training.step import train_step
 from retro_jax.training.train_state import initial_state
-from tools.aot import hlo, hlo_costs, roofline
+from tools.aot import hlo, roofline
 from tools.benchmark import sizes
 
 
@@ -48,10 +48,10 @@ def compile_row(cfg: Experiment, topology: str, *, retrieval: bool) -> dict[str,
         row |= _compiled(cfg, where, mesh, row["model_flops"])
         row["status"] = "ok"
     except jax.errors.JaxRuntimeError as error:
-        said = str(error).splitlines()[0]
-        if not said.startswith("RESOURCE_EXHAUSTED"):
+        message = str(error).splitlines()[0]
+        if not message.startswith("RESOURCE_EXHAUSTED"):
             raise
-        row["status"] = f"does not fit: {said.removeprefix('RESOURCE_EXHAUSTED: ')}"
+        row["status"] = f"does not fit: {message.removeprefix('RESOURCE_EXHAUSTED: ')}"
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return row | {
         "compile_s": time.perf_counter() - began_s,
@@ -173,11 +173,11 @@ def _compiled(
         raise RuntimeError(f"the compiler of {where.name} tells no memory or program")
     program = hlo.Program(text)
     collectives = program.collectives()
-    program_flops = hlo_costs.product_flops(program)
-    kernels = hlo_costs.num_kernels(program)
+    program_flops = hlo.product_flops(program)
+    kernels = hlo.num_kernels(program)
     if kernels:
         program_flops += _kernel_flops(cfg) // where.num_chips
-    traffic_bytes = hlo_costs.memory_bytes(program)
+    traffic_bytes = hlo.memory_bytes(program)
     bounds = roofline.times(where, program_flops, traffic_bytes, collectives)
     return {
         "argument_bytes": memory.argument_size_in_bytes,

@@ -1,4 +1,4 @@
-"""What a compiled program's text says: collectives, matrix products, memory traffic.
+"""The contents of a compiled program's text: collectives, matrix products, memory traffic.
 
 The text is XLA's, of one device's program after partitioning. XLA's own cost analysis counts
 the body of a loop once; here each computation counts as often as it runs.
@@ -6,9 +6,12 @@ the body of a loop once; here each computation counts as often as it runs.
 
 import collections
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
 
 COLLECTIVES = (
     "all-gather",
@@ -22,11 +25,18 @@ _ITEM_BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8}
 ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.*)$")
 _OPCODE = re.compile(r"\s*([a-z][a-z0-9-]*)\(")
+# What moves nothing by itself: its operands' producers and users are counted.
+_FREE = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while"),
+    *("conditional", "call", "after-all", "partition-id", "replica-id"),
+    *("opt-barrier", "async-start", "async-update"),
+}
+_READS_A_PART = ("dynamic-slice", "slice", "gather")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Instruction:
-    """One line of a computation.
+    """A line of a computation.
 
     Attributes:
         name: without the percent sign.
@@ -43,7 +53,7 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Collective:
-    """One collective and how often a step runs it.
+    """A collective and how often a step runs it.
 
     Attributes:
         kind: one of COLLECTIVES.
@@ -60,7 +70,7 @@ class Collective:
 
     @property
     def sent_bytes(self) -> float:
-        """Bytes that one device sends in one run of the program, over rings.
+        """Counts the bytes that a device sends in one run of the program, over rings.
 
         Of a payload S among g devices: S (g - 1) / g, twice that to reduce all, and S to
         permute.
@@ -101,7 +111,7 @@ class Program:
         return entry
 
     def _count_runs(self, entry: str) -> Mapping[str, int]:
-        """Executions of each computation, callers before those they call."""
+        """Counts executions of each computation, callers before those they call."""
         runs: dict[str, int] = collections.Counter({entry: 1})
         for name in self._callers_first(entry):
             for instruction in self.computations[name]:
@@ -136,7 +146,7 @@ class Program:
             yield called, times
 
     def _trip_count(self, loop: Instruction) -> int:
-        """How often a loop runs: stated, or the limit of its counter over its step."""
+        """Counts how often a loop runs: as stated, or the limit of its counter over its step."""
         if stated := re.search(r'known_trip_count[^\d]*"?(\d+)', loop.rest):
             return int(stated[1])
         condition, body = (
@@ -167,7 +177,7 @@ class Program:
         return max(-(-limit // max(step, 1)), 1)
 
     def collectives(self) -> list[Collective]:
-        """Every collective of the program once.
+        """Gives every collective of the program once.
 
         The TPU compiler prints one that overlaps with other work in each computation that
         it overlaps with; its channel tells that it is one.
@@ -199,14 +209,14 @@ class Program:
         return Collective(kind, self.runs[where], group_size, payload_bytes)
 
     def running(self) -> Iterable[tuple[str, Sequence[Instruction]]]:
-        """The computations that run, each with its instructions."""
+        """Gives the computations that run, each with its instructions."""
         for name, runs in self.runs.items():
             if runs and name in self.computations:
                 yield name, self.computations[name]
 
 
 def _split_shape(text: str) -> tuple[str, str]:
-    """A type, which may be a tuple of types with comments in it, and what follows."""
+    """Splits a line into its type, which may be a tuple with comments, and the rest."""
     if not text.startswith("("):
         shape, _, rest = text.partition(" ")
         return shape, rest
@@ -219,7 +229,7 @@ def _split_shape(text: str) -> tuple[str, str]:
 
 
 def _constant(instruction: Instruction) -> int:
-    """The value of a constant, 0 of anything else."""
+    """Reads the value of a constant; gives 0 for anything else."""
     found = re.match(r"(\d+)\)", instruction.rest)
     return int(found[1]) if instruction.opcode == "constant" and found else 0
 
@@ -238,12 +248,12 @@ def _called(instruction: Instruction) -> list[str]:
 
 
 def _bodies(instruction: Instruction) -> list[str]:
-    """Called computations whose instructions are steps of the program themselves."""
+    """Names called computations whose instructions are steps of the program themselves."""
     return _called(instruction) if instruction.opcode in _STEPS else []
 
 
 def arrays(shape: str) -> Iterator[tuple[int, bool]]:
-    """Size in bytes of each array of a type, and whether it lies in main memory."""
+    """Gives the size in bytes of each array of a type, and whether it lies in main memory."""
     for kind, dims, layout in ARRAY.findall(shape):
         count = math.prod(int(size) for size in dims.split(",") if size)
         item_bytes = _ITEM_BYTES.get(kind)
@@ -254,7 +264,7 @@ def arrays(shape: str) -> Iterator[tuple[int, bool]]:
 
 
 def _group_size(rest: str, num_partitions: int) -> int:
-    """Devices of a replica group, in any of the three ways that XLA prints them.
+    """Counts the devices of a replica group, in any of the three ways that XLA prints them.
 
     Of a permutation: how many pass it on before it comes back.
     """
@@ -279,10 +289,170 @@ def _cycle_length(targets: Mapping[str, str]) -> int:
 
 
 def operands(instruction: Instruction) -> list[str]:
-    """Names of what an instruction works on."""
+    """Names the operands of an instruction."""
     depth = 1
     for place, letter in enumerate(instruction.rest):
         depth += (letter == "(") - (letter == ")")
         if depth == 0:
             return re.findall(r"%([\w.-]+)", instruction.rest[:place])
     return []
+
+
+def product_flops(program: Program) -> int:
+    """Counts the FLOPs of all matrix products, which TPUs run as convolutions.
+
+    What is recomputed counts again, and what every device does alike counts on each.
+    Kernels (custom calls) are opaque and not counted.
+    """
+    flops = 0
+    for name, body in program.running():
+        shapes = _shapes(body)
+        for instruction in body:
+            if instruction.opcode in ("convolution", "dot"):
+                flops += program.runs[name] * _product_flops(instruction, shapes)
+    return flops
+
+
+def num_kernels(program: Program) -> int:
+    """Counts the Pallas (Mosaic) kernels that a run calls."""
+    return sum(
+        program.runs[name]
+        for name, body in program.running()
+        for instruction in body
+        if 'custom_call_target="tpu_custom_call"' in instruction.rest
+    )
+
+
+def memory_bytes(program: Program) -> int:
+    """Counts the bytes that instructions read from and write to main memory.
+
+    What a fusion keeps to itself moves nothing, nor what lies in on-chip memory, S(1); of
+    an array that is sliced or updated in place, the part counts.
+    """
+    total = 0
+    for name, body in program.running():
+        if name in program.fused:
+            continue
+        shapes = _shapes(body)
+        for instruction in body:
+            if not _is_free(instruction):
+                moved_bytes = _moved_bytes(program, instruction, shapes)
+                total += program.runs[name] * moved_bytes
+    return total
+
+
+def _is_free(instruction: Instruction) -> bool:
+    return (
+        instruction.opcode in _FREE
+        or instruction.opcode.endswith("-done")
+        or 'custom_call_target="AllocateBuffer"' in instruction.rest
+    )
+
+
+def _shapes(body: Sequence[Instruction]) -> Mapping[str, str]:
+    return {instruction.name: instruction.shape for instruction in body}
+
+
+def _in_memory(shape: str) -> int:
+    return sum(size_bytes for size_bytes, is_main in arrays(shape) if is_main)
+
+
+def _moved_bytes(
+    program: Program, instruction: Instruction, shapes: Mapping[str, str]
+) -> int:
+    names = operands(instruction)
+    if instruction.opcode.endswith("-start"):  # its type names what it reads, too
+        return _in_memory(instruction.shape)
+    if instruction.opcode == "dynamic-update-slice":
+        return 2 * _in_memory(shapes.get(names[1], ""))
+    if instruction.opcode in _READS_A_PART:
+        return 2 * _in_memory(instruction.shape)
+    called = re.search(r"calls=%?([\w.-]+)", instruction.rest)
+    if instruction.opcode == "fusion" and called:
+        return _fusion_bytes(program, called[1], instruction.shape)
+    return _in_memory(instruction.shape) + sum(
+        _in_memory(shapes.get(name, "")) for name in set(names)
+    )
+
+
+def _fusion_bytes(program: Program, name: str, shape: str) -> int:
+    """Counts the bytes that a fusion reads of its parameters and writes."""
+    body = program.computations.get(name, [])
+    shapes = _shapes(body)
+    read, written = 0, _in_memory(shape)
+    for parameter in body:
+        if parameter.opcode != "parameter" or not _in_memory(parameter.shape):
+            continue
+        whole = _in_memory(parameter.shape)
+        parts, updated = 0, 0
+        for user in body:
+            names = operands(user)
+            if parameter.name not in names:
+                continue
+            if user.opcode in _READS_A_PART and names[0] == parameter.name:
+                parts += _size(user.shape)
+            elif user.opcode == "dynamic-update-slice" and names[0] == parameter.name:
+                # In place: of the result, too, only this part is written.
+                updated += _size(user.shape) - _size(shapes.get(names[1], ""))
+            else:
+                parts = whole
+        read += min(whole, parts)
+        written -= updated
+    return read + max(written, 0)
+
+
+def _size(shape: str) -> int:
+    return sum(size_bytes for size_bytes, _ in arrays(shape))
+
+
+def _dims(shape: str) -> list[int]:
+    found = ARRAY.search(shape)
+    return [int(size) for size in found[2].split(",") if size] if found else []
+
+
+def _product_flops(instruction: Instruction, shapes: Mapping[str, str]) -> int:
+    """Counts 2 FLOPs for each term that is summed into each output."""
+    left, right = (_dims(shapes.get(name, "")) for name in operands(instruction)[:2])
+    outputs = _dims(instruction.shape)
+    if instruction.opcode == "dot":
+        found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
+        summed = [int(axis) for axis in (found[1] if found else "").split(",") if axis]
+        return 2 * math.prod(outputs) * math.prod(left[axis] for axis in summed)
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
+    if labels is None:
+        return 0
+    flops = 2 * outputs[labels[3].index("b")] * outputs[labels[3].index("f")]
+    flops *= right[labels[2].index("i")]
+    for axis, window in enumerate(_windows(instruction.rest, len(left) - 2)):
+        sizes = (
+            left[labels[1].index(str(axis))],
+            right[labels[2].index(str(axis))],
+            outputs[labels[3].index(str(axis))],
+        )
+        flops *= _pairs(*sizes, *window)
+    return flops
+
+
+def _windows(rest: str, num_axes: int) -> list[tuple[int, int, int, int]]:
+    """Reads stride, padding before, dilation of input and of kernel for each spatial axis."""
+    found = re.search(r"window=\{([^}]*)\}", rest)
+    given = dict(re.findall(r"(\w+)=(\S+)", found[1])) if found else {}
+
+    def values(name: str, default: int) -> list[int]:
+        if name not in given:
+            return [default] * num_axes
+        return [int(value.split("_")[0]) for value in given[name].split("x")]
+
+    names = (("stride", 1), ("pad", 0), ("lhs_dilate", 1), ("rhs_dilate", 1))
+    return list(zip(*(values(*name) for name in names), strict=True))
+
+
+@functools.cache
+def _pairs(
+    size: int, kernel: int, outputs: int, stride: int, pad: int, dilate: int, step: int
+) -> int:
+    """Counts the (output, kernel entry) pairs that fall on an entry of the input."""
+    first = np.arange(outputs)[:, None] * stride - pad
+    places = first + np.arange(kernel) * step
+    inside = (places >= 0) & (places <= (size - 1) * dilate)
+    return int(np.sum(inside & (places % dilate == 0)))

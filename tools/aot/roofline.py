@@ -48,7 +48,7 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slice:
-    """Chips of one kind in a torus: 'v5p:4x4x4'."""
+    """The chips of one kind in a torus, such as 'v5p:4x4x4'."""
 
     name: str
     chip: Chip
@@ -59,7 +59,7 @@ class Slice:
         return math.prod(self.shape)
 
     def ici_bytes_per_s(self, group_size: int) -> float:
-        """What one chip can send to a group of this size.
+        """Gives the bytes a second that a chip can send to a group of this size.
 
         A group lies along as few axes of the torus as hold it, and uses their links alone.
         """
@@ -98,17 +98,17 @@ class Times:
 
     @property
     def longest_s(self) -> float:
-        """The step's time if all three overlap: the roofline."""
+        """Gives the step's time if all three overlap: the roofline."""
         return max(self.compute_s, self.hbm_s, self.ici_s)
 
     @property
     def sum_s(self) -> float:
-        """The step's time if nothing overlaps."""
+        """Gives the step's time if nothing overlaps."""
         return self.compute_s + self.hbm_s + self.ici_s
 
     @property
     def limit(self) -> str:
-        """What takes longest: 'compute', 'HBM' or 'ICI'."""
+        """Names the part that takes longest: 'compute', 'HBM' or 'ICI'."""
         parts = {"compute": self.compute_s, "HBM": self.hbm_s, "ICI": self.ici_s}
         return max(parts, key=lambda name: parts[name])
 
@@ -116,7 +116,7 @@ class Times:
 def times(
     where: Slice, flops: float, memory_bytes: float, collectives: Iterable[Collective]
 ) -> Times:
-    """Bounds from the work of one chip in one step, at the chip's published peaks."""
+    """Bounds the times of one chip's work in a step by the chip's published peaks."""
     return Times(
         compute_s=flops / where.chip.flops_per_s,
         hbm_s=memory_bytes / where.chip.hbm_bytes_per_s,

@@ -30,7 +30,6 @@ def _step(one: Mapping[str, Any]) -> Row:
     hbm = f"{one['hbm_bytes'] / _GIB:.0f}"
     row |= {
         "mesh, micro-batches": f"{mesh}, {one['accumulation']}",
-        "remat": one["remat"],
         "parameters/chip (M)": round(one["parameters_per_chip"] / 1e6, 1),
         "model TFLOP/chip": round(one["model_flops"] / 1e12, 1),
         "compile (s)": round(one["compile_s"]),

@@ -1,4 +1,4 @@
-"""How fast a database opens, loads and answers, and in how much memory.
+"""The seconds and the memory in which a database opens, loads and answers.
 
     python -m tools.benchmark database --database=work/tiny/database
 
@@ -21,12 +21,12 @@ _K, _BATCH, _TEXTS = 10, 64, 16
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of `database`."""
+    """Adds the flags of `database`."""
     command.add_argument("--database", type=Path, required=True, help="its folder")
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Seconds to open and load, milliseconds to search, and gigabytes resident."""
+    """Gives seconds to open, load and search, and gigabytes resident."""
     began_bytes = memory.process_peak_bytes()
     rows: list[Row] = []
 
@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> Result:
         return found
 
     opened = took("open, once", lambda: Database.open(args.database))
-    took("load the index, once", lambda: opened.index)
+    took("load the index, once", opened.snapshot.index)
     rng = np.random.default_rng(0)
-    ids = np.sort(rng.choice(opened.searchable, _BATCH, replace=False))
-    vectors_QW = opened.vectors(ids).astype(np.float32)
+    ids = np.sort(rng.choice(opened.snapshot.searchable, _BATCH, replace=False))
+    vectors_QW = opened.snapshot.vectors(ids).astype(np.float32)
     texts = [opened.found(int(chunk)).text for chunk in ids[:_TEXTS]]
     searches = {
         "one vector": lambda: opened.nearest(vectors_QW[:1], _K),
@@ -54,14 +54,11 @@ def run(args: argparse.Namespace) -> Result:
     for what, elapsed_s in alternate(searches, 5 * args.rounds).items():
         add(what, statistics.median(elapsed_s))
     for row in rows:
-        row["chunks"] = len(opened.searchable)
+        row["chunks"] = len(opened.snapshot.searchable)
     conditions = describe_machine(("numpy", "scann", "jax")) | {
-        "chunks": len(opened.searchable),
+        "chunks": len(opened.snapshot.searchable),
         "index": opened.manifest["index"]["kind"],
-        "index shards": opened.num_shards,
-        "version": opened.version,
-        "k": _K,
-        "searches of each": 5 * args.rounds,
+        "index shards": opened.snapshot.num_shards,
     }
     notes = [f"{began_bytes / 1e9:.2f} GB are resident before: Python, numpy and JAX"]
     return Result(name="database", conditions=conditions, rows=rows, notes=notes)

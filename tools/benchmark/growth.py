@@ -40,7 +40,7 @@ _GIVEN_UP = tuple(step for steps in pipeline.STEPS.values() for step in steps)
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of `growth`."""
+    """Adds the flags of `growth`."""
     command.add_argument("--corpus", type=Path, required=True, help="folder of files")
     command.add_argument("--work", type=Path, required=True, help="for the databases")
     command.add_argument("--files", type=_numbers, required=True, help="as 1,3,9")
@@ -137,7 +137,7 @@ def measure(database: Path) -> Measured:
         raise ValueError(f"{database} is not built, or its {costs.FILE} is missing")
     chunks = sum(manifest["chunks"].values())
     index_shards = manifest["index"]["shards"]
-    by_stage: dict[str, list[costs.Cost]] = defaultdict(list)
+    by_stage: dict[str, list[costs.ShardCost]] = defaultdict(list)
     for cost in recorded:
         by_stage[cost.stage].append(cost)
     rows_of = {path.name: _rows(path) for path in (database / "chunks").glob("*-*")}

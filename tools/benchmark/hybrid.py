@@ -9,7 +9,6 @@ each of their paragraphs, unless it is there already, and asks it the questions.
 import argparse
 import json
 import lzma
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,7 +25,7 @@ _RESAMPLES = 1000
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of `hybrid`."""
+    """Adds the flags of `hybrid`."""
     command.add_argument("--questions", type=Path, required=True, help="SQuAD's JSON")
     command.add_argument("--database", type=Path, required=True, help="folder for it")
     command.add_argument("--count", type=positive, default=1000, help="of questions")
@@ -34,15 +33,16 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Share of questions whose paragraph is among the first 2 and 10 passages."""
+    """Gives the share of questions whose paragraph is among the first 2 and 10 passages."""
     paragraphs, asked = read_squad(args.questions)
     database = _database(args.database, paragraphs, args.vocab_size)
     picks = np.random.default_rng(0).permutation(len(asked))[: args.count]
     questions = [asked[pick][0] for pick in picks]
-    wanted_Q = database.rows_of([asked[pick][1] for pick in picks])
-    found, seconds = _rankings(database, questions)
+    wanted_Q = database.snapshot.rows_of([asked[pick][1] for pick in picks])
+    found = _rankings(database, questions)
     hits = {
-        name: database.document_of_chunk[np.maximum(ids_QN, 0)] == wanted_Q[:, None]
+        name: database.snapshot.document_of_chunk[np.maximum(ids_QN, 0)]
+        == wanted_Q[:, None]
         for name, ids_QN in found.items()
     }
     for name, ids_QN in found.items():
@@ -50,20 +50,16 @@ def run(args: argparse.Namespace) -> Result:
     rows: list[Row] = [_row(hits, k) for k in (1, 2, _DEPTH)]
     conditions = describe_machine(("bm25s", "numpy", "jax")) | {
         "paragraphs": len(paragraphs),
-        "chunks": len(database.searchable),
+        "chunks": len(database.snapshot.searchable),
         "questions": len(questions),
         "embedder": database.manifest["embedder"],
         "chunk_len": database.chunk_len,
     }
-    notes = [
-        f"{name}: {1000 * took_s / len(questions):.2f} ms a question"
-        for name, took_s in seconds.items()
-    ]
-    return Result(name="hybrid", conditions=conditions, rows=rows, notes=notes)
+    return Result(name="hybrid", conditions=conditions, rows=rows, notes=[])
 
 
 def read_squad(path: Path) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Paragraphs by id, each text once, and questions with the id of theirs.
+    """Reads paragraphs by id, each text once, and questions with the id of theirs.
 
     Raises:
         ValueError: naming the file, if it is not in SQuAD's layout.
@@ -99,24 +95,20 @@ def _database(folder: Path, paragraphs: Mapping[str, str], vocab_size: int) -> D
     return Database.open(folder / "database")
 
 
-def _rankings(database: Database, questions: list[str]):
-    """Chunk ids (Q, 10) by each ranking, and the seconds that it took."""
+def _rankings(database: Database, questions: list[str]) -> dict[str, np.ndarray]:
+    """Gives chunk ids (Q, 10) by each ranking."""
     ways = {
-        "vectors": lambda: hybrid.search(database, questions, _DEPTH)[0],
-        "words": lambda: database.lexical.search(questions, _DEPTH)[0],
-        "both": lambda: hybrid.search(database, questions, _DEPTH, rank="hybrid")[0],
+        "vectors": lambda: hybrid.search(database.snapshot, questions, _DEPTH)[0],
+        "words": lambda: database.snapshot.lexical.search(questions, _DEPTH)[0],
+        "both": lambda: hybrid.search(
+            database.snapshot, questions, _DEPTH, rank="hybrid"
+        )[0],
     }
-    database.search(questions[:1], 1, rank="hybrid")  # loads and compiles
-    found, seconds = {}, {}
-    for name, search in ways.items():
-        start_s = time.perf_counter()
-        found[name] = search()
-        seconds[name] = time.perf_counter() - start_s
-    return found, seconds
+    return {name: search() for name, search in ways.items()}
 
 
 def _row(hits: Mapping[str, np.ndarray], k: int) -> Row:
-    """Recall at k of each ranking; both less vectors, with a bootstrap interval."""
+    """Gives recall at k of each ranking; both less vectors, with a bootstrap interval."""
     hit_Q = {name: hit_QN[:, :k].any(axis=1) for name, hit_QN in hits.items()}
     gain_Q = hit_Q["both"].astype(float) - hit_Q["vectors"]
     rng = np.random.default_rng(0)

@@ -5,6 +5,8 @@
 ScaNN, as this project uses it, beside exact search, hnswlib and Faiss where they are
 installed. Half of the held-out queries tune each, the other half are timed in one batch.
 Every library may use all cores that the process may: `taskset -c 0` measures one thread.
+
+Letters here: P pairs of query and row.
 """
 
 import argparse
@@ -19,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.index import exact, faiss, scann
-from data_pipeline.index.recall_goal import Effort
+from data_pipeline.index import checks, exact, faiss, recall, scann
+from data_pipeline.index.recall import Effort
 from tools.benchmark.result import (
     UNKNOWN,
     Result,
@@ -35,12 +37,11 @@ from tools.benchmark.synthetic import clustered
 K = 10
 _STEP = 1.2  # from an effort to the next
 _REORDERS = (20, 50, 100, 200)  # candidates that are re-ranked
-_TIE = 1e-6  # squared distance by which float32 results may differ
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Contestant:
-    """An index: `search(queries_QW, effort, reorder)` gives rows (Q, 10)."""
+    """An index whose `search(queries_QW, effort, reorder)` gives rows (Q, 10)."""
 
     name: str
     search: Callable[[np.ndarray, int, int], np.ndarray]
@@ -50,7 +51,7 @@ class Contestant:
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of `index`."""
+    """Adds the flags of `index`."""
     command.add_argument("--rows", type=int, help="at most; 50000 of made-up vectors")
     command.add_argument("--queries", type=int, default=2_000)
     command.add_argument("--width", type=int, default=384, help="of made-up vectors")
@@ -59,7 +60,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Build time, recall and queries a second of each index at the same recall@10."""
+    """Gives build time, recall and queries a second of each index at the same recall@10."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # where the others run; exact search would not
     vectors_TW, queries_QW, what = _vectors(args)
     tuning_QW, asked_QW = queries_QW[::2], queries_QW[1::2]
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> Result:
         progress(f"building {name}")
         start_s = time.perf_counter()
         contestant = build(vectors_TW)
-        row: Row = {"index": contestant.name}
+        row: Row = {"index": name, "kind": contestant.name}
         row["build s"] = round(time.perf_counter() - start_s, 1)
 
         def is_enough(ids_QN: np.ndarray) -> bool:
@@ -85,13 +86,12 @@ def run(args: argparse.Namespace) -> Result:
         effort, reorder = chosen
         row["effort"] = f"{contestant.effort_name} {effort}".strip()
         row["re-ranked"] = reorder or UNKNOWN
-        row["name"] = name
         ready[name] = _searching(contestant, asked_QW, effort, reorder)
         rows.append(row)
     elapsed_s = alternate(ready, args.rounds)
     for row in rows:
-        label = str(row.pop("name", ""))
-        if label:
+        label = str(row["index"])
+        if label in ready:
             found = _recall(vectors_TW, asked_QW, ready[label](), limit_Q)
             row["recall@10"] = round(found, 4)
             row["queries/s"] = _rate(asked_QW, elapsed_s[label])
@@ -102,7 +102,6 @@ def run(args: argparse.Namespace) -> Result:
         "threads": threads,
         "rows": len(vectors_TW),
         "queries": f"{len(asked_QW)} in a batch, {len(tuning_QW)} others to tune",
-        "width": vectors_TW.shape[1],
         "vectors": what,
         "rounds": args.rounds,
     }
@@ -131,7 +130,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 def _limits(vectors_TW: np.ndarray, queries_QW: np.ndarray) -> np.ndarray:
     """Gives the squared distance of each query's tenth nearest."""
-    return exact.ExactIndex(vectors_TW).search(queries_QW, K)[1][:, -1] + _TIE
+    return exact.ExactIndex(vectors_TW).search(queries_QW, K)[1][:, -1] + recall.TIE
 
 
 def _recall(vectors_TW, queries_QW, ids_QN: np.ndarray, limit_Q: np.ndarray) -> float:
@@ -149,7 +148,7 @@ def _vectors(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, str]:
         stored_TW = np.load(args.vectors, mmap_mode="r", allow_pickle=False)
         held_out_TW = np.array(stored_TW[-args.queries :], np.float32)
         rows_TW = np.array(stored_TW[: -args.queries][: args.rows], np.float32)
-        exact.check_vectors(rows_TW)
+        checks.check_vectors(rows_TW)
         return rows_TW, held_out_TW, args.vectors.name
     total = (args.rows or 50_000) + args.queries
     made_TW = clustered(np.random.default_rng(0), total, args.width)

@@ -22,16 +22,16 @@ from tools.benchmark.result import (
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of `input`."""
+    """Adds the flags of `input`."""
     command.add_argument("--database", type=Path, help="whose training split is read")
     command.add_argument("--batch_size", type=positive, default=8, help="sequences")
     command.add_argument("--batches", type=positive, default=100, help="of a round")
     command.add_argument("--sequences", type=positive, default=512, help="if random")
-    command.add_argument("--consumer", default="tiny", help="size of the step, or none")
+    command.add_argument("--consumer", default="tiny", help="size of the step")
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Sequences a second of the tf.data pipeline, from files to numpy batches.
+    """Gives sequences a second of the tf.data pipeline, from files to numpy batches.
 
     Raises:
         ValueError: if there is no dataset in the database.
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def _sequences_per_s(args: argparse.Namespace, sequences, seed: int) -> float:
-    """From the second batch on: opening files and threads is paid once a run."""
+    """Reads batches from the second on: files and threads are opened once a run."""
     batches = sequences.shuffled(args.batch_size, seed=seed, num_steps=1 + args.batches)
     next(batches)
     start_s = time.perf_counter()
@@ -87,15 +87,14 @@ def _row(args: argparse.Namespace, name: str, sequences, rates: list[float]) -> 
         "min": significant(min(rates)),
         "max": significant(max(rates)),
     }
-    if args.consumer != "none":
-        consumed = _consumed_per_s(args.consumer, length, num_neighbours)
-        row["step sequences/s"] = consumed or UNKNOWN
-        row["input/step"] = significant(rate / consumed, 3) if consumed else UNKNOWN
+    consumed = _consumed_per_s(args.consumer, length, num_neighbours)
+    row["step sequences/s"] = consumed or UNKNOWN
+    row["input/step"] = significant(rate / consumed, 3) if consumed else UNKNOWN
     return row
 
 
 def _consumed_per_s(size: str, length: int, num_neighbours: int) -> float | None:
-    """Sequences a second of a step of this size; None if it could not be measured."""
+    """Measures sequences a second of a step of this size; None if it could not be measured."""
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
     parser.add_argument("--rounds", type=positive, default=3)

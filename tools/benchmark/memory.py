@@ -1,4 +1,4 @@
-"""Memory of this process and of the machine, in bytes. Needs no package."""
+"""The memory of this process and of the machine, in bytes; needs no package."""
 
 import os
 import pathlib
@@ -7,7 +7,7 @@ import sys
 
 
 def process_peak_bytes() -> int:
-    """The most memory that this process has held in RAM since it began.
+    """Gives the most memory that this process has held in RAM since it began.
 
     On Linux from /proc: getrusage also counts what a parent held when it forked.
     """
@@ -19,7 +19,7 @@ def process_peak_bytes() -> int:
 
 
 def free_bytes() -> int:
-    """RAM that a process can still get without others having to give up theirs."""
+    """Gives the RAM that a process can still get without taking it from others."""
     meminfo = pathlib.Path("/proc/meminfo")
     if meminfo.exists():
         return _kilobytes(meminfo.read_text(encoding="ascii"), "MemAvailable:") * 1024

@@ -48,7 +48,7 @@ class _Entry:
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of `peer`."""
+    """Adds the flags of `peer`."""
     command.add_argument("--peer_python", type=Path, help="Python that has the peer")
     ours = ["dtype=float32,remat=none", "dtype=bfloat16,remat=none"]
     command.add_argument("--ours", nargs="+", default=ours, help="a contestant each")
@@ -58,7 +58,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Tokens a second and memory of both models' whole steps, retrieval on and off.
+    """Gives tokens a second and memory of both models' whole steps, retrieval on and off.
 
     Raises:
         ValueError: if the peer's environment or the memory to run in is not there.
@@ -152,8 +152,6 @@ def _row(
         "parameters M": significant(contestant.about["parameters"] / 1e6),
         "tokens/s": _tokens_per_s(args, contestant),
         "step s": significant(statistics.median(contestant.step_s)),
-        "min": significant(min(contestant.step_s)),
-        "max": significant(max(contestant.step_s)),
         "peak MB": round(contestant.peak_bytes / 1e6),
         "compile s": significant(contestant.about.get("compile_s", 0.0), 3),
     }

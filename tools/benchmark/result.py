@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from data_pipeline.storage.files import write_file
+
 ROOT = pathlib.Path(__file__).parents[2]  # of the repository
 
 Row = dict[str, str | int | float]
@@ -27,7 +29,7 @@ UNKNOWN = "-"  # in a row, where a value is not known or does not apply
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Result:
-    """A table, the conditions it holds under, and sentences drawn from it."""
+    """A table, the conditions under which it was measured, and notes."""
 
     name: str
     conditions: dict[str, str | int | float]
@@ -145,9 +147,7 @@ def write_result(result: Result, path: pathlib.Path) -> None:
     """Writes the result as JSON, whole or not at all."""
     text = json.dumps(dataclasses.asdict(result), indent=2) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_file(path, text)
 
 
 def read_result(path: pathlib.Path) -> Result:

@@ -11,12 +11,12 @@ from tools.benchmark.result import Result, Row, describe_machine
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of `retrieval`."""
+    """Adds the flags of `retrieval`."""
     command.add_argument("--workdir", type=Path, nargs="+", required=True)
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Bits per byte of each run and condition, and the difference to retrieval off.
+    """Gives bits per byte of each run and condition, and the difference to off.
 
     Raises:
         ValueError: naming the folder, if a run was not evaluated.

@@ -39,7 +39,7 @@ _REQUESTS_AT_ONCE = 4  # batches under way from one client
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of `service`."""
+    """Adds the flags of `service`."""
     command.add_argument("--database", type=pathlib.Path, help="instead of random one")
     command.add_argument(
         "--shards", type=positive, nargs="+", default=[4], help="numbers of servers"
@@ -52,7 +52,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Queries a second in batches of 64, and latencies of requests of one vector."""
+    """Gives queries a second in batches of 64, and latencies of requests of one vector."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.database or write_database(
             pathlib.Path(scratch), args.rows, args.width, max(args.shards), args.index
@@ -65,14 +65,12 @@ def run(args: argparse.Namespace) -> Result:
             with _served(folder, num_servers) as client:
                 for row in _rows(args, database, client, queries_QW):
                     rows.append({"shard servers": num_servers} | row)
-    conditions = describe_machine(("grpcio", "numpy", "scann")) | {
-        "chunks": database.index.size,
-        "width": queries_QW.shape[1],
-        "index": database.manifest["index"]["kind"],
-        "index shards": database.num_shards,
-        "k": _K,
-        "rounds": args.rounds,
-    }
+        conditions = describe_machine(("grpcio", "numpy", "scann")) | {
+            "chunks": database.snapshot.index().size,
+            "index": database.manifest["index"]["kind"],
+            "index shards": database.snapshot.num_shards,
+            "rounds": args.rounds,
+        }
     notes = ["ratio: the time in this process over the service's, of each round"]
     return Result(name="service", conditions=conditions, rows=rows, notes=notes)
 
@@ -80,7 +78,7 @@ def run(args: argparse.Namespace) -> Result:
 def _rows(
     args, database: Database, client: RetrievalClient, queries_QW: np.ndarray
 ) -> list[Row]:
-    """The search in this process, and the service with one and more requests at a time."""
+    """Measures the search in this process, and the service beside it."""
     batches = [
         queries_QW[start : start + _BATCH]
         for start in range(0, _BATCH * args.batches, _BATCH)
@@ -101,7 +99,7 @@ def _rows(
     rows: list[Row] = [
         {
             "search": name,
-            "chunks": database.index.size,
+            "chunks": database.snapshot.index().size,
             "queries/s at batch 64": round(queries / statistics.median(took_s)),
             "in process queries/s": round(queries / statistics.median(base_s)),
             "ratio": ratio(base_s, took_s),
@@ -129,7 +127,7 @@ def _two_calls(client: RetrievalClient) -> Callable[[np.ndarray], object]:
 
 
 def _latencies(name: str, ask: Callable[[np.ndarray], object], singles) -> Row:
-    """Milliseconds of requests one after another: median and 99th percentile."""
+    """Sends one request after another; gives the median and 99th percentile in ms."""
     took_ms = []
     for one in singles:
         start_s = time.perf_counter()
@@ -143,7 +141,7 @@ def _latencies(name: str, ask: Callable[[np.ndarray], object], singles) -> Row:
 
 
 def _at_once(ask: Callable[[np.ndarray], object], batches) -> None:
-    """Asks for all batches, several at a time."""
+    """Sends all batches, several at a time."""
 
     with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
         for _ in pool.map(ask, batches):
@@ -152,7 +150,7 @@ def _at_once(ask: Callable[[np.ndarray], object], batches) -> None:
 
 @contextmanager
 def _served(folder: pathlib.Path, num_shards: int) -> Iterator[RetrievalClient]:
-    """The service, for as long as the block runs."""
+    """Runs the service for as long as the block runs."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -175,11 +173,11 @@ def _served(folder: pathlib.Path, num_shards: int) -> Iterator[RetrievalClient]:
 
 
 def _queries(database: Database, count: int) -> np.ndarray:
-    """Rows of the database, moved a little."""
+    """Draws rows of the database and moves them a little."""
     rng = np.random.default_rng(1)
     shards = [
         np.load(path / "vectors.npy", mmap_mode="r")
-        for path in database.shards("embeddings", "train")
+        for path in database.snapshot.paths.shards("embeddings", "train")
     ]
     shard = shards[0]
     rows = np.sort(rng.integers(0, len(shard), count))

@@ -39,7 +39,7 @@ LOADS = {
 
 
 def model(size: str) -> ModelConfig:
-    """The model of `experiments/configs/tiny.py`, the peer's shape or a paper's size.
+    """Gives the model of `experiments/configs/tiny.py`, the peer's shape or a paper's size.
 
     Raises:
         ValueError: for another size.
@@ -52,7 +52,7 @@ def model(size: str) -> ModelConfig:
 
 
 def _peer_shape() -> ModelConfig:
-    """Ours with the layers, widths and tables of RETRO-pytorch in `peer_step.py`.
+    """Gives our model the layers, widths and tables of RETRO-pytorch in `peer_step.py`.
 
     What can't be matched: it has biases and learned absolute positions, ours has
     relative positions.
@@ -77,7 +77,7 @@ def _peer_shape() -> ModelConfig:
 
 
 def override(cfg: ModelConfig, settings: str) -> ModelConfig:
-    """`cfg` with the fields in 'dtype=bfloat16,cca_layers=(2,),remat=none'.
+    """Replaces the fields of `cfg` that are named in 'dtype=bfloat16,cca_layers=(2,),remat=none'.
 
     Raises:
         ValueError: for a field that there is not, or a value of another type.
@@ -100,12 +100,12 @@ def override(cfg: ModelConfig, settings: str) -> ModelConfig:
 
 
 def without_retrieval(cfg: ModelConfig) -> ModelConfig:
-    """The same decoder without cross-attention and encoder: the paper's baseline."""
+    """Gives the same decoder without cross-attention and encoder: the paper's baseline."""
     return dataclasses.replace(cfg, cca_layers=(), copy_init=False)
 
 
 def synthetic_batch(cfg: ModelConfig, load: Load, seed: int = 0) -> Batch:
-    """Random tokens in a batch of the training contract; all positions have weight."""
+    """Draws a batch of the training contract, in which all positions have weight."""
     rng = np.random.default_rng(seed)
     tokens_BL = (load.batch_size, load.sequence_len)
     chunks_BC = (load.batch_size, load.sequence_len // cfg.chunk_len)

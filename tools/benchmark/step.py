@@ -1,4 +1,4 @@
-"""One optimizer step, compiled and run as `retro_jax.training.train.train` does."""
+"""An optimizer step, compiled and run as `retro_jax.training.loop.train` does."""
 
 import functools
 import time
@@ -36,7 +36,7 @@ class Step:
         batch: Batch,
         mesh: Mesh,
     ):
-        """Compiles.
+        """Compiles the step.
 
         Raises:
             MemoryError: if it would not fit into the memory that is free.
@@ -73,7 +73,7 @@ class Step:
         self.last_loss_nats = float("nan")  # a token
 
     def start(self) -> None:
-        """Makes the state anew and takes a first step, which no one measures."""
+        """Makes the state anew and takes a first step, which is not measured."""
         with jax.set_mesh(self._mesh):
             self._state = jax.block_until_ready(self._make_state())
         give_back_memory()  # training makes the state before it compiles, and then does
@@ -105,12 +105,12 @@ class Step:
         return elapsed_s / steps
 
     def stop(self) -> None:
-        """Gives the state up."""
+        """Gives up the state, and so its memory."""
         self._state = None
 
 
 def _needs_bytes(compiled) -> int:
-    """Memory of one device that the compiled step uses; the state, donated, once."""
+    """Adds up what the compiled step needs of a device; the state, donated, counts once."""
     sizes = compiled.memory_analysis()
     return (
         sizes.argument_size_in_bytes

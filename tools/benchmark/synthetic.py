@@ -4,6 +4,7 @@ Text, its embedding and, for a dataset, the search are left out; all files are t
 a build makes.
 """
 
+import tempfile
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +17,12 @@ import pyarrow.parquet
 from data_pipeline.build.engine import run_stage
 from data_pipeline.build.local_engine import LocalEngine
 from data_pipeline.config import DataConfig
-from data_pipeline.database import Database, neighbours
+from data_pipeline.database import Snapshot, neighbours
 from data_pipeline.database.manifest import FORMAT_VERSION
 from data_pipeline.database.versions import Version
 from data_pipeline.embedding import embedder
 from data_pipeline.index import sharded
+from data_pipeline.sequences import dataset, packing
 from data_pipeline.storage.files import fingerprint, write_json, write_sealed
 from data_pipeline.text.tokenizer import Tokenizer
 from tools.benchmark.embed import code_chunks
@@ -65,24 +67,13 @@ def write_database(
     def write_vectors(name: str, shard: Path) -> None:
         np.save(shard / "vectors.npy", vectors_TW.astype(np.float16))
 
-    def write_tokenizer(name: str, shard: Path) -> None:
-        Tokenizer.train(code_chunks(500), 2000, shard / "tokenizer.model")
-
     def write_chunks(name: str, shard: Path) -> None:
         documents_T = np.arange(rows) // _DOCUMENT_CHUNKS
         _write_chunks(shard, rng.integers(3, 260, (rows, _CHUNK_LEN)), documents_T)
 
-    def write_documents(name: str, shard: Path) -> None:
-        names = [f"document-{row}" for row in range(-(-rows // _DOCUMENT_CHUNKS))]
-        same = {column: names for column in ("id", "title", "uri", "licence")}
-        sizes = {"size_bytes": [_DOCUMENT_CHUNKS * 256] * len(names)}
-        pyarrow.parquet.write_table(
-            pa.table(same | sizes), shard / "train-00000.parquet"
-        )
-
     writers: dict[str, tuple[list[str], Callable[[str, Path], None]]] = {
-        "tokenizer": (["all"], write_tokenizer),
-        "documents": (["all"], write_documents),
+        "tokenizer": (["all"], _write_tokenizer),
+        "documents": (["all"], lambda name, shard: _write_documents(shard, rows)),
         "chunks": (["train-00000"], write_chunks),
         "embeddings": (["train-00000"], write_vectors),
         "index": ([f"{number:05d}" for number in range(shards)], write_index),
@@ -117,6 +108,17 @@ def _work(write: Callable[[str, Path], None]):
     return work
 
 
+def _write_tokenizer(name: str, shard: Path) -> None:
+    Tokenizer.train(code_chunks(500), 2000, shard / "tokenizer.model")
+
+
+def _write_documents(shard: Path, rows: int) -> None:
+    names = [f"document-{row}" for row in range(-(-rows // _DOCUMENT_CHUNKS))]
+    same = {column: names for column in ("id", "title", "uri", "licence")}
+    sizes = {"size_bytes": [_DOCUMENT_CHUNKS * 256] * len(names)}
+    pyarrow.parquet.write_table(pa.table(same | sizes), shard / "train-00000.parquet")
+
+
 def _write_chunks(shard: Path, tokens_TM: np.ndarray, documents_T: np.ndarray) -> None:
     """Writes a chunk table whose chunks are all full."""
     first_T = np.searchsorted(documents_T, documents_T)
@@ -132,8 +134,6 @@ def _write_chunks(shard: Path, tokens_TM: np.ndarray, documents_T: np.ndarray) -
 
 def write_dataset(folder: Path, cfg: DataConfig, num_sequences: int) -> Path:
     """Writes `num_sequences` training sequences; gives the folder for `Sequences`."""
-    from data_pipeline.sequences import dataset  # TensorFlow
-
     rng = np.random.default_rng(cfg.seed)
     num_chunks = num_sequences * cfg.sequence_chunks
     documents_T = np.cumsum(rng.random(num_chunks) < 1 / _DOCUMENT_CHUNKS)
@@ -147,9 +147,22 @@ def write_dataset(folder: Path, cfg: DataConfig, num_sequences: int) -> Path:
     neighbours.write_shard(shards[1], ids_TN, rng.random(shape_TN, np.float32))
     write_json(folder / "chunks" / "stage.json", {"shards": ["train-00000"]})
     as_built = Version(number=0, base="")
-    database = Database(folder, {"fingerprint": "random tokens"}, as_built)
+    manifest = {"fingerprint": "random tokens", "chunk_len": cfg.chunk_len}
+    snapshot = Snapshot(folder, manifest, as_built)
     # All that an example asks of a tokenizer.
     token_bytes = types.SimpleNamespace(token_bytes_V=np.full(_VOCAB_SIZE, 4, np.int32))
-    database.tokenizer = cast(Tokenizer, token_bytes)
-    dataset.write(database, cfg, folder / "dataset")
+    snapshot.tokenizer = cast(Tokenizer, token_bytes)
+    write_sequences(snapshot, cfg, folder / "dataset")
     return folder / "dataset"
+
+
+def write_sequences(database: Snapshot, cfg: DataConfig, folder: Path) -> None:
+    """Makes a dataset of an open database; raises ValueError as `dataset.plan`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        for shard in dataset.plan(database, cfg):
+            (made := Path(temporary) / shard).mkdir()
+            packed_SC = packing.pack(database, shard.split("-")[0], cfg)
+            for _ in dataset.write_shard(database, cfg, shard, packed_SC, made):
+                pass
+        dataset.join(database, cfg, Path(temporary), folder)

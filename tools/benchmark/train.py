@@ -26,7 +26,7 @@ from tools.benchmark.result import (
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of `train`."""
+    """Adds the flags of `train`."""
     command.add_argument("--sizes", default="tiny", help="tiny, peer, 172m, 425m, ...")
     command.add_argument("--sequence_len", type=positive, help="tokens; the size's own")
     command.add_argument("--batch_size", type=positive, help="in all; the size's own")

@@ -11,7 +11,7 @@ import numpy as np
 
 from retro_jax.config import MeshConfig, ModelConfig, OptimizerConfig
 from retro_jax.devices import sharding
-from retro_jax.model import flops, retro
+from retro_jax.model import flops, layers
 from tools.benchmark import device, sizes
 from tools.benchmark.result import (
     UNKNOWN,
@@ -27,7 +27,7 @@ from tools.benchmark.step import Step
 
 @dataclasses.dataclass(slots=True)
 class _Variant:
-    """A model, its step and what was measured of it.
+    """A model, its step and the measurements of it.
 
     Attributes:
         problem: why nothing more can be measured; '' as long as all is well.
@@ -96,7 +96,7 @@ def _build(variant: _Variant, batch: sizes.Batch, mesh) -> None:
 
 
 def _load(args: argparse.Namespace, cfg: ModelConfig, shards: int) -> sizes.Load:
-    """The load that is asked for; ValueError if the mesh or the model can't have it."""
+    """Gives the load that is asked for; ValueError if the mesh or the model can't have it."""
     usual = sizes.LOADS[args.sizes]
     load = sizes.Load(
         sequence_len=args.sequence_len or usual.sequence_len,
@@ -135,13 +135,12 @@ def _row(
         return unmeasured(size, name, variant.problem)
     step_s = statistics.median(variant.step_s)
     step_flops = _step_flops(variants, name, load)
-    dtype = str(retro.activation_dtype(variant.cfg))
     row: Row = {
         "size": size,
         "retrieval": name,
         "state": "measured",
         "parameters M": significant(variant.step.num_parameters / 1e6),
-        "dtype": dtype,
+        "dtype": str(layers.activation_dtype(variant.cfg)),
         "remat": variant.cfg.remat,
         "sequences": load.batch_size,
         "length": load.sequence_len,
@@ -154,10 +153,6 @@ def _row(
         "GFLOP/step": significant(step_flops / 1e9),
         "GFLOP/s": significant(step_flops / step_s / 1e9),
     }
-    promised = device.data_sheet_flops(jax.devices()[0].device_kind)
-    if promised is not None and dtype == "bfloat16":
-        per_chip = step_flops / step_s / device.num_chips()
-        row["MFU of data sheet"] = significant(per_chip / promised, 3)
     if name != "off" and len(off.step_s) == len(variant.step_s):
         row["off step s"] = significant(statistics.median(off.step_s))
         row["step / off"] = ratio(variant.step_s, off.step_s)
@@ -171,7 +166,7 @@ def _row(
 
 
 def _compiled_ratio(variant: _Variant, off: _Variant) -> float | str:
-    """By the compiler's own count: without what causal blocks leave out, with recomputing."""
+    """Divides FLOPs as the compiler counts them: with recomputing, without left-out blocks."""
     assert variant.step is not None and off.step is not None
     here, without = variant.step.compiled_flops, off.step.compiled_flops
     return significant(here / without, 3) if here and without else UNKNOWN
@@ -191,9 +186,6 @@ def _conditions(args: argparse.Namespace, mesh) -> Row:
     kind = jax.devices()[0].device_kind
     found["device"] = f"{jax.device_count()} x {kind} ({jax.default_backend()})"
     found["mesh"] = f"data {mesh.shape['data']}, model {mesh.shape['model']}"
-    promised = device.data_sheet_flops(kind)
-    if promised is not None:
-        found["data sheet, bfloat16"] = f"{promised / 1e12:g} TFLOP/s"
     found["batch"] = "random tokens, all neighbours of full length"
     found["steps"], found["rounds"] = args.steps, args.rounds
     return found

@@ -46,7 +46,7 @@ def rows(scratch: Path, seed: int) -> tuple[list[Row], list[str]]:
 
 
 def _updated(scratch: Path, seed: int) -> Path:
-    """A database with a version that adds and deletes."""
+    """Builds a database with a version that adds and deletes; gives its folder."""
     corpus = small_database.write_corpus(scratch / "corpus", seed)
     small_database.make(corpus, scratch / "database")
     opened = Database.open(scratch / "database")
@@ -67,7 +67,7 @@ class _Damage:
         self.notes: list[str] = []
 
     def flip(self, path: Path) -> None:
-        """Changes one bit of a random byte; of an empty file nothing."""
+        """Changes one bit of a random byte; leaves an empty file as it is."""
         content = bytearray(path.read_bytes())
         if content:
             content[self._rng.randrange(len(content))] ^= 1 << self._rng.randrange(8)
@@ -79,7 +79,7 @@ class _Damage:
         shutil.copytree(self._other / shard.relative_to(self._folder), shard)
 
     def row(self, what: str, names: list[Path], damage) -> Row:
-        """Counts what becomes of the damage of each file or folder by itself."""
+        """Counts the outcomes of damaging each file or folder by itself."""
         counts: collections.Counter[str] = collections.Counter()
         for name in names:
             damaged = self._folder / name
@@ -114,10 +114,10 @@ class _Damage:
         return "harmless" if same else "wrong answer"
 
 
-def _names(said: str, name: Path) -> bool:
+def _names(message: str, name: Path) -> bool:
     """Tells whether a message names a file, or the shard or stage that it is of."""
     places: Iterator[Path] = (p for p in (name, *name.parents) if p != Path())
-    return any(str(place) in said for place in places)
+    return any(str(place) in message for place in places)
 
 
 def _sequences(folder: Path) -> int:

@@ -27,7 +27,7 @@ def _parts(text: str) -> list[str]:
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of `faults`."""
+    """Adds the flags of `faults`."""
     all_parts = ",".join(_PARTS)
     command.add_argument("--parts", type=_parts, default=all_parts, help=all_parts)
     command.add_argument("--kills", type=positive, default=20, help="of each kind")

@@ -1,6 +1,5 @@
 """Requests to a retrieval service from many clients, and the outcome of each."""
 
-import collections
 import dataclasses
 import functools
 import threading
@@ -48,12 +47,6 @@ class Answers(list[Answer]):
     def longest_ms(self) -> int:
         """Gives the longest time of a request, failed ones too."""
         return round(1000 * max((answer.took_s for answer in self), default=0.0))
-
-    def codes(self) -> str:
-        """Lists the errors by their gRPC code."""
-        codes = collections.Counter(answer.outcome for answer in self)
-        errors = {c: n for c, n in codes.items() if c not in ("whole", "partial")}
-        return ", ".join(f"{code} {n}" for code, n in sorted(errors.items())) or "none"
 
 
 @contextmanager

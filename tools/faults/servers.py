@@ -29,10 +29,10 @@ _LONGEST_RECOVERY_S = 60.0
 
 
 class Server:
-    """A server process; started when made."""
+    """A server process, which runs from when it is made."""
 
     def __init__(self, module: str, *flags: str, port: int = 0):
-        """Waits until it serves; RuntimeError with what it said if it does not."""
+        """Waits until the process serves; RuntimeError with its messages if it ends."""
         command = [sys.executable, "-m", f"data_pipeline.service.{module}", *flags]
         self._process = subprocess.Popen(
             [*command, f"--port={port}", "--until_eof"],
@@ -42,23 +42,23 @@ class Server:
             env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
         assert self._process.stderr is not None  # it is a pipe
-        said = []
+        lines = []
         for line in self._process.stderr:
-            said.append(line)
+            lines.append(line)
             if line.startswith("{") and "port" in json.loads(line):
                 self.port: int = json.loads(line)["port"]
                 break
         else:
-            raise RuntimeError(f"{module} did not start: {''.join(said)}")
+            raise RuntimeError(f"{module} did not start: {''.join(lines)}")
         self._reader = threading.Thread(target=self._process.stderr.read)
         self._reader.start()
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends it a signal."""
+        """Sends the process a signal."""
         self._process.send_signal(number)
 
     def end(self) -> None:
-        """Kills it, if it still runs."""
+        """Kills the process, if it still runs."""
         self._process.send_signal(signal.SIGCONT)
         self._process.kill()
         self._process.wait()
@@ -72,7 +72,7 @@ class Service:
     """A router before two shards of two replicas."""
 
     def __init__(self, database: Path, queue: int):
-        """Starts all of them; at a shard server `queue` requests may wait."""
+        """Starts all servers; at a shard server `queue` requests may wait."""
         self._database, self._queue = database, queue
         self.shards = [
             [self._shard(shard) for _ in range(_REPLICAS)] for shard in range(_SHARDS)
@@ -96,14 +96,14 @@ class Service:
             replica.signal(number)
 
     def restart(self, shard: int, *, replicas: int) -> None:
-        """Starts replicas that were killed again, at their ports."""
+        """Starts killed replicas again, at their ports."""
         for number in range(replicas):
             old = self.shards[shard][number]
             old.end()
             self.shards[shard][number] = self._shard(shard, old.port)
 
     def close(self) -> None:
-        """Ends all."""
+        """Ends all servers."""
         for server in [self._router, *(r for shard in self.shards for r in shard)]:
             server.end()
 
@@ -125,7 +125,7 @@ def rows(scratch: Path, args: argparse.Namespace) -> list[Row]:
 
 
 class _Faults:
-    """Does things to a service under load, and counts what its clients see."""
+    """Faults of a service under load, with counts of what its clients see."""
 
     def __init__(self, service: Service, request, args: argparse.Namespace):
         self._service, self._request, self._args = service, request, args
@@ -161,13 +161,12 @@ class _Faults:
             "whole": answers.num("whole"),
             "partial": answers.num("partial"),
             "failed": answers.errors(),
-            "errors": answers.codes(),
             "longest ms": answers.longest_ms(),
             "deadline ms": round(1000 * self._args.timeout_s),
         }
 
     def _recovered_s(self, since_s: float, normal_s: float) -> float:
-        """Asks alone until a whole answer comes in normal time; the seconds until then."""
+        """Asks alone until a whole answer comes in normal time; gives the seconds until then."""
         with load.connected(self._service.port) as stub:
             while True:
                 answer = load.ask(stub, self._request, self._args.timeout_s)
@@ -178,7 +177,7 @@ class _Faults:
                 time.sleep(0.01)
 
     def overload(self) -> Row:
-        """Five times the requests that a closed loop of clients gets answered."""
+        """Asks five times as often as a closed loop of clients gets answers."""
         args, service = self._args, self._service
         with load.connected(service.port) as stub:
             alone = [load.ask(stub, self._request, 10) for _ in range(20)]

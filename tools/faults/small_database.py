@@ -1,4 +1,4 @@
-"""A small database that is broken again and again, and what is asked of it afterwards.
+"""A small database that faults are done to, and the questions that show what is left.
 
 Its text is generated, its embedder the toy: it is made in seconds, anywhere.
 """
@@ -41,7 +41,7 @@ _ADDED: Sequence[dict[str, str]] = (
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a database gives: compared bit for bit.
+    """The answers of a database, which are compared bit for bit.
 
     Attributes:
         found: of each query, document, offset and distance of its nearest passages; by
@@ -73,7 +73,7 @@ def _sentence(rng: np.random.Generator) -> str:
 
 
 def config(corpus: Path, index: str = "exact") -> DataConfig:
-    """Settings that give every stage several shards, of 8-token chunks."""
+    """Gives settings that make every stage several shards, of 8-token chunks."""
     return DataConfig(
         corpus=str(corpus),
         validation_share=0.1,
@@ -91,19 +91,19 @@ def config(corpus: Path, index: str = "exact") -> DataConfig:
 
 
 def make(corpus: Path, folder: Path, index: str = "exact") -> None:
-    """Builds the database, or goes on with it; says nothing of its progress."""
+    """Builds the database, or goes on with it, without a word of its progress."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         pipeline.Build(config(corpus, index), folder).run()
 
 
 def queries() -> list[str]:
-    """The same every time; the last find what updates add."""
+    """Gives the same texts every time; the last two find what updates add."""
     rng = np.random.default_rng(1)
     return [_sentence(rng) for _ in range(24)] + [record["text"] for record in _ADDED]
 
 
 def facts_of(folder: Path) -> Facts:
-    """What somebody who opens the database now finds.
+    """Opens and searches the database as a user would.
 
     Raises:
         ValueError: if it can't be opened or searched.
@@ -112,7 +112,7 @@ def facts_of(folder: Path) -> Facts:
     passages = opened.search(queries(), _K)
     ids_QN = np.array([[one.chunk_id for one in row] for row in passages])
     ids_QN, distances_QN = neighbours.with_exact_distances(
-        ids_QN, opened.embedder.embed(queries()), opened.vectors
+        ids_QN, opened.embedder.embed(queries()), opened.snapshot.vectors
     )
     found = []
     for row, ids, distances in zip(passages, ids_QN, distances_QN, strict=True):
@@ -125,8 +125,8 @@ def facts_of(folder: Path) -> Facts:
 def _recall_at_2(opened: Database) -> float:
     queries_QW = opened.embedder.embed(queries())
     found_QN, _ = opened.nearest(queries_QW, 2)
-    ids_T = np.sort(opened.searchable)
-    vectors_TW = opened.vectors(ids_T).astype(np.float32)
+    ids_T = np.sort(opened.snapshot.searchable)
+    vectors_TW = opened.snapshot.vectors(ids_T).astype(np.float32)
     products_QT = queries_QW @ vectors_TW.T
     best_QN = ids_T[np.argsort(-products_QT, axis=1, kind="stable")[:, :2]]
     hits = sum(len(set(f) & set(b)) for f, b in zip(found_QN, best_QN, strict=True))
@@ -134,15 +134,15 @@ def _recall_at_2(opened: Database) -> float:
 
 
 def damaged_files(folder: Path) -> list[str]:
-    """Names of the files of the version in force that are not as written."""
-    checked = verify.files(Database.open(folder))
+    """Names the files of the version in force that are not as written."""
+    checked = verify.files(Database.open(folder).snapshot)
     return [str(path.relative_to(folder)) for path, problem in checked if problem]
 
 
 def _first(opened: Database) -> str:
-    """The first document of the build that is still there."""
-    ids = opened.documents().column("id").to_pylist()
-    return next(name for name in ids if name and opened.has_document(name))
+    """Finds the first document of the build that is still there."""
+    ids = opened.snapshot.documents().column("id").to_pylist()
+    return next(name for name in ids if name and opened.snapshot.has_document(name))
 
 
 UPDATES: dict[str, Callable[[Database], object]] = {
@@ -156,6 +156,6 @@ UPDATES: dict[str, Callable[[Database], object]] = {
 
 
 def copy(source: Path, target: Path) -> Path:
-    """A copy without the sequences, which no update and no search reads."""
+    """Copies a database without the sequences, which no update and no search reads."""
     shutil.rmtree(target, ignore_errors=True)
     return shutil.copytree(source, target, ignore=shutil.ignore_patterns("dataset"))

@@ -40,7 +40,7 @@ class ToyEmbedder:
 
 @contextmanager
 def in_place_of_all() -> Iterator[None]:
-    """The toy takes the place of every embedder, in this process."""
+    """Puts the toy in the place of every embedder, in this process."""
     toy = mock.Mock(side_effect=lambda name: ToyEmbedder())
     with (
         mock.patch.object(shard_work, "load_embedder", toy),

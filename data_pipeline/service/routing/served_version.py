@@ -29,7 +29,7 @@ class ServedVersion:
 
     def __init__(self, database: Database):
         """Opens the table of chunks, whose length requests are checked by."""
-        database.chunks()  # now: later its files may be gone
+        database.snapshot.chunks()  # now: later its files may be gone
         self.database, self.num_requests = database, 0
         self.state = messages.state_of(database)
 

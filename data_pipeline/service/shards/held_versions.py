@@ -18,18 +18,21 @@ class ShardVersion:
         """Loads the shards i of the index with i % num_shards == shard; may be none."""
         self.database, self.number = database, database.version
         self.state = messages.state_of(database)
-        self.index_shards = tuple(range(shard, database.num_shards, num_shards))
-        self.width = database.index_of(self.index_shards).width
+        self.index_shards = tuple(
+            range(shard, database.snapshot.num_shards, num_shards)
+        )
+        self.width = database.snapshot.index(self.index_shards).width
         self._warm_up()
 
     def _warm_up(self) -> None:
         """Opens all that requests will read: later its files may be gone."""
-        ids = self.database.documents().column("id").to_pylist()
-        there = (name for name in ids if self.database.has_document(name))
+        snapshot = self.database.snapshot
+        ids = snapshot.documents().column("id").to_pylist()
+        there = (name for name in ids if snapshot.has_document(name))
         first = [name for name, _ in zip(there, range(1), strict=False)]
         vectors_QW = np.ones((1, self.width), np.float32)
         self.nearest(vectors_QW, 1, first)
-        if len(self.database.chunks()):
+        if len(snapshot.chunks()):
             messages.read_passages(self.database, [0], 0, sources=True)
 
     def nearest(

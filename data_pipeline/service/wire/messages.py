@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, Integer
 
-from data_pipeline.database.database import Database, Found, Retrieved
-from data_pipeline.index import exact
+from data_pipeline.database import Database, Found, Retrieved, results
+from data_pipeline.index import checks
 from data_pipeline.service.wire import retrieval_pb2 as pb
 
 _FLOAT, _TOKEN, _ID = "<f4", "<i4", "<i8"
@@ -61,7 +61,7 @@ def unpack_vectors(
         )
     found_QW = _unpack(vectors.data, _FLOAT, width, "vectors.data")
     _check_count(len(found_QW), "vectors", limits.queries)
-    exact.check_vectors(found_QW, "vectors")
+    checks.check_vectors(found_QW, "vectors")
     return found_QW.astype(np.float32, copy=False)
 
 
@@ -156,7 +156,7 @@ def check_passages(
         raise ValueError(
             f"chunk_ids names {len(chunk_ids)} chunks, more than {limits.results}"
         )
-    num_chunks = len(database.chunks())
+    num_chunks = len(database.snapshot.chunks())
     for chunk_id in chunk_ids:
         if not 0 <= chunk_id < num_chunks:
             raise ValueError(
@@ -184,35 +184,20 @@ def read_passages(
         return []
     ids_X = np.array(chunk_ids, np.int64)
     if passage_len:
-        tokens_XR, lengths_X = database.chunks().passages(ids_X, passage_len)
+        tokens_XR, lengths_X = database.snapshot.chunks().passages(ids_X, passage_len)
         for passage, tokens_R, length in zip(
             passages, tokens_XR.astype(_TOKEN), lengths_X.tolist(), strict=True
         ):
             passage.tokens, passage.length = tokens_R.tobytes(), length
     if sources:
-        _add_sources(database, ids_X, passages)
+        distances_X = np.zeros(len(ids_X))  # of no search: a message has none
+        found_X = results.passages_at(database.snapshot, ids_X, distances_X)
+        for passage, found in zip(passages, found_X, strict=True):
+            passage.text, passage.continuation = found.text, found.continuation
+            passage.document_id, passage.title = found.document_id, found.title
+            passage.uri, passage.licence = found.uri, found.licence
+            passage.offset = found.offset
     return passages
-
-
-def _add_sources(
-    database: Database, ids_X: Int[np.ndarray, " X"], passages: list[pb.Passage]
-) -> None:
-    """Adds what `Database.found` gives, for many chunks at a time: ten times as fast."""
-    table, chunk_len = database.chunks(), database.chunk_len
-    decode = database.tokenizer.decode
-    tokens_XR, lengths_X = table.passages(ids_X, 2 * chunk_len)
-    offsets_X = table.take("offsets", ids_X)
-    rows_X = table.take("documents", ids_X)
-    documents = database.documents().take(rows_X).to_pylist()
-    for place, (passage, document) in enumerate(zip(passages, documents, strict=True)):
-        tokens, length = tokens_XR[place], int(lengths_X[place])
-        passage.text = decode(tokens[: min(length, chunk_len)])
-        passage.continuation = decode(tokens[chunk_len:length])
-        passage.document_id = document["id"]
-        passage.title = document["title"]
-        passage.uri = document["uri"]
-        passage.licence = document["licence"]
-        passage.offset = int(offsets_X[place])
 
 
 def found_of(passage: pb.Passage, distance: float) -> Found:

@@ -11,8 +11,7 @@ from data_pipeline.build.pipeline import STEPS, Build
 from data_pipeline.storage.files import read_json
 from data_pipeline.text import corpora
 from data_pipeline.text.deduplicate import Signer
-from data_pipeline.text.document_store import Spool, Writer
-from data_pipeline.text.documents import Document, Skipped
+from data_pipeline.text.documents import Skipped
 from tests import tiny_corpus
 
 pytestmark = pytest.mark.usefixtures("toy_embedder")
@@ -128,25 +127,9 @@ def test_a_corpus_that_another_machine_does_not_have(mixed, tmp_path):
     [([], []), ([9], [1]), ([4, 6, 9, 1], [2, 2]), ([10, 10, 3], [1, 1, 1])],
 )
 def test_tables_end_with_the_document_that_fills_them(sizes, wanted):
-    found = list(documents_stage._cut(sizes, 10))
+    found = list(documents_stage._rows_of_tables(sizes, 10))
     assert [len(rows) for rows in found] == wanted
     assert [row for rows in found for row in rows] == list(range(len(sizes)))
-
-
-def test_documents_come_back_from_disk_as_they_were(tmp_path):
-    odd = 'line\r\n\u2028 \x00 \U0001f600 \\ " \u0301'
-    documents = [Document("a", odd, "title", "uri", "licence"), Document("b", "x")]
-    folders = [tmp_path / "one", tmp_path / "none", tmp_path / "two"]
-    for folder, held in zip(folders, (documents, [], documents[:1]), strict=True):
-        folder.mkdir()
-        with Writer(folder) as writer:
-            for document in held:
-                writer.append(document)
-    with Spool(folders) as spool:
-        assert len(spool) == 3
-        assert [spool.place(n) for n in range(3)] == [(0, 0), (0, 1), (2, 0)]
-        for number in (2, 1, 0, 1):
-            assert spool.read(number) == [*documents, documents[0]][number]
 
 
 def test_no_text_stays_in_memory(tmp_path):

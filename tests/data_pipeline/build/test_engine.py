@@ -121,7 +121,7 @@ def test_killed_at_a_rename(tmp_path, undisturbed, monkeypatch, call, done):
         if len(calls) - 1 == call:
             raise Killed
 
-    monkeypatch.setattr(engine.os, "replace", killing)
+    monkeypatch.setattr(files.os, "replace", killing)
     if call == NUM_REPLACES:
         run(folder, [])  # there is no such call: all were tried
     else:
@@ -252,14 +252,6 @@ def test_leftovers_go_and_the_neighbourhood_stays(tmp_path, undisturbed):
     assert around["other-stage/a/file"] == around["manifest.json"] == b"mine"
 
 
-def test_fingerprint_is_of_the_value_alone():
-    assert files.fingerprint({"a": 1, "b": [2]}) == files.fingerprint(
-        {"b": [2], "a": 1}
-    )
-    values = [{}, [], None, 0, "", "0", {"a": 1}, {"a": 2}, {"b": 1}]
-    assert len({files.fingerprint(value) for value in values}) == len(values)
-
-
 def test_the_first_of_two_attempts_stays(tmp_path):
     """As when a worker was thought lost and was not."""
 
@@ -291,9 +283,9 @@ def test_a_whole_attempt_that_was_not_renamed_goes(tmp_path, undisturbed):
 
 def test_attempts_of_lost_workers_go(tmp_path, undisturbed):
     class Losing(LocalEngine):
-        def run(self, work, folder, shards, uses, tell):
+        def run(self, work, folder, shards, resource, on_report):
             (folder / ".tmp-b-0123").mkdir()
-            super().run(work, folder, shards, uses, tell)
+            super().run(work, folder, shards, resource, on_report)
 
     folder = tmp_path / "stage"
     assert run(folder, [], with_engine=Losing()) == undisturbed[0]

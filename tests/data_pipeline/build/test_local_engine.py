@@ -39,8 +39,8 @@ def started(monkeypatch):
     return found
 
 
-def made_by(engine, folder, work, uses="core"):
-    run_stage(folder, {}, {}, _SHARDS, work, engine, uses=uses)
+def made_by(engine, folder, work, resource="core"):
+    run_stage(folder, {}, {}, _SHARDS, work, engine, resource=resource)
     return contents(folder)
 
 
@@ -63,7 +63,7 @@ def test_processes_make_what_one_makes(tmp_path, started, capsys):
 def test_others_help_only_where_it_takes_long(tmp_path, started, monkeypatch):
     made_by(LocalEngine(workers=3), tmp_path / "short", _WRITE)
     monkeypatch.setattr(local_engine, "_LONG_S", -1.0)
-    made_by(LocalEngine(workers=3), tmp_path / "all-cores", _WRITE, uses="cores")
+    made_by(LocalEngine(workers=3), tmp_path / "all-cores", _WRITE, resource="cores")
     here = []
 
     def cannot_be_sent(shard, made):

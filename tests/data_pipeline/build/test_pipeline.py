@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.build import engine, local_engine, pipeline, shard_work
+from data_pipeline.build import (
+    engine,
+    local_engine,
+    pipeline,
+    shard_work,
+    stage_code,
+)
 from data_pipeline.build.pipeline import STAGES, STEPS, Build
 from data_pipeline.database import Database, versions
 from data_pipeline.embedding import embedder
-from data_pipeline.index import sharded
 from data_pipeline.sequences.batches import Sequences
 from data_pipeline.storage import costs
 from data_pipeline.storage.files import read_json
@@ -42,9 +47,9 @@ def test_a_build_is_whole(tiny_database):
     assert names == {*STAGES, "manifest.json", costs.FILE, ".builder"}
     recorded = {cost.stage for cost in costs.read(tiny_database.folder)}
     assert recorded == {*STAGES, *_STEPS}
-    assert len(tiny_database.shards("chunks", "train")) > 2
+    assert len(tiny_database.snapshot.paths.shards("chunks", "train")) > 2
     for split in ("validation", "test"):
-        assert tiny_database.documents(split).num_rows > 2
+        assert tiny_database.snapshot.documents(split).num_rows > 2
     # Measured, so in the manifest, but no part of the contents, which two builds share.
     assert tiny_database.manifest["index"]["queries_per_s"] > 0
     facts = read_json(tiny_database.folder / "index" / "00000" / "facts.json")
@@ -113,11 +118,40 @@ def test_a_corpus_that_changed_is_read_again(tmp_path):
     assert "documents" in built(folder, str(corpus), "chunks")
 
 
-def test_an_index_that_other_code_makes_is_made_again(
+def test_an_index_of_another_code_number_is_made_again(
     copy, tiny_corpus_folder, monkeypatch
 ):
-    monkeypatch.setattr(sharded, "SETTINGS", {"code": 99})
+    number, work = stage_code._STAGES["index"]
+    monkeypatch.setitem(stage_code._STAGES, "index", (number + 1, work))
     assert built(copy, tiny_corpus_folder) == {"index"}  # exact: it is the same
+
+
+@pytest.mark.parametrize(
+    ("step", "wanted"),
+    [
+        ("kept", {"documents"}),
+        ("searches", {"neighbours"}),
+        ("sequences", {"dataset"}),
+    ],
+)
+def test_a_stage_is_made_again_when_the_code_of_a_step_changes(
+    copy, tiny_corpus_folder, monkeypatch, step, wanted
+):
+    number, work = stage_code._STAGES[step]
+    monkeypatch.setitem(stage_code._STAGES, step, (number + 1, work))
+    assert built(copy, tiny_corpus_folder) == wanted
+
+
+def test_changed_code_is_refused_where_versions_stand_on_it(
+    copy, tiny_corpus_folder, monkeypatch
+):
+    opened = Database.open(copy)
+    opened.add([{"id": "news", "text": "Nine violet tortoises rehearsed."}])
+    number, work = stage_code._STAGES["chunks"]
+    monkeypatch.setitem(stage_code._STAGES, "chunks", (number + 1, work))
+    with pytest.raises(ValueError, match="stand on chunks that this code would make"):
+        built(copy, tiny_corpus_folder)
+    assert Database.open(copy).version == opened.version
 
 
 def test_shards_of_the_index_find_what_one_index_finds(copy, tiny_corpus_folder):
@@ -126,8 +160,8 @@ def test_shards_of_the_index_find_what_one_index_finds(copy, tiny_corpus_folder)
     made = built(copy, tiny_corpus_folder, index_shard_rows=300)
     assert made == {"index", "neighbours"}  # which are the same: no new dataset
     several = Database.open(copy)
-    assert len(several.index.shards) > 2
-    assert several.manifest["index"]["shards"] == len(several.index.shards)
+    assert len(several.snapshot.index().shards) > 2
+    assert several.manifest["index"]["shards"] == len(several.snapshot.index().shards)
     for split, ids_TN in zip(("train", "test"), expected, strict=True):
         found = tiny_corpus.neighbour_ids(several, split)
         assert (found == ids_TN).all()
@@ -227,8 +261,8 @@ def test_no_held_out_documents(tmp_path, tiny_corpus_folder):
     folder = tmp_path / "database"
     built(folder, tiny_corpus_folder, validation_share=0.0, test_share=0.0)
     database = Database.open(folder)
-    assert database.documents().num_rows == len(tiny_corpus.texts())
-    assert len(database.chunks("validation")) == 0
+    assert database.snapshot.documents().num_rows == len(tiny_corpus.texts())
+    assert len(database.snapshot.chunks("validation")) == 0
     assert len(Sequences(folder / "dataset" / "all", "train"))
     with pytest.raises(ValueError, match="the test split of .* has no sequence"):
         Sequences(folder / "dataset" / "all", "test")
@@ -250,8 +284,8 @@ def test_less_text_than_a_sequence(tmp_path):
 def test_held_out_documents_are_in_no_training_chunk(tiny_database):
     texts, seen = tiny_corpus.texts(), {}
     for split in ("train", "validation", "test"):
-        rows = set(tiny_database.chunks(split).column("documents").tolist())
-        ids = tiny_database.documents(split).column("id").to_pylist()
+        rows = set(tiny_database.snapshot.chunks(split).column("documents").tolist())
+        ids = tiny_database.snapshot.documents(split).column("id").to_pylist()
         assert rows == set(range(len(ids)))
         for name in ids:
             assert split_of(digest(texts[name]), 0.1, 0.15) == split
@@ -262,8 +296,10 @@ def test_held_out_documents_are_in_no_training_chunk(tiny_database):
 def test_a_near_copy_of_a_held_out_document_is_dropped(tiny_database):
     texts = tiny_corpus.texts()
     assert split_of(digest(texts[tiny_corpus.NEAR_COPY]), 0.1, 0.15) == "train"
-    assert "held-out" in tiny_database.documents("test").column("id").to_pylist()
-    names = tiny_database.documents().column("id").to_pylist()
+    assert (
+        "held-out" in tiny_database.snapshot.documents("test").column("id").to_pylist()
+    )
+    names = tiny_database.snapshot.documents().column("id").to_pylist()
     assert tiny_corpus.NEAR_COPY not in names
     assert tiny_database.manifest["documents"]["near_duplicates"] == 1
 

@@ -38,7 +38,7 @@ def add(database):
 
 def replace_and_delete(database):
     database.replace([{"id": tiny_corpus.PLANTED_IN, "text": "All is new. " + NEWS}])
-    if database.has_document("brief"):
+    if database.snapshot.has_document("brief"):
         database.delete(["brief"])
 
 

@@ -9,6 +9,7 @@ from data_pipeline import index
 from data_pipeline.database import neighbours
 from data_pipeline.database.neighbours import NeighbourTable, find_neighbours
 from data_pipeline.index import sharded
+from tests import tiny_corpus
 
 
 class Counting:
@@ -214,3 +215,15 @@ def test_outside_gives_the_nearest_of_other_documents(data, tmp_path_factory):
         ][:num_neighbours]
         wanted += [(-1, np.inf)] * (num_neighbours - len(wanted))
         assert list(zip(found.tolist(), near.tolist(), strict=True)) == wanted
+
+
+def test_stored_neighbours_are_of_other_documents(tiny_database):
+    document_of = tiny_database.snapshot.document_of_chunk
+    ids_TN = tiny_corpus.neighbour_ids(tiny_database, "train")
+    assert len(ids_TN) == len(document_of)
+    assert (ids_TN >= 0).all()
+    assert (document_of[ids_TN] != document_of[:, None]).all()
+    _, lengths = tiny_database.snapshot.chunks().passages(
+        ids_TN, tiny_database.chunk_len
+    )
+    assert (lengths > 0).all()

@@ -1,9 +1,6 @@
-"""Search by words beside vectors: what each finds, how they are fused, what is excluded."""
+"""Search under filters, by vectors and by words beside them, and how rankings are fused."""
 
-import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,6 +12,44 @@ from tests import tiny_corpus
 
 _OTHER = "wholly unrelated matters, thankfully bypassed here " * 4  # in no document
 _RARE = {"number": "90417", "identifier": "qzx_9fw", "name": "Żółwik"}
+
+
+def test_excluded_documents_are_not_found(tiny_database):
+    excluded = [tiny_corpus.PLANTED_IN]
+    queries = [tiny_corpus.PLANTED, tiny_corpus.PLANTED[:30]]
+    for query in queries:
+        (found,) = tiny_database.search([query], 20, exclude_documents=excluded)
+        assert len(found) == 20
+        while found[0].document_id not in excluded and len(excluded) < 6:
+            excluded.append(found[0].document_id)
+            (found,) = tiny_database.search([query], 20, exclude_documents=excluded)
+            assert not {passage.document_id for passage in found} & set(excluded)
+    assert len(excluded) == 6
+
+
+def test_unknown_document_and_bad_k(tiny_database):
+    with pytest.raises(ValueError, match="'no such one' is not in"):
+        tiny_database.search(["a"], 1, exclude_documents=["no such one"])
+    held_out = tiny_database.snapshot.documents("test").column("id")[0].as_py()
+    with pytest.raises(ValueError, match=f"'{held_out}' is not in"):
+        tiny_database.search(["a"], 1, exclude_documents={held_out})
+    for k in (0, -1):
+        with pytest.raises(ValueError, match=f"k must be at least 1, is {k}"):
+            tiny_database.search(["a"], k)
+
+
+def test_k_beyond_the_database_gives_all_that_has_text(tiny_database):
+    (found,) = tiny_database.search(
+        ["anything"], len(tiny_database.snapshot.chunks()) + 5
+    )
+    distances = [passage.distance for passage in found]
+    assert distances == sorted(distances)
+    assert all(passage.text for passage in found)
+    table = tiny_database.snapshot.chunks()
+    _, lengths = table.passages(np.arange(len(table)), tiny_database.chunk_len)
+    ids = sorted(passage.chunk_id for passage in found)
+    assert ids == np.flatnonzero(lengths).tolist()
+    assert len(ids) < len(table)  # some chunks are EOD alone
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +99,7 @@ def test_without_known_words_it_is_dense(worded, query):
 
 
 def test_retrieve_is_search_and_one_query_equals_many(worded):
-    tokens_QM = worded.chunks().take("tokens", np.arange(5))
+    tokens_QM = worded.snapshot.chunks().take("tokens", np.arange(5))
     got = worded.retrieve(tokens_QM, 3, rank="hybrid")
     texts = [worded.tokenizer.decode(tokens) for tokens in tokens_QM]
     for query, found in enumerate(worded.search(texts, 3, rank="hybrid")):
@@ -72,7 +107,7 @@ def test_retrieve_is_search_and_one_query_equals_many(worded):
         assert worded.search([texts[query]], 3, rank="hybrid") == [found]
     assert worded.search([], 3, rank="hybrid") == []
     (all_found,) = worded.search(["value"], 10_000, rank="hybrid")
-    assert len(all_found) == len(worded.searchable)
+    assert len(all_found) == len(worded.snapshot.searchable)
 
 
 def test_what_can_not_be_asked(worded, tiny_database):
@@ -89,7 +124,7 @@ def test_what_can_not_be_asked(worded, tiny_database):
 
 def test_a_word_that_a_chunk_cuts_is_whole_in_it(worded):
     """Numbers of any length, so that some end at a chunk's border, some across."""
-    table, ids = worded.chunks(), worded.searchable
+    table, ids = worded.snapshot.chunks(), worded.snapshot.searchable
     texts = list(lexical.texts_of(table, ids, worded.tokenizer))
     decode = worded.tokenizer.decode
     cut = 0
@@ -144,7 +179,7 @@ def test_words_do_not_change_the_fingerprint(
         pipeline.Build(cfg, folder).run()
         assert {stage for stage, _ in made} == {"lexical"}
         assert Database.open(folder).fingerprint == tiny_database.fingerprint
-        assert Database.open(folder).has_words
+        assert Database.open(folder).snapshot.lexical
 
 
 @pytest.fixture
@@ -164,83 +199,15 @@ def test_fusion_is_the_sum_of_reciprocal_ranks():
     assert search.fuse([np.zeros((0, 5), int)] * 2, 2).shape == (0, 2)
 
 
-def test_words():
-    text = "Foo_Bar(x1, 3.14) ÄÖ don't\0NUL"
-    assert lexical.words(text) == ["foo_bar", "x1", "3", "14", "äö", "don", "t", "nul"]
-    assert lexical.words("…!") == []
+@pytest.mark.parametrize(("rank", "first"), [(61, "both"), (62, "one")])
+def test_fusion_counts_ranks_from_one_and_adds_sixty(rank, first):
+    """Twice at rank 61, 2 / 121, beats once at rank 1, 1 / 61; twice at 62 is equal to it.
 
-
-def test_bm25_is_lucene_s(tmp_path):
-    """Against the formula, written out."""
-    texts = ["a b b c", "a c", "d", "", "b d d d e"]
-    query, k1, b = "b d b", 1.5, 0.75
-    lengths = [len(t.split()) for t in texts]
-    wanted = np.zeros(len(texts))
-    for word in query.split():
-        count = sum(word in text.split() for text in texts)
-        idf = np.log(1 + (len(texts) - count + 0.5) / (count + 0.5))
-        for row, text in enumerate(texts):
-            tf = text.split().count(word)
-            norm = k1 * (1 - b + b * lengths[row] / np.mean(lengths))
-            wanted[row] += idf * tf / (tf + norm)
-    lexical.write_shard(tmp_path, np.arange(len(texts)) * 10, texts)
-    found, scores = lexical.Lexical([tmp_path]).search([query], 9)
-    order = [row for row in np.argsort(-wanted, kind="stable") if wanted[row] > 0]
-    assert found[0].tolist() == [*(10 * r for r in order), *[-1] * (9 - len(order))]
-    np.testing.assert_allclose(scores[0, : len(order)], wanted[order], rtol=1e-5)
-
-
-@pytest.mark.parametrize("texts", [[], ["", "!"], ["same"] * 30])
-def test_small_and_empty_shards(tmp_path, texts):
-    lexical.write_shard(tmp_path, np.arange(len(texts)), texts)
-    found, scores = lexical.Lexical([tmp_path]).search(["same", ""], 5)
-    wanted = [0, 1, 2, 3, 4] if "same" in texts else [-1] * 5  # ties by id
-    assert found.tolist() == [wanted, [-1] * 5]
-    assert ((scores > 0) == (found >= 0)).all()
-    nothing, _ = lexical.Lexical([]).search(["same"], 2)
-    assert nothing.tolist() == [[-1, -1]]
-
-
-def test_damaged_files_are_named(tmp_path):
-    lexical.write_shard(tmp_path, np.arange(3), ["a b", "b c", "c"])
-    for path in sorted(tmp_path.iterdir()):
-        content = path.read_bytes()
-        path.write_bytes(content[: len(content) // 2])
-        with pytest.raises(ValueError, match=tmp_path.name):
-            lexical.LexicalShard(tmp_path)
-        path.write_bytes(content)
-    lexical.LexicalShard(tmp_path)
-
-
-def test_the_same_texts_give_the_same_files_in_any_process(tmp_path):
-    """Python's order of words in a set differs from process to process."""
-    texts = list(tiny_corpus.texts().values())
-    code = (
-        "import json, pathlib, sys; import numpy as np; "
-        "from data_pipeline.index import lexical;"
-        "texts = json.load(sys.stdin); folder = pathlib.Path(sys.argv[1]);"
-        "lexical.write_shard(folder, np.arange(len(texts)), texts);"
-        "assert 'jax' not in sys.modules, 'JAX was started'"
-    )
-    contents = []
-    for seed in ("1", "2"):
-        folder = tmp_path / seed
-        folder.mkdir()
-        subprocess.run(
-            [sys.executable, "-c", code, str(folder)],
-            input=json.dumps(texts),
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ".", "PATH": ""},
-            text=True,
-            check=True,
-        )
-        contents.append(tiny_corpus.contents(folder))
-    assert contents[0] == contents[1]
-
-
-def test_bm25s_is_asked_for_by_its_extra(monkeypatch, tmp_path):
-    def missing(name):
-        raise ImportError(f"No module named {name!r}")
-
-    monkeypatch.setattr(lexical.importlib, "import_module", missing)
-    with pytest.raises(ImportError, match=r"retro-jax\[hybrid\].*'bm25s'"):
-        lexical.write_shard(tmp_path, np.arange(1), ["a"])
+    With ranks from 0 the one is ahead both times; with 61 for 60 the other is.
+    """
+    one, both = 1000, 1001
+    by_vectors, by_words = np.arange(1, 71), np.arange(101, 171)
+    by_vectors[0] = one
+    by_vectors[rank - 1] = by_words[rank - 1] = both
+    ((best,),) = search.fuse([by_vectors[None], by_words[None]], 1)
+    assert best == {"one": one, "both": both}[first]

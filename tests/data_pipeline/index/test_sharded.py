@@ -70,7 +70,7 @@ def test_a_saved_shard_is_the_same_and_a_damaged_one_is_named(tmp_path):
 
 def test_speeds_of_shards_are_those_of_one_after_the_other():
     def cost(queries_per_s):
-        return costs.Cost("index", "a", 0, 1.0, 1.0, 1, 1, queries_per_s)
+        return costs.ShardCost("index", "a", 0, 1.0, 1.0, 1, 1, queries_per_s)
 
     assert sharded.queries_per_s([cost(300.0)]) == 300
     assert sharded.queries_per_s([cost(300.0), cost(600.0)]) == 200

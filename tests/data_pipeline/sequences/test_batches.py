@@ -205,14 +205,16 @@ def test_in_order_pads_the_last_batch(folder, split):
 
 def test_random_neighbours_keep_presence_and_change_the_passage(folder, tiny_database):
     originals = list(Sequences(folder, "test").in_order(4)) * 5
-    drawn = list(with_random_neighbours(iter(originals), tiny_database, seed=0))
+    drawn = list(
+        with_random_neighbours(iter(originals), tiny_database.snapshot, seed=0)
+    )
     for before, after in zip(originals, drawn, strict=True):
         ids, other = before["neighbour_ids_BCN"], after["neighbour_ids_BCN"]
         lengths = after["neighbour_lengths_BCN"]
         was_there = before["neighbour_lengths_BCN"] > 0
         np.testing.assert_array_equal(lengths > 0, was_there)
         assert (ids != other)[was_there].all()
-        tokens, wanted = tiny_database.chunks().passages(
+        tokens, wanted = tiny_database.snapshot.chunks().passages(
             np.where(was_there, other, -1), 16
         )
         np.testing.assert_array_equal(after["neighbours_BCNR"], tokens)
@@ -222,9 +224,9 @@ def test_random_neighbours_keep_presence_and_change_the_passage(folder, tiny_dat
                 np.testing.assert_array_equal(before[name], after[name])
     everything = np.concatenate([batch["neighbour_ids_BCN"] for batch in drawn])
     assert len(np.unique(everything)) > 100
-    again = with_random_neighbours(iter(originals), tiny_database, seed=0)
+    again = with_random_neighbours(iter(originals), tiny_database.snapshot, seed=0)
     assert_same(again, drawn)
-    other = with_random_neighbours(iter(originals), tiny_database, seed=1)
+    other = with_random_neighbours(iter(originals), tiny_database.snapshot, seed=1)
     assert (next(other)["neighbour_ids_BCN"] != drawn[0]["neighbour_ids_BCN"]).any()
 
 

@@ -1,16 +1,14 @@
 """What is written for training is right: read back by TFDS alone, against the database."""
 
 import collections
-import inspect
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from data_pipeline.build import engine
-from data_pipeline.sequences import dataset, packing
+from data_pipeline.sequences import dataset
+from data_pipeline.storage import files
 from tests import tiny_corpus
+from tools.benchmark import synthetic
 
 CHUNK_LEN, CHUNKS = 8, 4
 HELD_OUT = ("validation", "test")
@@ -49,7 +47,7 @@ def chunk_ids(database, split, examples):
     In training found from tokens, neighbours and order alone; see each test.
     """
     first = {}
-    document_of = database.chunks(split).column("documents")
+    document_of = database.snapshot.chunks(split).column("documents")
     for chunk, document in enumerate(document_of):
         first.setdefault(int(document), chunk)
     if split != "train":
@@ -67,7 +65,7 @@ def chunk_ids(database, split, examples):
 
 @pytest.mark.parametrize("split", dataset.SPLITS)
 def test_tokens_documents_and_segments(tiny_database, stored, split):
-    table, examples = tiny_database.chunks(split), stored[split]
+    table, examples = tiny_database.snapshot.chunks(split), stored[split]
     ids_SC = chunk_ids(tiny_database, split, examples)
     real_SC = ids_SC >= 0
     safe = np.maximum(ids_SC, 0)
@@ -88,7 +86,7 @@ def test_tokens_documents_and_segments(tiny_database, stored, split):
 
 
 def test_each_training_chunk_appears_once(tiny_database, stored):
-    table = tiny_database.chunks()
+    table = tiny_database.snapshot.chunks()
     ids = chunk_ids(tiny_database, "train", stored["train"]).reshape(-1)
     assert len(set(ids.tolist())) == len(ids)
     assert len(ids) == len(table) // CHUNKS * CHUNKS
@@ -96,13 +94,13 @@ def test_each_training_chunk_appears_once(tiny_database, stored):
     documents = stored["train"]["documents_C"].reshape(-1)
     runs = documents[np.append(True, documents[1:] != documents[:-1])]
     assert len(set(runs.tolist())) == len(runs)
-    assert len(runs) == tiny_database.documents().num_rows
+    assert len(runs) == tiny_database.snapshot.documents().num_rows
     assert (np.diff(runs) < 0).any()
 
 
 @pytest.mark.parametrize("split", dataset.SPLITS)
 def test_targets_are_inputs_shifted_by_one(tiny_database, stored, split):
-    examples, table = stored[split], tiny_database.chunks(split)
+    examples, table = stored[split], tiny_database.snapshot.chunks(split)
     inputs, targets = examples["inputs_L"], examples["targets_L"]
     np.testing.assert_array_equal(targets[:, :-1], inputs[:, 1:])
     ids_SC = chunk_ids(tiny_database, split, examples)
@@ -139,7 +137,7 @@ def test_weights_cross_no_border(stored, split):
 
 @pytest.mark.parametrize("split", HELD_OUT)
 def test_held_out_tokens_are_scored_exactly_once(tiny_database, stored, split):
-    table, examples = tiny_database.chunks(split), stored[split]
+    table, examples = tiny_database.snapshot.chunks(split), stored[split]
     document_of, lengths_T = table.column("documents"), table.column("lengths")
     stride = CHUNKS // 2
     scored = np.zeros((len(table) + CHUNKS) * CHUNK_LEN, np.int64)
@@ -149,7 +147,7 @@ def test_held_out_tokens_are_scored_exactly_once(tiny_database, stored, split):
     assert scored.max() == 1
     scored_TM = scored.reshape(-1, CHUNK_LEN)
     assert not scored_TM[len(table) :].any()
-    num_documents = tiny_database.documents(split).num_rows
+    num_documents = tiny_database.snapshot.documents(split).num_rows
     tokens_D = np.bincount(document_of, lengths_T, num_documents)
     scored_D = np.bincount(
         document_of, scored_TM[: len(table)].sum(axis=1), num_documents
@@ -163,7 +161,7 @@ def test_scored_bytes_are_the_documents(tiny_database, stored, split):
     examples = stored[split]
     documents = np.repeat(examples["documents_C"], CHUNK_LEN, axis=1)
     weights = examples["loss_weights_L"] > 0
-    table = tiny_database.documents(split)
+    table = tiny_database.snapshot.documents(split)
     sizes = np.array(table.column("size_bytes"))
     found_D = np.bincount(
         documents[weights], examples["target_bytes_L"][weights], len(sizes)
@@ -177,7 +175,7 @@ def test_scored_bytes_are_the_documents(tiny_database, stored, split):
 
 @pytest.mark.parametrize("split", dataset.SPLITS)
 def test_neighbours_are_passages_of_other_documents(tiny_database, stored, split):
-    examples, table = stored[split], tiny_database.chunks()
+    examples, table = stored[split], tiny_database.snapshot.chunks()
     ids_SCN = examples["neighbour_ids_CN"]
     tokens, lengths = table.passages(ids_SCN, 2 * CHUNK_LEN)
     np.testing.assert_array_equal(examples["neighbours_CNR"], tokens)
@@ -194,7 +192,7 @@ def test_neighbours_are_passages_of_other_documents(tiny_database, stored, split
         ids = ids_CN[ids_CN >= 0]
         if split == "train":
             # The continuation is of the same document as the match: see `passages`.
-            found_in = tiny_database.document_of_chunk[ids]
+            found_in = tiny_database.snapshot.document_of_chunk[ids]
             assert not set(found_in.tolist()) & set(documents_C.tolist())
         for row in ids_CN:
             found = row[row >= 0].tolist()
@@ -207,7 +205,7 @@ def test_neighbours_are_the_nearest_that_are_allowed(tiny_database, stored):
     examples = stored["train"]
     ids_SC = chunk_ids(tiny_database, "train", examples)
     candidates = tiny_corpus.neighbour_ids(tiny_database, "train")
-    document_of, passed_over = tiny_database.document_of_chunk, 0
+    document_of, passed_over = tiny_database.snapshot.document_of_chunk, 0
     for ids_C, documents_C, found_CN in zip(
         ids_SC, examples["documents_C"], examples["neighbour_ids_CN"], strict=True
     ):
@@ -220,7 +218,7 @@ def test_neighbours_are_the_nearest_that_are_allowed(tiny_database, stored):
 
 
 def test_two_writes_are_byte_identical(tiny_database, cfg, tmp_path):
-    dataset.write(tiny_database, cfg, tmp_path)
+    synthetic.write_sequences(tiny_database.snapshot, cfg, tmp_path)
     first = tiny_corpus.contents(tiny_database.folder / "dataset" / "all")
     first.pop("shard.json")
     assert tiny_corpus.contents(tmp_path) == first
@@ -242,7 +240,7 @@ def test_shards_are_parts_of_the_whole(tiny_database, cfg, tmp_path, monkeypatch
 
     one, wanted = records(tiny_database.folder / "dataset" / "all")
     monkeypatch.setattr(dataset, "_SHARD_CHUNKS", 5 * CHUNKS)
-    dataset.write(tiny_database, cfg, tmp_path)
+    synthetic.write_sequences(tiny_database.snapshot, cfg, tmp_path)
     several, found = records(tmp_path)
     assert set(one.values()) == {1} and min(several.values()) > 1
     for split in dataset.SPLITS:
@@ -259,49 +257,8 @@ def test_a_file_system_without_links_gets_copies(
     def refused(*_):
         raise PermissionError("no links here")
 
-    monkeypatch.setattr(engine.os, "link", refused)
-    dataset.write(tiny_database, cfg, tmp_path)
+    monkeypatch.setattr(files.os, "link", refused)
+    synthetic.write_sequences(tiny_database.snapshot, cfg, tmp_path)
     wanted = tiny_corpus.contents(tiny_database.folder / "dataset" / "all")
     wanted.pop("shard.json")
     assert tiny_corpus.contents(tmp_path) == wanted
-
-
-def test_another_seed_is_another_order(tiny_database, tiny_corpus_folder):
-    def order(seed):
-        cfg = tiny_corpus.config(tiny_corpus_folder, seed=seed)
-        return packing.pack(tiny_database, "train", cfg).tolist()
-
-    assert order(0) == order(0)
-    assert order(0) != order(1)
-
-
-def test_sequences_are_streamed(tiny_database, cfg):
-    packed_SC = packing.pack(tiny_database, "train", cfg)
-    assert inspect.isgenerator(packing.blocks(tiny_database, "train", cfg, packed_SC))
-
-
-@given(data=st.data())
-def test_windows_cover_the_stream(data):
-    sizes = np.array(data.draw(st.lists(st.integers(1, 5), max_size=6)), np.int64)
-    first = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)[: len(sizes)]
-    order = np.array(data.draw(st.permutations(range(len(sizes)))), np.int64)
-    length = data.draw(st.integers(1, 6))
-    stride = data.draw(st.integers(1, length))
-    stream = [c for d in order for c in range(first[d], first[d] + sizes[d])]
-    for keep in (False, True):
-        found = packing.windows(
-            order, first, sizes, length, stride, keep_incomplete=keep
-        )
-        assert found.shape[1] == length
-        for number, row in enumerate(found.tolist()):
-            wanted = stream[number * stride : number * stride + length]
-            assert row == wanted + [-1] * (length - len(wanted))
-        # The new part of each window, as it is scored.
-        new = [row if n == 0 else row[length - stride :] for n, row in enumerate(found)]
-        flat = [int(c) for row in new for c in row if c >= 0]
-        if keep:
-            assert flat == stream
-        else:
-            assert flat == stream[: len(flat)]
-            assert len(stream) - len(flat) < (stride if len(found) else length)
-            assert (found >= 0).all()

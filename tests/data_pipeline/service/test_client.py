@@ -22,7 +22,7 @@ def test_search_is_the_databases_bit_for_bit(client, sharded_database, k):
     queries = QUERIES[:3] if k == 300 else QUERIES
     found = client.search(queries, k)
     assert found == sharded_database.search(queries, k)
-    assert len(found[0]) == min(k, sharded_database.index.size)
+    assert len(found[0]) == min(k, sharded_database.snapshot.index().size)
 
 
 def test_excluded_documents_are_not_found(client, sharded_database):
@@ -34,7 +34,7 @@ def test_excluded_documents_are_not_found(client, sharded_database):
 
 def test_the_client_is_a_retriever(client, sharded_database):
     assert isinstance(client, generation.Retriever)
-    tokens_QM = sharded_database.chunks().take("tokens", np.arange(9))
+    tokens_QM = sharded_database.snapshot.chunks().take("tokens", np.arange(9))
     expected = sharded_database.retrieve(
         tokens_QM, 3, neighbour_len=24, exclude_documents={tiny_corpus.MONOTONE}
     )
@@ -48,8 +48,8 @@ def test_the_client_is_a_retriever(client, sharded_database):
 
 
 def test_neighbours_are_two_chunks_long_and_absent_ones_none(client, sharded_database):
-    tokens_QM = sharded_database.chunks().take("tokens", np.arange(1))[:, :5]
-    names = sharded_database.documents().column("id").to_pylist()
+    tokens_QM = sharded_database.snapshot.chunks().take("tokens", np.arange(1))[:, :5]
+    names = sharded_database.snapshot.documents().column("id").to_pylist()
     others = [name for name in names if name != tiny_corpus.PLANTED_IN]
     expected = sharded_database.retrieve(tokens_QM, 60, exclude_documents=others)
     found = client.retrieve(tokens_QM, 60, exclude_documents=others)
@@ -68,7 +68,7 @@ def test_vectors_and_sources_by_chunk(client, sharded_database):
         strict=True,
     ):
         np.testing.assert_array_equal(ours, theirs, strict=True)
-    for chunk_id in (0, len(sharded_database.chunks()) - 1):
+    for chunk_id in (0, len(sharded_database.snapshot.chunks()) - 1):
         found = client.found(chunk_id, 0.5)
         assert found == sharded_database.found(chunk_id, 0.5)
 

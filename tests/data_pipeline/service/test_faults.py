@@ -48,7 +48,7 @@ def test_an_updated_database_is_another_version(
     folder = shutil.copytree(sharded_database.folder, tmp_path / "copy")
     behind = running.shard(Database.open(folder), 0, 2)
     updated = Database.open(folder)
-    updated.delete([updated.documents().column("id")[0].as_py()])
+    updated.delete([updated.snapshot.documents().column("id")[0].as_py()])
     updated.add([{"id": "new", "text": "a lighthouse keeper counts the ships. " * 9}])
     shards = [running.shard(updated, s, 2) for s in range(2)]
     made = running.router(updated, ",".join(s.address for s in shards))

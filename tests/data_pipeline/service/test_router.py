@@ -90,7 +90,7 @@ def test_bad_requests_are_told_what_is_wrong(stub, message):
 
 
 def test_no_such_passages(stub, sharded_database):
-    for ids in ([-1], [len(sharded_database.chunks())]):
+    for ids in ([-1], [len(sharded_database.snapshot.chunks())]):
         with pytest.raises(grpc.RpcError, match="is outside 0"):
             stub.Passages(pb.PassagesRequest(chunk_ids=ids), timeout=10)
     other = pb.DatabaseState(fingerprint="other", version=3)

@@ -24,7 +24,9 @@ def test_one_machine_starts_a_server_for_four_cores(
 ):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
     started = serve_local.shards_here(sharded_database.folder, asked)
-    assert started == (sharded_database.num_shards if servers == "all" else servers)
+    assert started == (
+        sharded_database.snapshot.num_shards if servers == "all" else servers
+    )
 
 
 def test_more_servers_than_shards_are_refused(sharded_database):

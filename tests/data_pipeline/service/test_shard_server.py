@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.database import Database
+from data_pipeline.database import Database, Snapshot
 from data_pipeline.service import shard_server
 from data_pipeline.service.client import RetrievalClient
 from data_pipeline.service.wire import messages
@@ -20,8 +20,8 @@ _QUERY = ["the same again"]
 
 def test_servers_hold_all_shards_once(service, sharded_database):
     held = [shard.service.versions.newest.index_shards for shard in service[2]]
-    assert sharded_database.num_shards > NUM_SERVERS
-    assert sorted(sum(held, ())) == list(range(sharded_database.num_shards))
+    assert sharded_database.snapshot.num_shards > NUM_SERVERS
+    assert sorted(sum(held, ())) == list(range(sharded_database.snapshot.num_shards))
 
 
 def test_a_shard_in_anothers_place_is_refused(service, sharded_database):
@@ -72,7 +72,9 @@ def test_a_request_given_up_keeps_its_thread_and_no_more(running, sharded_databa
 
 def test_another_database_is_refused_by_name(running, sharded_database):
     manifest = sharded_database.manifest | {"fingerprint": "feedfeedfeedfeed"}
-    other = Database(sharded_database.folder, manifest, sharded_database.state)
+    other = Database(
+        Snapshot(sharded_database.folder, manifest, sharded_database.snapshot.state)
+    )
     right = running.shard(sharded_database, 0, 2)
     wrong = running.shard(other, 1, 2)
     made = running.router(sharded_database, f"{right.address},{wrong.address}")

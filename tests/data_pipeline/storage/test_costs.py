@@ -48,13 +48,13 @@ def test_each_shard_is_recorded_once(tmp_path):
 
 def test_only_what_was_made_last_counts(tmp_path):
     run(tmp_path, "abc")
-    costs.append(tmp_path, costs.Cost("other", "a", 0, 1.0, 1.0, 1, 1))
+    costs.append(tmp_path, costs.ShardCost("other", "a", 0, 1.0, 1.0, 1, 1))
     run(tmp_path, "ab", version=2)  # with fewer shards
     lines = (tmp_path / costs.FILE).read_text().strip().splitlines()
     assert len(lines) == 1 + 3 + 1 + 1 + 2
     found = costs.read(tmp_path)
     assert [cost.stage + cost.shard for cost in found] == ["othera", "stagea", "stageb"]
-    assert found[-1] == costs.Cost(**json.loads(lines[-1]))
+    assert found[-1] == costs.ShardCost(**json.loads(lines[-1]))
 
 
 def test_a_torn_line_is_passed_over(tmp_path):
@@ -69,9 +69,9 @@ def test_a_torn_line_is_passed_over(tmp_path):
 
 
 def test_cpu_seconds_are_those_of_the_work():
-    meter = costs.Meter()
+    meter = costs.Stopwatch()
     values = np.random.default_rng(0).random(1_000_000)
     for _ in range(5):
         values = np.sort(np.sin(values))
-    cost = meter.read("stage", "a", 0, 0)
+    cost = meter.cost("stage", "a", 0, 0)
     assert 0.005 < cost.cpu_s < 10 * (cost.wall_s + 0.1)

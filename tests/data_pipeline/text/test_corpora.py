@@ -14,10 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from data_pipeline.text import python_corpus
 from data_pipeline.text.corpora import Document, Skipped, read_documents
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -49,101 +46,6 @@ def write_jsonl(path: Path, records: list[object]) -> Path:
     lines = "".join(json.dumps(record) + "\n" for record in records)
     path.write_bytes(COMPRESS.get(path.suffix, bytes)(lines.encode()))
     return path
-
-
-@pytest.mark.parametrize("suffix", COMPRESS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1)))
-def test_json_lines_come_back(suffix: str, tmp_path: Path, texts: list[str]) -> None:
-    usable = [text for text in [*texts, "end"] if text.strip()]
-    records = [{"text": text} for text in [*texts, "end"]]
-    data = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode()
-    path = tmp_path / f"corpus.jsonl{suffix}"
-    path.write_bytes(COMPRESS[suffix](data))
-    documents, skipped = read(path)
-    assert [document.text for document in documents] == usable
-    assert sum(skipped.values()) == len(records) - len(usable)
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_record_fields(suffix: str, tmp_path: Path) -> None:
-    records = [
-        {"text": "one", "id": "a", "title": "A", "uri": "u", "licence": "MIT"},
-        {"text": "two", "id": None, "title": None, "uri": None, "licence": None},
-        {"text": "three", "id": "a", "title": "", "uri": "", "licence": ""},
-    ]
-    path = tmp_path / f"c{suffix}"
-    if suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(records), path)
-    else:
-        write_jsonl(path, records)
-    documents, _ = read(path)
-    assert documents == [
-        Document("a", "one", "A", "u", "MIT"),
-        Document("c:2", "two", "", str(path)),
-        Document("a#2", "three", "", str(path)),
-    ]
-
-
-def test_numbers_are_ids_and_suffixes_never_collide(tmp_path: Path) -> None:
-    ids = [7, 7.5, "x", "x#2", "x", "x", True, [1]]
-    records: list[object] = [{"text": f"t{i}", "id": id_} for i, id_ in enumerate(ids)]
-    documents, _ = read(write_jsonl(tmp_path / "n.jsonl", records))
-    found = [document.id for document in documents]
-    assert found == ["7", "7.5", "x", "x#2", "x#3", "x#4", "n:7", "n:8"]
-
-
-def test_unusable_json_lines_are_counted_by_name(tmp_path: Path) -> None:
-    lines = [
-        b'\xef\xbb\xbf{"text": "good"}',
-        b"",
-        b'{"text": "cut',
-        b"[" * 100_000,
-        b'{"text": "\xff"}',
-        b'{"text": "\\ud800"}',
-        b'{"text": "x", "title": "\\udfff"}',
-        b'{"text": " \\n\\t"}',
-        b'{"text": 5}',
-        b'{"title": "none"}',
-        b'["text"]',
-        b'{"text": "pair \\ud83e\\udd23", "id": "last"}',
-    ]
-    path = tmp_path / "bad.jsonl"
-    path.write_bytes(b"\n".join(lines))
-    skipped = Skipped()
-    documents = list(read_documents(str(path), skipped))
-    assert [d.text for d in documents] == ["good", "pair \U0001f923"]
-    assert skipped.summary_lines() == [
-        "1 empty: bad.jsonl:8",
-        "2 invalid json: bad.jsonl:3, bad.jsonl:4",
-        "3 no text field: bad.jsonl:9, bad.jsonl:10, bad.jsonl:11",
-        "3 undecodable: bad.jsonl:5, bad.jsonl:6, bad.jsonl:7",
-    ]
-    assert skipped.total == 9
-    json.dumps(skipped.as_dict())
-
-
-@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
-def test_damaged_files_give_what_is_whole(suffix: str, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    records = [{"text": rng.bytes(500).hex()} for _ in range(2500)]
-    whole = write_jsonl(tmp_path / f"cut.jsonl{suffix}", list(records))
-    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    documents, skipped = read(whole)
-    assert 0 < len(documents) < 2500
-    assert [d.text for d in documents] == [r["text"] for r in records][: len(documents)]
-    assert skipped["damaged"] == 1
-    (tmp_path / f"good.txt{suffix}").write_bytes(COMPRESS[suffix](b"some text"))
-    (tmp_path / f"noise.txt{suffix}").write_bytes(b"no such format")
-    documents, skipped = read(tmp_path)
-    assert documents[-1].text == "some text"
-    assert skipped["damaged"] == 2
-
-
-def test_concatenated_zstd_frames_are_one_file(tmp_path: Path) -> None:
-    path = tmp_path / "frames.txt.zst"
-    path.write_bytes(COMPRESS[".zst"](b"first ") + COMPRESS[".zst"](b"second"))
-    assert read(path)[0][0].text == "first second"
 
 
 def test_folder_is_read_sorted_with_every_reader(tmp_path: Path) -> None:
@@ -290,13 +192,6 @@ def test_nothing_usable_is_an_error_that_says_why(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_skipped_names_only_the_first() -> None:
-    skipped = Skipped()
-    for i in range(7):
-        skipped.add("empty", f"f{i}")
-    assert skipped.summary_lines() == ["7 empty: f0, f1, f2, f3, f4, ..."]
-
-
 class FakeBuilder:
     """What `corpora` uses of a TFDS builder."""
 
@@ -370,107 +265,3 @@ def test_hugging_face(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = Document(at, "streamed", "T", "hf:user/name,small:test")
     assert documents == [expected]
     assert asked == [("user/name", "small", "test", True)]
-
-
-CODE = "\n".join(
-    f"def function_{'abcdefgh'[i % 8]}(x):\n    return x" for i in range(9)
-)
-
-
-@pytest.fixture
-def installation(tmp_path: Path) -> python_corpus.Installation:
-    return fake_installation(tmp_path)
-
-
-def fake_installation(place: Path) -> python_corpus.Installation:
-    files = {
-        "stdlib/json/decoder.py": '# c\n\n"""Decodes JSON.\n\nMore."""\n' + CODE,
-        "stdlib/json/small.py": "x = 1",
-        "stdlib/test/test_json.py": CODE,
-        "stdlib/table.py": "numbers = [\n" + "1, 2, 3,\n" * 99 + "]",
-        "stdlib/names.py": "from numpy import something\n" * 50,
-        "stdlib/long.py": CODE + "\nx = '" + "a" * 2000 + "'",
-        "stdlib/site-packages/other.py": CODE,
-        "site/numpy/linalg/_linalg.py": CODE,
-        "site/numpy/tests/test_linalg.py": CODE,
-        "site/numpy-2.0.dist-info/METADATA": "Metadata-Version: 2.4\nName: numpy\n"
-        "Version: 2.0\nLicense-Expression: BSD-3-Clause\n\n# NumPy\n\n"
-        + "Words. "
-        * 50,
-        "site/aaa/module.py": CODE,
-        "site/aaa/latin.py": CODE + "\n# caf\udce9",
-        "site/aaa-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: aaa\nVersion: 1\n"
-        "Classifier: License :: OSI Approved :: MIT License\n\nshort",
-    }
-    for name, text in files.items():
-        path = place / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode(errors="surrogateescape"))
-    for info in ("numpy-2.0", "aaa-1"):
-        package = info.split("-")[0]
-        names = [
-            n.removeprefix("site/") for n in files if n.startswith("site/" + package)
-        ]
-        record = "".join(f"{name},,\n" for name in [*names, f"{package}/absent.py"])
-        path = place / f"site/{info}.dist-info/RECORD"
-        path.write_text(record, encoding="utf-8")
-    return python_corpus.Installation(place / "stdlib", (place / "site",))
-
-
-def test_embedded_corpus(installation: python_corpus.Installation) -> None:
-    skipped = Skipped()
-    documents = list(python_corpus.read_documents(skipped, roots=installation))
-    found = {d.id: (d.title, d.uri, d.licence) for d in documents}
-    assert found == {
-        "stdlib/json/decoder.py": (
-            "json.decoder: Decodes JSON.",
-            "stdlib/json/decoder.py",
-            "PSF-2.0",
-        ),
-        "numpy/linalg/_linalg.py": (
-            "numpy.linalg._linalg",
-            "site-packages/numpy/linalg/_linalg.py",
-            "BSD-3-Clause",
-        ),
-        "numpy/README": (
-            "numpy/README",
-            "site-packages/numpy-2.0.dist-info/METADATA",
-            "BSD-3-Clause",
-        ),
-        "aaa/module.py": (
-            "aaa.module",
-            "site-packages/aaa/module.py",
-            "MIT License",
-        ),
-    }
-    assert documents[-1].id == "aaa/module.py"  # after all that is preferred
-    assert documents[[d.id for d in documents].index("numpy/README")].text[0] == "#"
-    reasons = counts(skipped)
-    assert reasons.pop("under 200 bytes") == 2
-    assert reasons == {
-        "data tables": 2,
-        "lists of imports": 1,
-        "undecodable": 1,
-        "unreadable": 2,
-    }
-
-
-def test_embedded_sample_depends_on_no_path(tmp_path: Path) -> None:
-    places = [fake_installation(tmp_path / name) for name in ("one", "two/deeper")]
-    samples = [
-        list(python_corpus.read_documents(Skipped(), roots=place, max_size_bytes=size))
-        for place in places
-        for size in (1, 10_000_000)
-    ]
-    assert samples[0] == samples[2]
-    assert samples[1] == samples[3]
-    assert samples[0] == samples[1][:1]
-
-
-def test_this_installation_has_text() -> None:
-    documents, _ = read("", max_size_bytes=300_000)
-    assert documents == read("python", max_size_bytes=300_000)[0]
-    size_bytes = [len(document.text.encode()) for document in documents]
-    assert sum(size_bytes[:-1]) < 300_000 <= sum(size_bytes)
-    assert all(document.title and document.uri for document in documents)
-    assert not [d for d in documents if sys.prefix in d.uri + d.id + d.title]

@@ -196,7 +196,7 @@ def test_writing_again_gives_the_same_bytes_and_leaves_nothing_behind(tmp_path):
     (files / "of-before.png").write_bytes(b"old")
     assert written(tmp_path, run_files.results()) == first
     assert {path.name: path.read_bytes() for path in files.iterdir()} == pictures
-    assert not list((tmp_path / "run").rglob("*.tmp"))
+    assert not list((tmp_path / "run").rglob(".tmp-*"))
 
 
 def test_the_facts_are_those_of_the_run(tmp_path):

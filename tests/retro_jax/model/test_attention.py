@@ -1,4 +1,6 @@
-"""Every form of attention computes the same, and every kind of position what it says."""
+"""Attention is the formula, in any kind of position and for any groups of keys."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,36 +8,94 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from retro_jax.devices import sharding
 from retro_jax.model import attention as attention_lib
-from retro_jax.model import kernels
 from retro_jax.model.attention import Attention
-from tests import tiny_model
+from retro_jax.model.kernels import Causal
+from tests import reference, tiny_model
 
-LENGTH, WIDTH, HEADS, SIZE = 128, 16, 2, 8
+LENGTH, WIDTH, HEADS, SIZE = 128, 16, 2, 8  # of `tiny_model.attention`
+L, N, S, D, E = 5, 3, 6, 16, 12
 
 
-def make(seed: int = 0, **options) -> Attention:
-    """An attention whose biases are not zero."""
-    made = Attention(
-        WIDTH, WIDTH, HEADS, SIZE, rngs=nnx.Rngs(seed), out_gain=1.0, **options
+def _random(rng, *shape):
+    return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+
+def _weights(layer):
+    """The arrays of a layer by name, in float64."""
+    params = nnx.state(layer, nnx.Param)
+    return {name: np.asarray(w[...], np.float64) for name, w in params.items()}
+
+
+@pytest.fixture(scope="module")
+def random_attention():
+    """An attention from width 16 to width 12 with random biases, and its weights."""
+    rng = np.random.default_rng(0)
+    layer = nnx.eval_shape(
+        lambda: Attention(D, E, 2, 8, rngs=nnx.Rngs(0), out_gain=1.0)
     )
-    rng = np.random.default_rng(seed)
-    for bias in (made.bias_content_HK, made.bias_position_HK):
-        if bias is not None:
-            bias.set_value(jnp.asarray(rng.standard_normal((HEADS, SIZE)), jnp.float32))
-    return made
+    layer = jax.tree.map(lambda w: jnp.asarray(_random(rng, *w.shape) * 0.4), layer)
+    return layer, _weights(layer)
 
 
-def inputs(num_sequences: int = 2) -> tuple[jax.Array, jax.Array]:
-    """Activations, and segments: two documents and padding, another cut in each row."""
-    rng = np.random.default_rng(1)
-    x_BLD = rng.standard_normal((num_sequences, LENGTH, WIDTH)).astype(np.float32)
-    segments_BL = np.ones((num_sequences, LENGTH), np.int32)
-    for row, segments_L in enumerate(segments_BL):
-        segments_L[40 + 13 * row :] = 2
-        segments_L[100 + row :] = 0
-    return jnp.asarray(x_BLD), jnp.asarray(segments_BL)
+@pytest.mark.parametrize("offset", [0, 3])
+def test_attention_over_groups_equals_the_loop(random_attention, offset):
+    """CCA's distances: l - s + offset, the same in each group; one joint softmax."""
+    layer, weights = random_attention
+    rng = np.random.default_rng(3)
+    query_LD, source_NSE = _random(rng, L, D), _random(rng, N, S, E)
+    mask_LNS = rng.random((L, N, S)) < 0.6
+    mask_LNS[2] = False  # a query that may see nothing
+    run = jax.jit(functools.partial(Attention.__call__, distance_offset=offset))
+    got = run(layer, query_LD[None], source_NSE[None], mask_LNS[None])
+    expected = [
+        reference.attend_one(
+            weights,
+            query_LD[i],
+            source_NSE[mask_LNS[i]],
+            [i - s + offset for _, s in np.argwhere(mask_LNS[i])],
+        )
+        for i in range(L)
+    ]
+    np.testing.assert_allclose(got[0], np.stack(expected), atol=1e-5)
+    np.testing.assert_array_equal(got[0, 2], 0.0)
+
+
+def test_permuting_the_groups_changes_nothing(random_attention):
+    layer, _ = random_attention
+    rng = np.random.default_rng(4)
+    query, source = _random(rng, 1, L, D), _random(rng, 1, N, S, E)
+    mask = jnp.asarray(rng.random((1, L, N, S)) < 0.6)
+    order = [2, 0, 1]
+    np.testing.assert_allclose(
+        layer(query, source, mask),
+        layer(query, source[:, order], mask[:, :, order]),
+        atol=1e-5,
+    )
+
+
+def test_one_query_of_one_key_gets_its_value(random_attention):
+    layer, weights = random_attention
+    rng = np.random.default_rng(6)
+    query, source = _random(rng, 1, 1, D), _random(rng, 1, 1, 1, E)
+    value_HK = np.einsum("E,EHK->HK", source[0, 0, 0], weights["w_v_EHK"])
+    expected_D = np.einsum("HK,HKD->D", value_HK, weights["w_o_HKD"])
+    got = layer(query, source, jnp.ones((1, 1, 1, 1), bool))
+    np.testing.assert_allclose(got[0, 0], expected_D, atol=1e-5)
+
+
+def test_gradients_are_finite_where_nothing_is_seen(random_attention):
+    layer, _ = random_attention
+    rng = np.random.default_rng(8)
+    query, source = _random(rng, 1, L, D), _random(rng, 1, N, S, E)
+    mask = jnp.zeros((1, L, N, S), bool)
+
+    def total(layer, query, source):
+        return jnp.sum(layer(query, source, mask) ** 2)
+
+    gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(layer, query, source)
+    for gradient in jax.tree.leaves(gradients):
+        np.testing.assert_array_equal(gradient, 0.0)
 
 
 @pytest.mark.parametrize("num_blocks", [1, 4])
@@ -47,14 +107,14 @@ def inputs(num_sequences: int = 2) -> tuple[jax.Array, jax.Array]:
 def test_blocks_of_queries_give_what_all_at_once_do(options, num_blocks, monkeypatch):
     monkeypatch.setattr(attention_lib, "_BLOCKS", num_blocks)
     monkeypatch.setattr(attention_lib, "_MIN_BLOCK", LENGTH // num_blocks)
-    x_BLD, segments_BL = inputs()
-    attention = make(**options)
+    x_BLD, segments_BL = tiny_model.attention_inputs()
+    attention = tiny_model.attention(**options)
 
     def in_blocks(attention, x_BLD):
-        return attention.over_itself(x_BLD, segments_BL, "einsum")
+        return attention(x_BLD, x_BLD[:, None], Causal(segments_BL, "einsum"))
 
     def at_once(attention, x_BLD):
-        return attention(x_BLD, x_BLD[:, None], kernels.causal_mask(segments_BL))
+        return attention(x_BLD, x_BLD[:, None], Causal(segments_BL).mask_BLNS)
 
     def graded(read):
         weights_BLD = jnp.cos(jnp.arange(x_BLD.size)).reshape(x_BLD.shape)
@@ -77,76 +137,6 @@ def test_blocks_of_queries_give_what_all_at_once_do(options, num_blocks, monkeyp
         )
 
 
-@pytest.mark.parametrize("form", ["features", "splash"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"positions": "relative"},
-        {"positions": "relative", "position_width": 8, "num_key_heads": 1},
-        {"positions": "rotary", "num_key_heads": 1},
-        {"positions": "none"},
-    ],
-    ids=["relative", "narrow", "rotary", "none"],
-)
-def test_all_forms_agree_in_value_and_gradient(form, options):
-    x_BLD, segments_BL = inputs()
-    attention = make(**options)
-    weights_BLD = jnp.cos(jnp.arange(x_BLD.size, dtype=jnp.float32)).reshape(
-        x_BLD.shape
-    )
-
-    def loss(attention, x_BLD, form):
-        read_BLD = attention.over_itself(x_BLD, segments_BL, form)
-        return jnp.sum(read_BLD * weights_BLD), read_BLD
-
-    graded = jax.jit(
-        jax.grad(loss, argnums=(0, 1), has_aux=True), static_argnames="form"
-    )
-    plain, plain_BLD = graded(attention, x_BLD, form="einsum")
-    other, other_BLD = graded(attention, x_BLD, form=form)
-    np.testing.assert_allclose(plain_BLD, other_BLD, atol=2e-5)
-    for one, another in zip(
-        jax.tree.leaves(plain), jax.tree.leaves(other), strict=True
-    ):
-        scale = float(jnp.abs(one).max())
-        np.testing.assert_allclose(one, another, atol=2e-5 * max(scale, 1.0))
-
-
-def test_splash_is_split_over_a_mesh_by_sequences_and_heads():
-    x_BLD, segments_BL = inputs()
-    attention = make(positions="rotary")
-    whole_BLD = attention.over_itself(x_BLD, segments_BL, "einsum")
-    with jax.set_mesh(tiny_model.mesh(2, 2)):
-        split = jax.jit(lambda x, s: attention.over_itself(x, s, "splash"))
-        split_BLD = split(x_BLD, segments_BL)
-    np.testing.assert_allclose(whole_BLD, split_BLD, atol=2e-5)
-
-
-def test_splash_refuses_a_length_it_cannot_cut():
-    x_BLD, segments_BL = inputs()
-    with pytest.raises(ValueError, match="multiple of 128 tokens, have 100"):
-        make().over_itself(x_BLD[:, :100], segments_BL[:, :100], "splash")
-
-
-@pytest.mark.parametrize(
-    ("platform", "num_features", "length", "chosen"),
-    [
-        ("cpu", 64, 2048, "einsum"),
-        ("tpu", 256, 2048, "splash"),
-        ("tpu", 256, 2000, "einsum"),
-        ("tpu", 64 + 4096, 2048, "einsum"),
-        ("gpu", 128, 2048, "cudnn"),
-        ("gpu", 64 + 896, 2048, "einsum"),
-    ],
-)
-def test_the_form_follows_the_device(
-    monkeypatch, platform, num_features, length, chosen
-):
-    monkeypatch.setattr(sharding, "platform", lambda: platform)
-    assert kernels.choose("auto", num_features, length) == chosen
-    assert kernels.choose("features", num_features, length) == "features"
-
-
 def rotated(x_K: np.ndarray, place: float) -> np.ndarray:
     """As complex numbers, which the code does not use."""
     half = len(x_K) // 2
@@ -158,7 +148,7 @@ def rotated(x_K: np.ndarray, place: float) -> np.ndarray:
 @pytest.mark.parametrize("offset", [0, 5])
 @pytest.mark.parametrize("num_key_heads", [1, 2])
 def test_rotary_groups_equal_the_loop(offset, num_key_heads):
-    attention = make(positions="rotary", num_key_heads=num_key_heads)
+    attention = tiny_model.attention(positions="rotary", num_key_heads=num_key_heads)
     rng = np.random.default_rng(2)
     query_BLD = rng.standard_normal((1, 3, WIDTH))
     source_BNSE = rng.standard_normal((1, 2, 4, WIDTH))
@@ -213,7 +203,7 @@ def test_without_positions_the_order_of_keys_does_not_matter():
     order = np.array([2, 0, 3, 1])
     mask_BLNS = jnp.ones((1, 3, 1, 4), bool)
     for positions, same in (("none", True), ("relative", False), ("rotary", False)):
-        attention = make(positions=positions)
+        attention = tiny_model.attention(positions=positions)
         one = attention(query_BLD, source_BNSE, mask_BLNS)
         other = attention(query_BLD, source_BNSE[:, :, order], mask_BLNS)
         assert np.allclose(one, other, atol=1e-5) == same
@@ -224,7 +214,7 @@ def test_a_row_of_keys_may_serve_several_rows_of_queries():
     query_BLD = jnp.asarray(rng.standard_normal((4, 3, WIDTH)), jnp.float32)
     source_BNSE = jnp.asarray(rng.standard_normal((2, 1, 4, WIDTH)), jnp.float32)
     mask_BLNS = jnp.ones((4, 3, 1, 4), bool)
-    attention = make()
+    attention = tiny_model.attention()
     shared = attention(query_BLD, source_BNSE, mask_BLNS)
     repeated = attention(query_BLD, jnp.repeat(source_BNSE, 2, axis=0), mask_BLNS)
     np.testing.assert_allclose(shared, repeated, atol=1e-6)

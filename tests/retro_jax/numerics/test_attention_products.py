@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from retro_jax.numerics import attention_products, projections
+from retro_jax.numerics import attention_products, one_cpu
 
 B, L, N, S, H, K = 3, 4, 2, 5, 2, 6
 
@@ -42,7 +42,7 @@ CASES = {
 def test_values_and_gradients_are_those_of_einsums(
     case, dtype, on_one_cpu, monkeypatch
 ):
-    monkeypatch.setattr(projections, "_is_one_cpu", lambda: on_one_cpu)
+    monkeypatch.setattr(one_cpu, "is_in_use", lambda: on_one_cpu)
     einsum, left_shape, right_shape, shape = CASES[case]
     left = whole_numbers(*left_shape, dtype=dtype)
     right = whole_numbers(*right_shape, dtype=dtype)
@@ -69,7 +69,7 @@ def test_values_and_gradients_are_those_of_einsums(
 @pytest.mark.parametrize("on_one_cpu", [True, False])
 @pytest.mark.parametrize("case", ["logits", "read"])
 def test_no_factor_is_float32_in_bfloat16(case, on_one_cpu, monkeypatch):
-    monkeypatch.setattr(projections, "_is_one_cpu", lambda: on_one_cpu)
+    monkeypatch.setattr(one_cpu, "is_in_use", lambda: on_one_cpu)
     _, left_shape, right_shape, _ = CASES[case]
     left = whole_numbers(*left_shape, dtype=jnp.bfloat16)
     right = whole_numbers(*right_shape, dtype=jnp.bfloat16)

@@ -7,9 +7,7 @@ import jax
 import numpy as np
 
 from retro_jax.training.batch import to_devices, without_neighbours
-from retro_jax.training.step import (
-    token_losses,
-)
+from retro_jax.training.step import token_losses
 from tests import tiny_model
 
 CFG = tiny_model.small_config(vocab_size=16)

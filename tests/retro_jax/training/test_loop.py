@@ -18,9 +18,7 @@ from retro_jax.runs import metrics
 from retro_jax.runs.checkpoints import Checkpoints
 from retro_jax.runs.preemption import Preempted
 from retro_jax.training.loop import train
-from retro_jax.training.step import (
-    updates_made,
-)
+from retro_jax.training.step import updates_made
 from tests import tiny_model
 
 CFG = tiny_model.small_config(vocab_size=16)

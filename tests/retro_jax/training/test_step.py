@@ -12,12 +12,7 @@ import pytest
 from retro_jax.config import OptimizerConfig
 from retro_jax.model import parameters
 from retro_jax.training.optimizer import make_optimizer
-from retro_jax.training.step import (
-    loss,
-    summed_gradients,
-    token_losses,
-    train_step,
-)
+from retro_jax.training.step import loss, summed_gradients, token_losses, train_step
 from retro_jax.training.train_state import TrainState
 from tests import tiny_model
 

@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from tools.aot import __main__, roofline, table
-from tools.aot.hlo import Collective
 
 _TINY = "experiments/configs/tiny.py"
 _SMALL = (
@@ -89,12 +88,6 @@ def test_an_unknown_topology_ends_in_one_line_with_the_known_ones():
         assert part in done.stderr
 
 
-@pytest.mark.parametrize("name", ["v5e", "v5e:4", "v5e:4x4x4", "v5p:4x4", "v4:4x0x4"])
-def test_shapes_that_a_network_can_not_have_are_refused(name):
-    with pytest.raises(ValueError, match="no topology"):
-        roofline.parse_slice(name)
-
-
 def _jobs(given: dict[str, object]) -> list[__main__.Job]:
     config, slices = "experiments/configs/retro.py:7.5b", ["v5p:4x4x4", "v5e:2x2"]
     return __main__.jobs(config, given, slices, [True, False], effort=0.0)
@@ -128,68 +121,3 @@ def test_the_chosen_meshes_make_up_their_slices_and_split_the_batch():
         assert data * model == roofline.parse_slice(topology).num_chips
         batch_size = 1024 if size.startswith("7.5b") else 256
         assert batch_size % (data * accumulation) == 0
-
-
-def test_a_group_uses_the_links_of_the_axes_it_lies_along():
-    cube, flat = roofline.parse_slice("v5p:4x4x4"), roofline.parse_slice("v5e:16x16")
-    of_cube = {size: cube.ici_bytes_per_s(size) / 1e9 for size in (4, 16, 64)}
-    assert of_cube == {4: 200, 16: 400, 64: 600}
-    assert {size: flat.ici_bytes_per_s(size) / 1e9 for size in (4, 16, 64, 256)} == {
-        4: 100,
-        16: 100,
-        64: 200,
-        256: 200,
-    }
-
-
-def test_the_step_takes_the_longest_of_three_or_their_sum():
-    where = roofline.parse_slice("v5e:4x4")
-    sent = [Collective("all-reduce", 2, 16, 10 * 10**9)]
-    bounds = roofline.times(where, 197e12, 2 * 819e9, sent)
-    assert (bounds.compute_s, bounds.hbm_s) == (1, 2)
-    assert bounds.ici_s == pytest.approx(2 * 2 * 10 * 15 / 16 / 200)
-    assert bounds.longest_s == 2 and bounds.limit == "HBM"
-    assert bounds.sum_s == pytest.approx(3 + bounds.ici_s)
-
-
-def test_the_table_has_the_cost_of_retrieval_beside_its_flops():
-    row = {
-        "topology": "v5e:4x4",
-        "retrieval": False,
-        "status": "ok",
-        "mesh": [16, 1],
-        "accumulation": 2,
-        "remat": "full",
-        "parameters_per_chip": 5e6,
-        "argument_bytes": 2**30,
-        "peak_bytes": 2**33,
-        "hbm_bytes": 2**34,
-        "model_flops": 1e12,
-        "program_flops": 2e12,
-        "traffic_bytes": 3e9,
-        "sent_bytes": 7.5e9,
-        "compute_s": 1.0,
-        "hbm_s": 2.0,
-        "ici_s": 3.0,
-        "longest_s": 3.0,
-        "sum_s": 6.0,
-        "mfu_longest": 0.4,
-        "mfu_sum": 0.2,
-        "limit": "ICI",
-        "compile_s": 60.0,
-        "compile_peak_bytes": 2**31,
-    }
-    on = row | {"retrieval": True, "model_flops": 1.5e12, "longest_s": 6.0}
-    first, second, beside = table.table_rows([on, row])
-    assert (first["retrieval"], second["retrieval"]) == ("on", "off")
-    assert second["state and batch (GiB)"] == 1
-    assert second["HBM peak / there (GiB)"] == "8.0 / 16"
-    assert (second["model TFLOP/chip"], second["program TFLOP/chip"]) == (1, 2)
-    assert (second["HBM traffic (GB)"], second["sent over ICI (GB)"]) == (3, 7.5)
-    assert second["compute / HBM / ICI (s)"] == "1.00 / 2.00 / 3.00"
-    assert (second["step (s)"], second["MFU"]) == ("3.00 to 6.00", "40% to 20%")
-    assert second["limited by"] == "ICI"
-    assert (second["compile (s)"], second["compile peak (GiB)"]) == (60, 2)
-    assert beside["FLOPs ratio"] == 1.5
-    assert beside["step ratio"] == "2.00 (overlapped) to 1.00"
-    assert beside["on (s)"] == "6.00 to 6.00"

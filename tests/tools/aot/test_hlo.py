@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tests import tiny_model
-from tools.aot import hlo, hlo_costs
+from tools.aot import hlo
 
 # As the TPU compiler prints it: one all-gather that overlaps with two fusions, in a loop of
 # 3 by steps of 2; a reduce-scatter in the guise of an all-reduce; a kernel whose metadata spans lines.
@@ -104,7 +104,7 @@ def test_a_chip_sends_what_rings_need():
 
 def test_kernels_are_counted_and_their_metadata_may_span_lines():
     program = hlo.Program(_TPU_TEXT)
-    assert hlo_costs.num_kernels(program) == 1
+    assert hlo.num_kernels(program) == 1
     assert program.runs["body"] == 3 and program.runs["overlapped.2"] == 3
 
 
@@ -145,7 +145,7 @@ ENTRY %e (a: f32[128,512]) -> f32[] {{
   ROOT %r = {line}
 }}
 """
-    assert hlo_costs.product_flops(hlo.Program(text)) == flops
+    assert hlo.product_flops(hlo.Program(text)) == flops
 
 
 def test_a_loop_that_xla_compiled_counts_as_often_as_it_runs():
@@ -154,7 +154,7 @@ def test_a_loop_that_xla_compiled_counts_as_often_as_it_runs():
 
     compiled = jax.jit(step).lower(jax.ShapeDtypeStruct((64, 64), np.float32)).compile()
     program = hlo.Program(compiled.as_text())
-    assert hlo_costs.product_flops(program) == 7 * 2 * 64**3
+    assert hlo.product_flops(program) == 7 * 2 * 64**3
 
 
 def test_collectives_that_xla_compiled_for_eight_devices():
@@ -193,7 +193,7 @@ ENTRY %e (a: f32[1000,8]) -> f32[] {{
   ROOT %r = {call}
 }}
 """
-    return hlo_costs.memory_bytes(hlo.Program(text))
+    return hlo.memory_bytes(hlo.Program(text))
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,16 @@ def built(folder, chunks, index_shards):
     (folder / "manifest.json").write_text(json.dumps(manifest))
     for stage in ("chunks", "embeddings", "index"):
         took_s = 10 * chunks / 1e6
-        cost = costs.Cost(stage, "train-00000", 0, took_s, took_s, 5 * chunks, 10**9)
+        cost = costs.ShardCost(
+            stage, "train-00000", 0, took_s, took_s, 5 * chunks, 10**9
+        )
         costs.append(folder, cost)
     for shard in range(index_shards):
         took_s = 2 * chunks / 1e6
         name = f"{shard:05d}.train-00000"
         costs.append(
             folder,
-            costs.Cost("searches", name, 0, took_s, took_s, 0, 2 * 10**9),
+            costs.ShardCost("searches", name, 0, took_s, took_s, 0, 2 * 10**9),
         )
     return folder
 

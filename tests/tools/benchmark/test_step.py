@@ -6,8 +6,9 @@ import jax
 import pytest
 
 from retro_jax.config import OptimizerConfig
-from retro_jax.training import train as training
 from retro_jax.training.optimizer import make_optimizer
+from retro_jax.training.step import train_step
+from retro_jax.training.train_state import initial_state
 from tests import tiny_model
 from tools.benchmark import sizes
 from tools.benchmark.step import Step
@@ -23,10 +24,8 @@ def test_a_step_is_that_of_training():
     step.start()
     assert step.run(2) > 0
     optimizer = make_optimizer(OptimizerConfig(), 10_000)
-    update = jax.jit(functools.partial(training.train_step, cfg, optimizer, 1))
-    train_state = jax.jit(
-        functools.partial(training.initial_state, cfg, optimizer, 0)
-    )()
+    update = jax.jit(functools.partial(train_step, cfg, optimizer, 1))
+    train_state = jax.jit(functools.partial(initial_state, cfg, optimizer, 0))()
     for _ in range(3):
         train_state, sums = update(train_state, batch)
     wanted = float(sums["loss_nats"] / sums["tokens"])

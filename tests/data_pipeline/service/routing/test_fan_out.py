@@ -29,7 +29,7 @@ def test_a_lost_shard_makes_answers_partial(running, sharded_database):
             strict.search(_QUERY, 5)
         # Passages of the lost shard are read by the other.
         lost = shards[1].service.versions.newest.index_shards[0]
-        chunk_id = int(sharded_database.index_of((lost,)).shards[0].ids_T[0]) | 1
+        chunk_id = int(sharded_database.snapshot.index((lost,)).shards[0].ids_T[0]) | 1
         assert client.found(chunk_id).chunk_id == chunk_id
         assert made.metrics.value("retro_partials_total") == 2
         assert made.metrics.value("retro_missing_shards_total", shard="1") == 2

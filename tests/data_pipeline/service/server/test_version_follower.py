@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from data_pipeline.build.pipeline import Build
-from data_pipeline.database import Database, verify, versions
+from data_pipeline.database import Database, integrity, versions
 from data_pipeline.index import scann
 from data_pipeline.service.client import RetrievalClient
 from data_pipeline.service.wire import messages
@@ -52,7 +52,10 @@ def scann_folder(tiny_corpus_folder, tmp_path, monkeypatch):
     cfg = tiny_corpus.config(tiny_corpus_folder, **changes)
     Build(cfg, tmp_path / "scann").run("neighbours")
     opened = Database.open(tmp_path / "scann")
-    assert opened.num_shards > 1 and opened.manifest["index"]["kind"] == "ScannIndex"
+    assert (
+        opened.snapshot.num_shards > 1
+        and opened.manifest["index"]["kind"] == "ScannIndex"
+    )
     return tmp_path / "scann"
 
 
@@ -155,7 +158,7 @@ def test_a_damaged_version_leaves_the_old_one_serving(running, folder):
     expected = known.search(_QUERIES, 6)
     # What a version consists of is there before it is in force.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(versions, "put_in_force", lambda folder, number: None)
+        patch.setattr(versions, "_switch", lambda folder, number: None)
         known.add([{"id": "news", "text": _NEWS}])
     tokens = folder / "deltas" / "000001" / "tokens.npy"
     whole = tokens.read_bytes()
@@ -199,6 +202,6 @@ def test_what_is_opened_beside_a_version_is_checked_too(folder):
     delta.unlink()
     with pytest.raises(ValueError, match="offsets.npy is missing"):
         database.newest()
-    other = dataclasses.replace(database.state, number=9, base="another")
+    other = dataclasses.replace(database.snapshot.state, number=9, base="another")
     with pytest.raises(ValueError, match="built again with other text"):
-        verify.check_quickly(folder, database.state, since=other)
+        integrity.check_quickly(folder, database.snapshot.state, since=other)

@@ -25,7 +25,9 @@ def test_two_versions_are_kept_and_what_they_share_is_loaded_once(folder):
     Database.open(folder).add([{"id": "news", "text": _NEWS}])
     second = held_versions.ShardVersion(database.newest(), 0, 1)
     for place in first.index_shards:
-        loaded = [v.database.index_of(v.index_shards).shards for v in (first, second)]
+        loaded = [
+            v.database.snapshot.index(v.index_shards).shards for v in (first, second)
+        ]
         assert loaded[0][place] is loaded[1][place]
     assert held.ask_for_room(0)
     assert held.make_room(0) is None
@@ -59,7 +61,7 @@ def test_what_is_open_outlives_compaction(folder):
     database.add([{"id": "news", "text": _NEWS}, {"id": "x", "text": "A b c."}])
     version = held_versions.ShardVersion(Database.open(folder), 0, 1)
     vectors_QW = database.embedder.embed(_QUERIES)
-    everything = list(range(len(database.chunks())))
+    everything = list(range(len(database.snapshot.chunks())))
 
     def answers():
         passages = messages.read_passages(version.database, everything, 16, True)

@@ -1,4 +1,4 @@
-"""How an approximate index is tuned: its effort rises until a recall is reached.
+"""The recall of an index: how it is measured, and how effort rises until it is reached.
 
 Effort is the number of leaves (or lists) searched, and of the candidates found in them by
 their codes whose distances are computed (re-ranked).
@@ -13,6 +13,7 @@ from absl import logging
 from jaxtyping import Float, Float32, Int64
 
 from data_pipeline.index import exact
+from data_pipeline.index.protocol import Searchable
 
 _QUERIES, _MIN_QUERIES = 2_000, 100
 # Part of the way from the target to 1: queries to come are not those tuned with. That is
@@ -20,12 +21,12 @@ _QUERIES, _MIN_QUERIES = 2_000, 100
 _MARGIN = 0.2
 _K = 2  # the paper's neighbours of a chunk
 _MIN_REORDER, _MAX_REORDER = 25, 400
-_TIE = 1e-6  # squared distance by which float32 results may differ
+TIE = 1e-6  # squared distance by which float32 results may differ
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Effort:
-    """What a search looks at, and the recall of 2 neighbours that this gives if measured."""
+    """The leaves and candidates that a search looks at, and the recall that they give."""
 
     leaves: int
     reorder: int  # candidates re-ranked
@@ -67,7 +68,7 @@ class Goal:
             queries_QW = np.asarray(queries_QW[:_QUERIES], np.float32)
             rows_Q = np.full(len(queries_QW), -1)
         nearest = exact.ExactIndex(vectors_TW).search(queries_QW, _K + 1)
-        limit_Q = _without(rows_Q, *nearest)[:, -1] + np.float32(_TIE)
+        limit_Q = _without(rows_Q, *nearest)[:, -1] + np.float32(TIE)
         return cls(queries_QW, rows_Q, limit_Q, target)
 
     @property
@@ -138,3 +139,47 @@ def _without(
     """Distances of the neighbours that are not the query's own row: one fewer."""
     kept_QN = np.where(ids_QN == rows_Q[:, None], np.inf, distances_QN)
     return np.sort(kept_QN, axis=1)[:, :-1]
+
+
+def measure_recall(
+    index: Searchable,
+    vectors_TW: Float[np.ndarray, "T W"],
+    queries_QW: Float[np.ndarray, "Q W"],
+    k: int,
+) -> float:
+    """Gives the share of the `k` nearest that `index` finds, against exact search.
+
+    1.0 when nothing is to be found.
+    """
+    found_QN, _ = index.search(queries_QW, k)
+    _, nearest_QN = exact.ExactIndex(vectors_TW).search(queries_QW, k)
+    return recall_of(found_QN, nearest_QN, vectors_TW, queries_QW)
+
+
+def recall_of(
+    found_QN: Int64[np.ndarray, "Q N"],
+    nearest_QN: Float[np.ndarray, "Q M"],
+    vectors_TW: Float[np.ndarray, "T W"],
+    queries_QW: Float[np.ndarray, "Q W"],
+) -> float:
+    """Gives the recall of rows that were found.
+
+    A row counts, once, when its true squared distance is at most the k-th nearest one's
+    plus 1e-6: of equally near rows any will do.
+
+    Args:
+        nearest_QN: squared distances of the M >= N nearest.
+    """
+    k = found_QN.shape[1]
+    wanted = min(k, len(vectors_TW)) * len(queries_QW)
+    if not wanted:
+        return 1.0
+    limit_Q = nearest_QN[:, min(k, len(vectors_TW)) - 1] + TIE
+    found_QN = np.sort(found_QN, axis=1)
+    is_new_QN = found_QN >= 0
+    is_new_QN[:, 1:] &= found_QN[:, 1:] != found_QN[:, :-1]
+    query_P, place_P = np.nonzero(is_new_QN)
+    distance_P = exact.pair_distances(
+        vectors_TW, queries_QW, query_P, found_QN[query_P, place_P]
+    )
+    return float(np.count_nonzero(distance_P <= limit_Q[query_P]) / wanted)

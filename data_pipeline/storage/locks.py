@@ -1,0 +1,38 @@
+"""Locks that keep processes from changing the same files at the same time."""
+
+import contextlib
+import errno
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_pipeline.storage.progress import say
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+
+
+@contextlib.contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """Holds the lock of a file, which stays behind; the end of the process frees it.
+
+    Args:
+        doing: what the holder does to the file's folder, for messages: "changing".
+    Raises:
+        ValueError: if another process holds it. Where there are no locks, a line is
+            printed instead.
+    """
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is {doing} {path.parent}: wait until it is done"
+            ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            say(
+                f"{path.parent} is on a file system without locks: see to it that no "
+                f"other process is {doing} it meanwhile"
+            )
+        yield
