@@ -48,7 +48,7 @@ _SEARCH_SHARE, _PASSAGES_SHARE = 0.6, 0.9
 
 
 class Router:
-    """The methods that clients call."""
+    """Answers the calls of clients: embeds, asks all shards, merges."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Router:
         )
 
     def endpoint(self, *, most: int, timeout_s: float) -> Endpoint:
-        """The methods; `most` requests may be under way, more are refused."""
+        """Gives the methods; `most` requests may be under way, more are refused."""
         methods: dict[str, tuple[type[Message], Method]] = {
             "Search": (pb.SearchRequest, self._search),
             "Passages": (pb.PassagesRequest, self._read),
@@ -136,7 +136,7 @@ class Router:
         return response
 
     async def _vectors(self, request: pb.SearchRequest) -> np.ndarray:
-        """The vectors of a request's queries; all is checked before any is embedded."""
+        """Gives the vectors of a request's queries; all is checked before any is embedded."""
         kind, limits = request.WhichOneof("queries"), self._limits
         vectors_QW, texts = None, list[str]()
         if kind == "vectors":

@@ -68,7 +68,7 @@ class ShardService:
         self._waiting: int | None = None  # version that there was no room for
 
     def endpoint(self, metrics: Metrics, *, waiting: int, timeout_s: float) -> Endpoint:
-        """The methods; `waiting` requests queue for a thread, more are refused."""
+        """Gives the methods; `waiting` requests queue for a thread, more are refused."""
         return Endpoint(
             SERVICE,
             {
@@ -197,7 +197,7 @@ class ShardService:
         return version
 
     async def _in_thread(self, work: Callable):
-        """Runs in a thread. When given up, what runs still keeps its place until it ends."""
+        """Runs work in a thread; given up, it keeps its place until the thread is free."""
         future = self._threads.submit(work)
         result = asyncio.wrap_future(future)
         try:

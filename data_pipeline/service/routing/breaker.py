@@ -1,7 +1,7 @@
-"""When a server that fails is left alone, and when it is tried again.
+"""A circuit breaker: a server that fails is left alone, and tried again after a pause.
 
-A circuit breaker (Nygard, Release It!, 2007): after three failures in a row the circuit is
-open, and nobody waits for the server any more. After a pause one request is sent to it
+Source: Nygard, Release It!, 2007. After three failures in a row the circuit is open, and
+nobody waits for the server any more. After a pause one request is sent to it
 beside the others, for which nobody waits either: if it is answered the circuit is closed,
 if not the pause is doubled.
 """
@@ -14,7 +14,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 
 
 class Circuit(enum.Enum):
-    """What requests do about a server."""
+    """Whether requests go to a server."""
 
     CLOSED = "asked like every other"
     LAST = "asked after all others, which were faster again and again"
@@ -22,7 +22,7 @@ class Circuit(enum.Enum):
 
 
 class Breaker:
-    """What is known of one server's failures. Times are of one clock, in seconds."""
+    """The failures of one server and its circuit. Times are of one clock, in seconds."""
 
     def __init__(self) -> None:
         """Begins closed: nothing has failed yet."""

@@ -1,4 +1,4 @@
-"""A shard server at an address: how it is called, how it does, which versions it has."""
+"""A shard server as a router sees it: its calls, its breaker, the versions it has."""
 
 import asyncio
 import time

@@ -65,14 +65,15 @@ class ReplicaSet:
         self._hedge = HedgeDelay(hedge_s)
 
     async def call(self, method: str, request, timeout_s: float) -> Any:
-        """The first answer of a replica.
+        """Gives the first answer of a replica.
 
         Raises:
             Unanswered: if none answers in time, with what the last one said; at once if
                 all are left alone.
         """
         loop = asyncio.get_running_loop()
-        start_s, fair_s = loop.time(), self._fair_s()
+        start_s = loop.time()
+        fair_s = max(_SHORTEST_FAIR_S, _FAIR * self._hedge.now_s)
         for replica in self._replicas:
             replica.try_if_due(method, request, timeout_s, fair_s)
         waiting = self._in_order(request.database)
@@ -130,9 +131,6 @@ class ReplicaSet:
 
         return sorted(asked, key=rank)
 
-    def _fair_s(self) -> float:
-        return max(_SHORTEST_FAIR_S, _FAIR * self._hedge.now_s)
-
     async def renew_leases(self, request: pb.HoldRequest, timeout_s: float) -> None:
         """Asks all replicas to keep versions for a while, and learns which they have."""
         await asyncio.gather(
@@ -168,7 +166,7 @@ def connect(
     metrics: Metrics,
     log: Log,
 ) -> list[ReplicaSet]:
-    """The replicas of every shard.
+    """Makes the replicas of every shard from their addresses.
 
     Args:
         addresses: 'host:port|host:port,host:port': shards in order, their replicas

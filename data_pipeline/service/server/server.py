@@ -57,7 +57,7 @@ class Listening:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that all servers share."""
+    """Adds the flags that all servers share."""
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all networks")
     parser.add_argument("--port", type=port, default=0, help="0 takes a free one")
     parser.add_argument("--tls_cert", type=Path, help="PEM certificate to serve with")
@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_follow_argument(parser: argparse.ArgumentParser) -> None:
-    """The flag by which servers follow new versions, which all of them should share."""
+    """Adds the flag by which servers follow new versions; all should be given the same."""
     parser.add_argument(
         "--follow_s",
         type=not_negative,
@@ -97,7 +97,7 @@ def add_follow_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def listening_of(args: argparse.Namespace) -> Listening:
-    """What `add_arguments`' flags say; ValueError for a token file that is none."""
+    """Reads `add_arguments`' flags; ValueError for a token file that is none."""
     return Listening(
         host=args.host,
         port=args.port,
@@ -112,33 +112,33 @@ def listening_of(args: argparse.Namespace) -> Listening:
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
-    """What `add_arguments`' flags allow a request to ask for."""
+    """Reads from `add_arguments`' flags what a request may ask for."""
     return Limits(k=args.max_k, queries=args.max_queries)
 
 
 def port(text: str) -> int:
-    """A port on the command line."""
+    """Reads a port from the command line."""
     if not 0 <= int(text) < 2**16:
         raise argparse.ArgumentTypeError(f"must lie in 0..65535, is {text}")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """A number on the command line that is at least 1."""
+    """Reads a number of at least 1 from the command line."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, is {text}")
     return int(text)
 
 
 def not_negative(text: str) -> float:
-    """Seconds on the command line."""
+    """Reads seconds from the command line, at least 0."""
     if not 0 <= float(text) < float("inf"):
         raise argparse.ArgumentTypeError(f"must be 0 or more, is {text}")
     return float(text)
 
 
 def parser_of(module: str, description: str) -> argparse.ArgumentParser:
-    """A parser whose errors are one line."""
+    """Makes a parser whose errors are one line."""
     return argparse.ArgumentParser(
         prog=f"python -m data_pipeline.service.{module}",
         description=description,
@@ -178,7 +178,7 @@ class Server:
         metrics: Metrics,
         log: Log,
     ) -> "Server":
-        """Listens.
+        """Begins to listen, with health and reflection.
 
         Raises:
             ValueError: if a port can't be had or a TLS file is not what it should be.
