@@ -48,7 +48,7 @@ _LONG = [
     "retro_jax/training/test_retrofit",
     "retro_jax/model/test_variants",
     "data_pipeline/service/server/test_version_follower",
-    "data_pipeline/service/routing/test_breaker",
+    "data_pipeline/service/test_serve_local",
     "data_pipeline/index/test_kinds",
     "data_pipeline/service/test_faults",
     "data_pipeline/sequences/test_batches",

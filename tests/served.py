@@ -1,19 +1,29 @@
-"""Servers of a database in this process: an event loop on a thread of its own."""
+"""Servers of a database: in this process, on a thread of their own, or as processes."""
 
 import asyncio
 import contextlib
 import dataclasses
+import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 from data_pipeline.database import Database
 from data_pipeline.service import router, shard_server
+from data_pipeline.service.client import RetrievalClient
 from data_pipeline.service.routing import replica_set
-from data_pipeline.service.server import server as serving
+from data_pipeline.service.server import server
 from data_pipeline.service.server.endpoints import Endpoint
 from data_pipeline.service.server.observability import Log, Metrics
 from data_pipeline.service.wire import messages
+
+NUM_SERVERS = 3  # before which the router stands that tests share
+FOLLOW_S = 0.05
 
 
 @dataclasses.dataclass
@@ -22,7 +32,7 @@ class Served:
 
     port: int
     metrics: Metrics
-    server: serving.Server
+    server: server.Server
     service: Any = None
 
     @property
@@ -54,7 +64,7 @@ class Servers:
 
     def _serve(self, endpoint: Endpoint, listening, metrics, service) -> Served:
         log = Log("test", self.said.append)
-        started = self.run(serving.Server.start(listening, [endpoint], metrics, log))
+        started = self.run(server.Server.start(listening, [endpoint], metrics, log))
         self._closing.push_async_callback(started.stop)
         return Served(started.port, metrics, started, service)
 
@@ -78,9 +88,9 @@ class Servers:
         if nearest is not None:
             service._nearest = nearest(service._nearest)
         endpoint = service.endpoint(metrics, waiting=waiting, timeout_s=20)
-        listening = serving.Listening(drain_s=5, **listening)
+        listening = server.Listening(drain_s=5, **listening)
         made = self._serve(endpoint, listening, metrics, service)
-        made.server.at_end(service.close)
+        made.server.closing.callback(service.close)
         self._call(
             lambda: service.follow(follow_s, metrics, Log("test", self.said.append))
         )
@@ -124,7 +134,7 @@ class Servers:
         self._call(lambda: made.switch.follow(follow_s))
         endpoint = made.endpoint(most=most, timeout_s=20)
         return self._serve(
-            endpoint, serving.Listening(drain_s=5, **listening), metrics, made
+            endpoint, server.Listening(drain_s=5, **listening), metrics, made
         )
 
     def stop(self, served: Served) -> None:
@@ -156,3 +166,83 @@ def servers() -> Iterator[Servers]:
         yield made
     finally:
         made.close()
+
+
+class Gate:
+    """A shard's search that stands still while the gate is shut."""
+
+    def __init__(self):
+        self.open, self.waiting = threading.Event(), threading.Semaphore(0)
+
+    def __call__(self, nearest):
+        def search(*arguments):
+            self.waiting.release()
+            assert self.open.wait(30)
+            return nearest(*arguments)
+
+        return search
+
+
+def client_of(served: Served, **options) -> RetrievalClient:
+    return RetrievalClient(f"grpc://{served.address}", **options)
+
+
+def following(running: Servers, folder: Path) -> tuple[list[Served], Served]:
+    """Two shards and a router that follow the database in a folder."""
+    shards = [
+        running.shard(Database.open(folder), shard, 2, follow_s=FOLLOW_S)
+        for shard in range(2)
+    ]
+    addresses = ",".join(shard.address for shard in shards)
+    router = running.router(Database.open(folder), addresses, follow_s=FOLLOW_S)
+    return shards, router
+
+
+def version_of(served: Served) -> int:
+    return int(served.metrics.value("retro_version"))
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    """Waits until it holds."""
+    ends_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < ends_s
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def process(module: str, *flags: str, package: str = "data_pipeline.service"):
+    """A server process that serves, and what it said so far; killed at the end."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", f"{package}.{module}", *flags],
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said: list[dict | str] = []
+    try:
+        while not (said and isinstance(said[-1], dict) and "port" in said[-1]):
+            line = started.stderr.readline()
+            assert line, said
+            said.append(json.loads(line) if line.startswith("{") else line)
+        yield started, said
+    finally:
+        started.send_signal(signal.SIGCONT)
+        started.kill()
+        started.wait()
+        started.stdin.close()
+        started.stderr.close()
+
+
+def refusal(main: Callable, given: list[str], flags: list[str], capsys) -> str:
+    """What a command says of wrong flags: one line, with status 2."""
+    try:
+        status = main([*given, *flags])
+    except SystemExit as ended:
+        status = ended.code
+    said = capsys.readouterr().err
+    assert status == 2
+    lines = [line for line in said.splitlines() if not line.startswith("{")]
+    assert len(lines) == 1
+    return said

@@ -1,4 +1,4 @@
-"""Retrieval from a service, used as the database itself is.
+"""A client of the retrieval service, used as the database itself is.
 
     retriever = RetrievalClient("grpc://localhost:50050")
     retriever.search(["how tall is the tower"], 4)
@@ -43,7 +43,7 @@ class RetrievalClient:
         token: str | None = None,
         allow_partial: bool = False,
     ):
-        """Reads what is needed to connect.
+        """Reads the certificate; connects at the first call.
 
         Args:
             address: grpc://host:port, or grpcs://host:port for TLS.
@@ -89,7 +89,7 @@ class RetrievalClient:
         neighbour_len: int | None = None,
         exclude_documents: Collection[str] = (),
     ) -> Retrieved:
-        """As `Database.retrieve`; `neighbour_len` is twice M if not given.
+        """Retrieves as `Database.retrieve` does; `neighbour_len` is twice M if not given.
 
         Raises:
             ValueError: if the service refuses what is asked.
@@ -104,7 +104,7 @@ class RetrievalClient:
     def retrieve_with_sources(
         self, tokens_QM: Integer[np.ndarray, "Q M"], num_neighbours: int
     ) -> tuple[Retrieved, dict[int, Found]]:
-        """As `retrieve`, and the source of each neighbour by its chunk id.
+        """Retrieves as `retrieve` does, and gives the source of each neighbour by its chunk id.
 
         The version that is served may change: asked for later, an id of what was added can
         be another passage's.
@@ -142,7 +142,7 @@ class RetrievalClient:
         *,
         exclude_documents: Collection[str] = (),
     ) -> list[list[Found]]:
-        """As `Database.search`; errors as `retrieve`'s."""
+        """Searches as `Database.search` does; raises as `retrieve` does."""
         _check_utf8("texts", texts)
         request = pb.SearchRequest(texts=pb.Texts(texts=texts))
         response = self._search(request, k, exclude_documents)
@@ -164,7 +164,7 @@ class RetrievalClient:
         *,
         exclude_documents: Collection[str] = (),
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `Database.nearest`, for vectors of the database's embedder; N is k always."""
+        """Searches as `Database.nearest` does, for the database's embedder; N is k always."""
         request = pb.SearchRequest(
             vectors=messages.pack_vectors(vectors_QW), without_sources=True
         )
@@ -178,7 +178,7 @@ class RetrievalClient:
         return ids_QN, distances_QN
 
     def found(self, chunk_id: int, distance: float = float("nan")) -> Found:
-        """As `Database.found`: the passage at a chunk, with its source."""
+        """Gives the passage at a chunk with its source, as `Database.found` does."""
         request = pb.PassagesRequest(chunk_ids=[chunk_id])
         (passage,) = self._call("Passages", request).passages
         return messages.found_of(passage, distance)
@@ -188,7 +188,7 @@ class RetrievalClient:
         return self.describe().chunk_len
 
     def describe(self) -> pb.Description:
-        """Which database the service holds."""
+        """Asks which database the service holds."""
         return self._call("Describe", pb.DescribeRequest())
 
     def tokenizer_model(self) -> bytes:
@@ -224,7 +224,7 @@ class RetrievalClient:
                 raise ValueError(f"{self._address}: {details}") from error
             raise ConnectionError(
                 f"{self._address} gave no answer: {code.name}: "
-                f"{security.in_words(details)}"
+                f"{security.explain(details)}"
             ) from error
 
     def close(self) -> None:

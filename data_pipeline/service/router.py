@@ -35,7 +35,7 @@ from data_pipeline.service.routing import replica_set
 from data_pipeline.service.routing.fan_out import Shards
 from data_pipeline.service.routing.micro_batches import MicroBatches
 from data_pipeline.service.routing.served_version import Switch
-from data_pipeline.service.server import server as serving
+from data_pipeline.service.server import server
 from data_pipeline.service.server.admission import Admission, Refused
 from data_pipeline.service.server.endpoints import Endpoint, Method
 from data_pipeline.service.server.observability import Log, Metrics
@@ -48,7 +48,7 @@ _SEARCH_SHARE, _PASSAGES_SHARE = 0.6, 0.9
 
 
 class Router:
-    """The methods that clients call."""
+    """Answers the calls of clients: embeds, asks all shards, merges."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Router:
         )
 
     def endpoint(self, *, most: int, timeout_s: float) -> Endpoint:
-        """The methods; `most` requests may be under way, more are refused."""
+        """Gives the methods; `most` requests may be under way, more are refused."""
         methods: dict[str, tuple[type[Message], Method]] = {
             "Search": (pb.SearchRequest, self._search),
             "Passages": (pb.PassagesRequest, self._read),
@@ -103,8 +103,8 @@ class Router:
         )
 
     async def _search(self, request: pb.SearchRequest, timeout_s: float):
-        with self.switch.version() as shown:
-            return await self._search_in(shown.state, request, timeout_s)
+        with self.switch.pinned() as version:
+            return await self._search_in(version.state, request, timeout_s)
 
     async def _search_in(
         self, state: pb.DatabaseState, request: pb.SearchRequest, timeout_s: float
@@ -136,7 +136,7 @@ class Router:
         return response
 
     async def _vectors(self, request: pb.SearchRequest) -> np.ndarray:
-        """The vectors of a request's queries; all is checked before any is embedded."""
+        """Gives the vectors of a request's queries; all is checked before any is embedded."""
         kind, limits = request.WhichOneof("queries"), self._limits
         vectors_QW, texts = None, list[str]()
         if kind == "vectors":
@@ -156,19 +156,19 @@ class Router:
 
     async def _read(self, request: pb.PassagesRequest, timeout_s: float):
         chunk_ids = list(request.chunk_ids)
-        with self.switch.version() as shown:
+        with self.switch.pinned() as version:
             messages.check_passages(
-                chunk_ids, request.passage_len, shown.database, self._limits
+                chunk_ids, request.passage_len, version.database, self._limits
             )
-            if request.HasField("database") and request.database != shown.state:
+            if request.HasField("database") and request.database != version.state:
                 raise Refused(
                     grpc.StatusCode.FAILED_PRECONDITION,
-                    f"this router serves {messages.said(shown.state)}, not "
-                    f"{messages.said(request.database)}",
+                    f"this router serves {messages.describe_state(version.state)}, not "
+                    f"{messages.describe_state(request.database)}",
                 )
             asked = pb.PassagesRequest()
             asked.CopyFrom(request)
-            asked.database.CopyFrom(shown.state)
+            asked.database.CopyFrom(version.state)
             first = chunk_ids[0] % len(self._shards) if chunk_ids else 0
             return await self._shards.read(first, asked, _PASSAGES_SHARE * timeout_s)
 
@@ -189,22 +189,10 @@ def _neighbours(ids_QN: np.ndarray, distances_QN: np.ndarray) -> list[pb.Neighbo
     ]
 
 
-class _Running:
-    """A router that serves."""
-
-    def __init__(self, server: serving.Server, router: Router):
-        self._server, self._router = server, router
-        self.announce = server.announce
-
-    async def stop(self) -> None:
-        await self._server.stop()
-        await self._router.close()
-
-
-async def start(args: argparse.Namespace) -> _Running:
+async def start(args: argparse.Namespace) -> server.Stoppable:
     """Opens the database, connects to the shards and serves, as the flags say."""
-    listening = serving.listening_of(args)
-    serving.check_port(listening.host, listening.port)
+    listening = server.listening_of(args)
+    server.check_port(listening.host, listening.port)
     metrics, log = Metrics(), Log("router")
     shards = replica_set.connect(
         args.shards,
@@ -218,18 +206,19 @@ async def start(args: argparse.Namespace) -> _Running:
         Database.open(args.database),
         shards,
         embed_window_s=args.embed_window_ms / 1000,
-        limits=serving.limits_of(args),
+        limits=server.limits_of(args),
         metrics=metrics,
         log=log,
     )
     endpoint = router.endpoint(most=args.queue, timeout_s=args.timeout_s)
-    server = await serving.Server.start(listening, [endpoint], metrics, log)
+    started = await server.Server.start(listening, [endpoint], metrics, log)
+    started.closing.push_async_callback(router.close)
     router.switch.follow(args.follow_s)
-    return _Running(server, router)
+    return started
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = serving.parser_of("router", (__doc__ or "").splitlines()[0])
+    parser = server.parser_of("router", (__doc__ or "").splitlines()[0])
     parser.add_argument("--database", type=Path, required=True)
     parser.add_argument(
         "--shards", required=True, help="host:port|host:port,...: , shards, | replicas"
@@ -242,16 +231,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--embed_window_ms", type=float, default=3.0)
     parser.add_argument(
-        "--queue", type=serving.positive, default=256, help="requests under way at most"
+        "--queue", type=server.positive, default=256, help="requests under way at most"
     )
-    serving.add_arguments(parser)
+    server.add_arguments(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until a signal; gives the exit status."""
     args = _parser().parse_args(argv)
-    return serving.command(lambda: start(args), until_eof=args.until_eof)
+    return server.run(lambda: start(args), until_eof=args.until_eof)
 
 
 if __name__ == "__main__":

@@ -38,14 +38,14 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the process that runs now; 0 before the first."""
+        """The id of the process that runs now; 0 before the first."""
         return self._process.pid if self._process is not None else 0
 
     async def start(self, port: int = 0) -> int:
-        """Starts it and gives its port, once it serves.
+        """Starts the process and gives its port, once it serves.
 
         Raises:
-            ValueError: if it ends before that; what it said stands on standard error.
+            ValueError: if it ends before that; the reason stands on standard error.
         """
         self.port = port
         process = await self._spawn()
@@ -78,32 +78,34 @@ class Child:
     async def _supervise(self, process: asyncio.subprocess.Process) -> None:
         pause_s = _FIRST_PAUSE_S
         while True:
-            await _drained(process)
-            _say(self._module, f"ended; started again in {pause_s:.1f} s")
+            await _wait_for_end(process)
+            _forward(
+                f"{self._module}: ended; started again in {pause_s:.1f} s\n".encode()
+            )
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             process = await self._spawn() or process
 
     async def stop(self) -> None:
-        """Asks it to drain and waits for its end."""
+        """Asks the process to drain and waits for its end."""
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait([self._watch])  # it reads what is read below
         if self._process is None or self._process.returncode is not None:
             return
         self._process.send_signal(signal.SIGTERM)
-        await _drained(self._process)
+        await _wait_for_end(self._process)
 
 
 async def _lines(process: asyncio.subprocess.Process) -> AsyncIterator[bytes]:
-    """What it says on standard error, which is also shown."""
+    """Gives the lines of its standard error, after writing them to ours."""
     assert process.stderr is not None  # it is a pipe
     async for line in process.stderr:
         _forward(line)
         yield line
 
 
-async def _drained(process: asyncio.subprocess.Process) -> None:
+async def _wait_for_end(process: asyncio.subprocess.Process) -> None:
     async for _ in _lines(process):
         pass
     await process.wait()
@@ -114,26 +116,22 @@ def _forward(line: bytes) -> None:
     sys.stderr.flush()
 
 
-def _say(module: str, what: str) -> None:
-    _forward(f"{module}: {what}\n".encode())
-
-
 def _port_in(line: bytes) -> int | None:
     """The port, if the line says that the process serves."""
     try:
-        said = json.loads(line)
+        event = json.loads(line)
     except ValueError:
         return None
-    if isinstance(said, dict) and said.get("event") == "serving":
-        return said["port"]
+    if isinstance(event, dict) and event.get("event") == "serving":
+        return event["port"]
     return None
 
 
 class Local:
-    """A router and its shards."""
+    """A router and its shard servers, as processes of this machine."""
 
     def __init__(self) -> None:
-        """Nothing runs yet."""
+        """Starts nothing yet."""
         self._children: list[Child] = []
         self.shards: list[Child] = []
         self.port = 0
@@ -191,7 +189,7 @@ class Local:
         return self
 
     def announce(self) -> None:
-        """Nothing: the router has said where it serves."""
+        """Does nothing: the router has said where it serves."""
 
     async def stop(self) -> None:
         """Drains the router, then the shards."""
@@ -201,7 +199,7 @@ class Local:
 
 
 def shards_here(database: Path, asked: int) -> int:
-    """How many servers to start: as asked, or one for four cores while there are shards.
+    """The number of servers to start: as asked, or one for four cores while there are shards.
 
     Raises:
         ValueError: if there is no database, or it has fewer shards than asked.
@@ -240,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.database, count, args.port, flags, follow_s=args.follow_s
         )
 
-    return server.command(start)
+    return server.run(start)
 
 
 if __name__ == "__main__":

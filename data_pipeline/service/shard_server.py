@@ -5,7 +5,7 @@
 Server `shard` of `num_shards` holds the shards i of the index with i % num_shards == shard
 in memory and no others; text and tokens stay on disk. Searches run in threads: ScaNN and
 numpy let go of the interpreter's lock. A new version of the database is opened beside the
-one that is served (`following.py`).
+one that is served (`version_follower.py`).
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 import grpc
 
 from data_pipeline.database import Database
-from data_pipeline.service.server import server as serving
+from data_pipeline.service.server import server
 from data_pipeline.service.server.admission import Admission, Refused
 from data_pipeline.service.server.endpoints import Endpoint
 from data_pipeline.service.server.observability import Log, Metrics
@@ -30,7 +30,7 @@ from data_pipeline.service.wire import messages
 from data_pipeline.service.wire import retrieval_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Shard"].full_name
-_LONGEST_S = 60.0  # that a version is held for; a router asks again and again
+_LONGEST_LEASE_S = 60.0  # a router renews its lease long before
 
 
 class ShardService:
@@ -68,7 +68,7 @@ class ShardService:
         self._waiting: int | None = None  # version that there was no room for
 
     def endpoint(self, metrics: Metrics, *, waiting: int, timeout_s: float) -> Endpoint:
-        """The methods; `waiting` requests queue for a thread, more are refused."""
+        """Gives the methods; `waiting` requests queue for a thread, more are refused."""
         return Endpoint(
             SERVICE,
             {
@@ -88,43 +88,50 @@ class ShardService:
         metrics.version.set(self.versions.newest.number)
         self._follower = Follower(folder, follow_s=follow_s, metrics=metrics, log=log)
         self._follower.start(
-            functools.partial(self._look, self._follower, metrics, log)
+            functools.partial(self._take_over, self._follower, metrics, log)
         )
 
-    async def _look(
+    async def _take_over(
         self, follower: Follower, metrics: Metrics, log: Log, number: int
     ) -> None:
-        """Opens the version in force, if it is a new one and there is room for it."""
+        """Answers for the version in force as the newest, if it can be opened."""
         clock = asyncio.get_running_loop().time
         start_s = clock()
-        newest = self.versions.newest.database
-        if number == newest.version:
+        if number == self.versions.newest.number:
             return
-        if not self.versions.show(number):
-            if not self.versions.has_room(start_s):
-                if self._waiting != number:
-                    self._waiting = number
-                    log("version_waits", version=number)
-                return
-            found = await follower.attempt(number, newest.newest)
-            if found is None or found.version != number:  # changed again meanwhile
-                return
-            given_up = self.versions.make_room(clock())
-            del newest, given_up  # the memory is for the new one
-            version = await follower.attempt(
-                number, lambda: ShardVersion(found, self._shard, self._num_shards)
-            )
-            if version is None:
-                return
-            self.versions.add(version)
-        shown = self.versions.newest
-        metrics.version.set(shown.number)
+        version = self.versions.numbered(number)
+        if version is None:
+            version = await self._open(follower, log, number)
+        if version is None:
+            return
+        self.versions.put_newest(version)
+        metrics.version.set(number)
         log(
             "version_opened",
-            version=shown.number,
-            index_shards=shown.index_shards,
+            version=number,
+            index_shards=version.index_shards,
             took_s=round(clock() - start_s, 3),
             answers_for=[state.version for state in self.versions.states],
+        )
+
+    async def _open(
+        self, follower: Follower, log: Log, number: int
+    ) -> ShardVersion | None:
+        """Opens a version; None if there is no room for it or it can't be opened."""
+        clock = asyncio.get_running_loop().time
+        if not self.versions.ask_for_room(clock()):
+            if self._waiting != number:
+                self._waiting = number
+                log("version_waits", version=number)
+            return None
+        newest = self.versions.newest.database.newest
+        found = await follower.attempt(number, newest)
+        if found is None or found.version != number:  # changed again meanwhile
+            return None
+        given_up = self.versions.make_room(clock())
+        del newest, given_up  # the memory is for the new one
+        return await follower.attempt(
+            number, lambda: ShardVersion(found, self._shard, self._num_shards)
         )
 
     def close(self) -> None:
@@ -133,8 +140,10 @@ class ShardService:
             self._follower.close()
 
     async def _hold(self, request: pb.HoldRequest, timeout_s: float):
-        until_s = asyncio.get_running_loop().time() + min(request.hold_s, _LONGEST_S)
-        self.versions.hold(request.holder, list(request.databases), until_s)
+        until_s = asyncio.get_running_loop().time() + min(
+            request.hold_s, _LONGEST_LEASE_S
+        )
+        self.versions.lease(request.holder, list(request.databases), until_s)
         return pb.HoldResponse(databases=self.versions.states)
 
     async def _search(self, request: pb.ShardSearchRequest, timeout_s: float):
@@ -178,15 +187,17 @@ class ShardService:
         """The version that a request is for."""
         version = self.versions.get(state)
         if version is None:
-            had = " and ".join(messages.said(held) for held in self.versions.states)
+            had = " and ".join(
+                messages.describe_state(held) for held in self.versions.states
+            )
             raise Refused(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"this server has {had}, the router {messages.said(state)}",
+                f"this server has {had}, the router {messages.describe_state(state)}",
             )
         return version
 
     async def _in_thread(self, work: Callable):
-        """Runs in a thread. When given up, what runs still keeps its place until it ends."""
+        """Runs work in a thread; given up, it keeps its place until the thread is free."""
         future = self._threads.submit(work)
         result = asyncio.wrap_future(future)
         try:
@@ -199,45 +210,45 @@ class ShardService:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = serving.parser_of("shard_server", (__doc__ or "").splitlines()[0])
+    parser = server.parser_of("shard_server", (__doc__ or "").splitlines()[0])
     parser.add_argument("--database", type=Path, required=True)
     parser.add_argument("--shard", type=int, required=True)
-    parser.add_argument("--num_shards", type=serving.positive, required=True)
+    parser.add_argument("--num_shards", type=server.positive, required=True)
     parser.add_argument(
-        "--threads", type=serving.positive, default=len(os.sched_getaffinity(0))
+        "--threads", type=server.positive, default=len(os.sched_getaffinity(0))
     )
     parser.add_argument(
         "--queue", type=int, default=64, help="requests that wait; more are refused"
     )
-    serving.add_arguments(parser)
+    server.add_arguments(parser)
     return parser
 
 
-async def start(args: argparse.Namespace) -> serving.Stoppable:
+async def start(args: argparse.Namespace) -> server.Stoppable:
     """Opens the database and serves, as the flags say."""
-    listening = serving.listening_of(args)
-    serving.check_port(listening.host, listening.port)  # before all that takes time
+    listening = server.listening_of(args)
+    server.check_port(listening.host, listening.port)  # before all that takes time
     service = ShardService(
         Database.open(args.database),
         args.shard,
         args.num_shards,
         threads=args.threads,
-        limits=serving.limits_of(args),
+        limits=server.limits_of(args),
     )
     metrics, log = Metrics(), Log(f"shard-{args.shard}")
     endpoint = service.endpoint(metrics, waiting=args.queue, timeout_s=args.timeout_s)
     index_shards = service.versions.newest.index_shards
     log("loaded", index_shards=index_shards, database=str(args.database))
-    server = await serving.Server.start(listening, [endpoint], metrics, log)
-    server.at_end(service.close)
+    started = await server.Server.start(listening, [endpoint], metrics, log)
+    started.closing.callback(service.close)
     service.follow(args.follow_s, metrics, log)
-    return server
+    return started
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until a signal; gives the exit status."""
     args = _parser().parse_args(argv)
-    return serving.command(lambda: start(args), until_eof=args.until_eof)
+    return server.run(lambda: start(args), until_eof=args.until_eof)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def test_the_image_is_that_of_the_dockerfile():
     containers = [c for w in _WORKLOADS for c in _pod(w)["spec"]["containers"]]
     assert {container["image"] for container in containers} == {tag}
     text = (_ROOT / "deploy" / "Dockerfile").read_text()
-    assert f"docker build -t {tag} ." in text
+    assert f"docker build -f deploy/Dockerfile -t {tag} ." in text
     lines = text.splitlines()
     copied = {
         name

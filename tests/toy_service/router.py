@@ -1,4 +1,4 @@
-"""As `data_pipeline.service.router`, with the toy embedder."""
+"""The command `data_pipeline.service.router`, with the toy embedder."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""As `data_pipeline.service.serve_local`, with the toy embedder."""
+"""The command `data_pipeline.service.serve_local`, with the toy embedder."""
 
 import sys
 

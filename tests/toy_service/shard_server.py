@@ -1,4 +1,4 @@
-"""As `data_pipeline.service.shard_server`, which needs no embedder."""
+"""The command `data_pipeline.service.shard_server`, which needs no embedder."""
 
 import sys
 

@@ -1,1 +1,1 @@
-"""How a router asks all shards: replicas, hedging, circuit breakers, merging."""
+"""The part of a router that asks all shards: replicas, hedges, breakers, merging."""

@@ -1,7 +1,8 @@
-"""Asks all shards, and puts together what they say.
+"""Asks all shards of a database, and puts their answers together.
 
 Every request carries the version that it is for, so what is merged here is of one version.
 A shard that does not answer is missing, with the reason; the others' answers stand.
+Letters here: X passages.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ class Shards:
         vectors_QW: np.ndarray,
         timeout_s: float,
     ) -> tuple[dict[int, Answer], dict[int, str]]:
-        """What each shard found, and why the others are missing.
+        """Gives what each shard found, and why the others are missing.
 
         Raises:
             Refused: if all are, or one says that the request is wrong or that it is
@@ -49,7 +50,7 @@ class Shards:
         vectors, k = messages.pack_vectors(vectors_QW), request.k
 
         async def ask(shard: int):
-            """What one shard found, or in words why it is missing."""
+            """Gives what one shard found, or as text why it is missing."""
             asked = pb.ShardSearchRequest(
                 database=state,
                 shard=shard,
@@ -66,13 +67,13 @@ class Shards:
 
         each = await asyncio.gather(*map(ask, range(len(self._shards))))
         missing = {s: why for s, why in enumerate(each) if isinstance(why, str)}
-        self._note_missing(missing)
+        self._record_missing(missing)
         if len(missing) == len(each):
             said = "; ".join(f"shard {s}: {why}" for s, why in missing.items())
             raise Refused(grpc.StatusCode.UNAVAILABLE, f"no shard answered: {said}")
         return {s: found for s, found in enumerate(each) if s not in missing}, missing
 
-    def _note_missing(self, missing: dict[int, str]) -> None:
+    def _record_missing(self, missing: dict[int, str]) -> None:
         """Counts missing shards and logs when others are missing than before."""
         if missing:
             self._metrics.partials.inc()
@@ -90,7 +91,7 @@ class Shards:
         ids_QN: np.ndarray,
         timeout_s: float,
     ) -> list[pb.Passage]:
-        """Passages of ids, each once, by the shard that found it or by another.
+        """Reads the passages of ids, each once, by the shard that found it or by another.
 
         Raises:
             Refused: if no shard can read them.
@@ -114,6 +115,8 @@ class Shards:
     ) -> pb.PassagesResponse:
         """Asks one shard, then the others, for passages, each for half the time left.
 
+        Every server can read all chunks from disk, so any of them will do.
+
         Raises:
             Refused: if no shard can read them.
         """
@@ -124,6 +127,7 @@ class Shards:
             left_s = ends_s - loop.time()
             if left_s <= 0:
                 break
+            # With half of the time, one that stalls leaves enough for the next.
             is_last = shard == (first - 1) % count
             try:
                 return await self._shards[shard].call(
@@ -152,7 +156,7 @@ def _reason(error: replica_set.Unanswered) -> str:
 
 
 def _finders(ids_X: np.ndarray, answers: dict[int, Answer]) -> dict[int, list[int]]:
-    """Which shard found which of the ids."""
+    """The ids that each shard found."""
     found = {
         shard: ids_X[np.isin(ids_X, ids_QN)].tolist()
         for shard, (ids_QN, _) in answers.items()

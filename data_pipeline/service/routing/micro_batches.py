@@ -1,4 +1,7 @@
-"""Texts of several requests, embedded together."""
+"""Texts of several requests, embedded together.
+
+Source: ours. An embedder takes little longer for a few texts than for one.
+"""
 
 import asyncio
 import concurrent.futures
@@ -26,7 +29,7 @@ class MicroBatches:
         self._loop_task: asyncio.Task | None = None
 
     async def embed(self, texts: Sequence[str]) -> Float[np.ndarray, "Q W"]:
-        """A vector for each text."""
+        """Gives a vector for each text."""
         if self._loop_task is None:
             self._loop_task = asyncio.create_task(self._run())
         vectors: asyncio.Future = asyncio.get_running_loop().create_future()
@@ -47,7 +50,7 @@ class MicroBatches:
             _give(embedded, batch)
 
     def _take(self) -> list[tuple[Sequence[str], asyncio.Future]]:
-        """The first requests that fit a batch; at least one. Those given up are dropped."""
+        """Takes the first requests that fit a batch, at least one; drops those given up."""
         self._waiting = [entry for entry in self._waiting if not entry[1].done()]
         count = size = 0
         for texts, _ in self._waiting:

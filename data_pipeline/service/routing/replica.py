@@ -1,4 +1,4 @@
-"""A shard server at an address: how it is called, how it does, which versions it has."""
+"""A shard server as a router sees it: its calls, its breaker, the versions it has."""
 
 import asyncio
 import time
@@ -12,9 +12,9 @@ from data_pipeline.service.wire import retrieval_pb2 as pb
 from data_pipeline.service.wire import security
 from data_pipeline.service.wire.stubs import stub_of
 
-# Whoever says this works: the fault is the caller's, or there are too many.
+# A server that answers this works: the fault is the caller's, or there are too many.
 _WORKING = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
-_LOST_AFTER = 3  # holds in a row without an answer
+_LOST_AFTER = 3  # leases in a row without an answer
 
 
 class Unanswered(Exception):
@@ -53,15 +53,18 @@ class Replica:
         self._left_alone.set(0)
         self.address, self.in_flight, self.breaker = address, 0, Breaker()
         self._code = grpc.StatusCode.UNKNOWN  # of the newest failure
-        self._holds: list[pb.DatabaseState] | None = None  # None: it was not asked yet
-        self._missed = 0
+        self._held: list[pb.DatabaseState] | None = None  # None: it was not asked yet
+        self._num_missed = 0  # leases in a row without an answer
         self._trials: set[asyncio.Task] = set()
 
     async def call(self, method: str, request, timeout_s: float, fair_s: float):
-        """The answer; `Unanswered` if there is none.
+        """Sends a request, gives the answer and records how the server did.
 
-        Without one within `timeout_s` the server has failed, if that is `fair_s` or more:
-        a caller in a hurry tells nothing of it.
+        Args:
+            fair_s: no answer in less time than that is no failure: a caller in a hurry
+                tells nothing of the server.
+        Raises:
+            Unanswered: if there is no answer within `timeout_s`, or an error.
         """
         self.in_flight += 1
         try:
@@ -71,32 +74,32 @@ class Replica:
             code, details = error.code(), f"{self.address}: {error.details()}"
             is_late = code == grpc.StatusCode.DEADLINE_EXCEEDED
             if code in _WORKING:
-                self._answered()
+                self._record_answer()
             elif not is_late or timeout_s >= fair_s:
                 self._code = code
-                self._failed(details)
+                self._record_failure(details)
             raise Unanswered(code, details) from error
         finally:
             self.in_flight -= 1
-        self._answered()
+        self._record_answer()
         return answer
 
-    def _answered(self) -> None:
-        if self.breaker.answered():
+    def _record_answer(self) -> None:
+        if self.breaker.record_answer():
             self._left_alone.set(0)
             self._log("replica_is_back", replica=self.address)
 
-    def _failed(self, reason: str, *, was_slow: bool = False) -> None:
-        if self.breaker.failed(time.monotonic(), reason, was_slow=was_slow):
+    def _record_failure(self, reason: str, *, was_slow: bool = False) -> None:
+        if self.breaker.record_failure(time.monotonic(), reason, was_slow=was_slow):
             self._left_alone.set(1)
             self._log("replica_left_alone", replica=self.address, reason=reason)
 
-    def was_outrun(self) -> None:
-        """Another replica answered first, though it was asked later."""
-        self._failed("slower than another replica", was_slow=True)
+    def record_outrun(self) -> None:
+        """Counts that another replica answered first."""
+        self._record_failure("slower than another replica", was_slow=True)
 
     def left_alone(self) -> Unanswered:
-        """What a request gets that would have gone to this replica."""
+        """The error of a request that would have gone to this replica."""
         pause_s = max(0.0, self.breaker.retry_at_s - time.monotonic())
         return Unanswered(
             self._code,
@@ -122,38 +125,42 @@ class Replica:
         task.add_done_callback(self._trials.discard)
 
     def version_changed(self) -> None:
-        """It has another version now, or is asked for another: a refusal is forgotten."""
+        """Forgets a refusal: the server has another version now, or is asked for another."""
         if self._code == grpc.StatusCode.FAILED_PRECONDITION:
-            self._answered()
+            self._record_answer()
 
-    async def hold(self, request: pb.HoldRequest, timeout_s: float) -> None:
-        """Asks it to keep versions, and learns which it has."""
+    async def renew_lease(self, request: pb.HoldRequest, timeout_s: float) -> None:
+        """Asks the server to keep versions for a while, and learns which it has.
+
+        Without an answer what it had is believed no more; after three the server is lost.
+        """
         try:
             answer = await self._stub.Hold(
                 request, timeout=timeout_s, metadata=self._metadata
             )
         except grpc.aio.AioRpcError:
-            self._missed += 1
+            self._num_missed += 1
             return
         held = list(answer.databases)
         if self.is_lost:
-            self._answered()
-        elif held != self._holds:
+            # It is back, perhaps long before the breaker's pause is over.
+            self._record_answer()
+        elif held != self._held:
             self.version_changed()
-        self._holds, self._missed = held, 0
+        self._held, self._num_missed = held, 0
 
     @property
     def is_lost(self) -> bool:
-        """Whether it has not answered for some time."""
-        return self._missed >= _LOST_AFTER
+        """Whether the server has not answered for some time."""
+        return self._num_missed >= _LOST_AFTER
 
     def may_have(self, state: pb.DatabaseState) -> bool:
-        """Whether it can answer for a version, as far as is known."""
-        return self._holds is None or state in self._holds
+        """Whether the server can answer for a version, as far as is known."""
+        return self._held is None or state in self._held
 
     def surely_has(self, state: pb.DatabaseState) -> bool:
-        """Whether it said so when last asked, which was just now."""
-        return not self._missed and self._holds is not None and state in self._holds
+        """Whether the server said so when last asked, which was just now."""
+        return not self._num_missed and self._held is not None and state in self._held
 
     async def close(self) -> None:
         """Ends the connection."""

@@ -5,8 +5,8 @@ after as long as 95 of 100 recent answers took, a second replica is asked too an
 answer wins (a hedge, Dean & Barroso 2013): so about one request in twenty is asked twice,
 also when all are slow. If a replica can't answer, another is asked at once (a retry).
 
-Who fails again and again is left alone (`breaker.py`): if all replicas are, there is no
-answer, at once. Who only is slower again and again than the others is asked after them.
+A replica that fails again and again is left alone (`breaker.py`); if all are, there is no
+answer, at once. One that only is slower again and again is asked after the others.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 
+from data_pipeline.service.routing.breaker import Circuit
 from data_pipeline.service.routing.replica import Replica, Unanswered
 from data_pipeline.service.server.observability import Log, Metrics
 from data_pipeline.service.wire import retrieval_pb2 as pb
@@ -25,10 +26,32 @@ from data_pipeline.service.wire import retrieval_pb2 as pb
 # The hedging delay is drawn from so many answers, anew after every 20 of them.
 _RECENT, _ENOUGH = 200, 20
 _FIRST_HEDGE_S, _SHORTEST_HEDGE_S = 0.1, 0.005
-# Times the hedging delay, but not less than that: what is a fair time to answer in.
+# A fair time to answer in is so many times the hedging delay, but not less than that.
 _FAIR, _SHORTEST_FAIR_S = 4, 0.1
 # The caller's own fault, or no time left: no replica would say anything else.
 _FINAL = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+class HedgeDelay:
+    """The seconds before a second replica is asked: the slowest 5 % of answers take longer."""
+
+    def __init__(self, fixed_s: float | None = None):
+        """Takes a delay that stays, or None to draw it from recent answers."""
+        self._is_fixed = fixed_s is not None
+        self.now_s = _FIRST_HEDGE_S if fixed_s is None else fixed_s
+        self._recent_s: collections.deque[float] = collections.deque(maxlen=_RECENT)
+        self._num_new = 0  # answers since the delay was drawn
+
+    def record(self, elapsed_s: float) -> None:
+        """Takes how long an answer took; every 20 answers the delay is drawn anew."""
+        self._recent_s.append(elapsed_s)
+        self._num_new += 1
+        if self._num_new == _ENOUGH and not self._is_fixed:
+            self._num_new = 0
+            # The last of 19 cuts into 20 parts. An earlier one would ask most shards
+            # twice, which makes an overloaded service slower still.
+            slow_s = statistics.quantiles(self._recent_s, n=20)[-1]
+            self.now_s = max(_SHORTEST_HEDGE_S, slow_s)
 
 
 class ReplicaSet:
@@ -39,25 +62,24 @@ class ReplicaSet:
     ):
         """`hedge_s` fixes the delay of hedges; None draws it from recent answers."""
         self._replicas, self._metrics = replicas, metrics
-        self._is_fixed = hedge_s is not None
-        self._hedge_s = _FIRST_HEDGE_S if hedge_s is None else hedge_s
-        self._recent_s: collections.deque[float] = collections.deque(maxlen=_RECENT)
-        self._num_new = 0  # answers since the delay was drawn
+        self._hedge = HedgeDelay(hedge_s)
 
     async def call(self, method: str, request, timeout_s: float) -> Any:
-        """The first answer of a replica.
+        """Gives the first answer of a replica.
 
         Raises:
             Unanswered: if none answers in time, with what the last one said; at once if
                 all are left alone.
         """
         loop = asyncio.get_running_loop()
-        start_s, fair_s = loop.time(), self._fair_s()
+        start_s = loop.time()
+        fair_s = max(_SHORTEST_FAIR_S, _FAIR * self._hedge.now_s)
         for replica in self._replicas:
             replica.try_if_due(method, request, timeout_s, fair_s)
         waiting = self._in_order(request.database)
         if not waiting:
-            raise next(r for r in self._replicas if r.breaker.is_open).left_alone()
+            is_open = (r for r in self._replicas if r.breaker.circuit is Circuit.OPEN)
+            raise next(is_open).left_alone()
         running: dict[asyncio.Task, Replica] = {}
 
         def ask_next() -> None:
@@ -69,7 +91,7 @@ class ReplicaSet:
         ask_next()
         try:
             while True:
-                hedge_s = self._hedge_s if waiting else None
+                hedge_s = self._hedge.now_s if waiting else None
                 done, _ = await asyncio.wait(
                     running, timeout=hedge_s, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -79,7 +101,11 @@ class ReplicaSet:
                 for task, error in [(task, task.exception()) for task in done]:
                     del running[task]
                     if error is None:
-                        self._note(loop.time() - start_s, method, running)
+                        if method == "Search":  # reading passages takes another time
+                            self._hedge.record(loop.time() - start_s)
+                        # Whoever is outrun again and again is asked last from then on.
+                        for outrun in running.values():
+                            outrun.record_outrun()
                         return task.result()
                     if not isinstance(error, Unanswered) or error.code in _FINAL:
                         raise error
@@ -93,33 +119,23 @@ class ReplicaSet:
                 task.cancel()
 
     def _in_order(self, state: pb.DatabaseState) -> list[Replica]:
-        """Whom to ask, one after another; none if all are left alone."""
+        """The replicas to ask, one after another; none if all are left alone."""
+        # One that is not known to have the version may have it by now.
         able = [r for r in self._replicas if r.may_have(state)] or self._replicas
-        asked = [r for r in able if not r.breaker.is_open or r.breaker.is_slow]
+        asked = [r for r in able if r.breaker.circuit is not Circuit.OPEN]
 
         def rank(replica: Replica):
-            return replica.breaker.is_slow, replica.in_flight, random.random()
+            is_last = replica.breaker.circuit is Circuit.LAST
+            # Drawn by lot among equals, else all routers would ask the same one first.
+            return is_last, replica.in_flight, random.random()
 
         return sorted(asked, key=rank)
 
-    def _fair_s(self) -> float:
-        return max(_SHORTEST_FAIR_S, _FAIR * self._hedge_s)
-
-    def _note(self, elapsed_s: float, method: str, outrun) -> None:
-        if method == "Search":  # reading passages takes another time
-            self._recent_s.append(elapsed_s)
-            self._num_new += 1
-        if self._num_new == _ENOUGH:
-            self._num_new = 0
-            if not self._is_fixed:
-                late_s = statistics.quantiles(self._recent_s, n=20)[-1]
-                self._hedge_s = max(_SHORTEST_HEDGE_S, late_s)
-        for replica in outrun.values():
-            replica.was_outrun()
-
-    async def hold(self, request: pb.HoldRequest, timeout_s: float) -> None:
-        """Asks all replicas to keep versions, and learns which they have."""
-        await asyncio.gather(*(r.hold(request, timeout_s) for r in self._replicas))
+    async def renew_leases(self, request: pb.HoldRequest, timeout_s: float) -> None:
+        """Asks all replicas to keep versions for a while, and learns which they have."""
+        await asyncio.gather(
+            *(replica.renew_lease(request, timeout_s) for replica in self._replicas)
+        )
 
     @property
     def is_lost(self) -> bool:
@@ -131,7 +147,7 @@ class ReplicaSet:
         return any(replica.surely_has(state) for replica in self._replicas)
 
     def version_changed(self) -> None:
-        """Another version is asked for from now on."""
+        """Forgets refusals: another version is asked for from now on."""
         for replica in self._replicas:
             replica.version_changed()
 
@@ -150,7 +166,7 @@ def connect(
     metrics: Metrics,
     log: Log,
 ) -> list[ReplicaSet]:
-    """The replicas of every shard.
+    """Makes the replicas of every shard from their addresses.
 
     Args:
         addresses: 'host:port|host:port,host:port': shards in order, their replicas

@@ -1,6 +1,6 @@
-"""Which version a router answers from, and when it goes over to the next: `following.py`.
+"""The version that a router answers from, and when it goes over to the next.
 
-A new version waits until every shard that is there says that it has it. From then on
+`version_follower.py` tells the whole story. A new version waits until every shard that is there says that it has it. From then on
 requests are answered from it; those that began before are finished in theirs, which the
 shards are asked to hold until then.
 """
@@ -18,13 +18,13 @@ from data_pipeline.service.server.version_follower import Follower
 from data_pipeline.service.wire import messages
 from data_pipeline.service.wire import retrieval_pb2 as pb
 
-_EVERY_S = 0.5  # the shards are asked
-_TIMEOUT_S = 1.0
-_HOLD_S = 5.0  # asked again long before
+_EVERY_S = 0.5  # from one renewal of the leases to the next
+_TIMEOUT_S = 1.0  # for a shard to answer a renewal
+_LEASE_S = 5.0  # many renewals: one that is lost gives up no version
 _LONG_S = 30.0  # to wait for shards, before that is worth a line in the log
 
 
-class Shown:
+class ServedVersion:
     """A version of the database, as a router needs it, and how many requests are in it."""
 
     def __init__(self, database: Database):
@@ -35,7 +35,7 @@ class Shown:
 
     @property
     def number(self) -> int:
-        """Of the version."""
+        """The number of the version."""
         return self.database.version
 
 
@@ -50,25 +50,25 @@ class Switch:
         metrics: Metrics,
         log: Log,
     ):
-        """Answers from the version that is shown by `database`."""
+        """Begins with the version that `database` has open."""
         self._shards, self._metrics, self._log = shards, metrics, log
-        self.current = Shown(database)
-        self._name = uuid.uuid4().hex  # routers hold each for themselves
-        self._next: Shown | None = None
+        self.current = ServedVersion(database)
+        self._name = uuid.uuid4().hex  # each router has leases of its own
+        self._next: ServedVersion | None = None
         self._waits_until_s: float | None = None  # that the log says so
-        self._former: list[Shown] = []
+        self._former: list[ServedVersion] = []
         self._follower: Follower | None = None
         metrics.version.set(self.current.number)
 
     @contextlib.contextmanager
-    def version(self) -> Iterator[Shown]:
-        """The version that one request is answered from, from its start to its end."""
-        shown = self.current
-        shown.num_requests += 1
+    def pinned(self) -> Iterator[ServedVersion]:
+        """Pins the version that one request is answered from, from its start to its end."""
+        version = self.current
+        version.num_requests += 1
         try:
-            yield shown
+            yield version
         finally:
-            shown.num_requests -= 1
+            version.num_requests -= 1
 
     def follow(self, follow_s: float) -> None:
         """Goes over to new versions from now on; in an event loop."""
@@ -77,10 +77,10 @@ class Switch:
             folder, follow_s=follow_s, metrics=self._metrics, log=self._log
         )
         if follow_s > 0:
-            self._follower.start(functools.partial(self._look, self._follower))
-            self._follower.keep(self._hold_on(min(follow_s, _EVERY_S)))
+            self._follower.start(functools.partial(self._open_next, self._follower))
+            self._follower.keep(self._keep_leases(min(follow_s, _EVERY_S)))
 
-    async def _look(self, follower: Follower, number: int) -> None:
+    async def _open_next(self, follower: Follower, number: int) -> None:
         """Opens the version in force, if it is another than the one that is to follow."""
         if number == self.current.number:
             self._next = None  # what was to follow was taken back
@@ -88,30 +88,37 @@ class Switch:
         newest = (self._next or self.current).database
         if number == newest.version:
             return
-        opened = await follower.attempt(number, lambda: Shown(newest.newest()))
+        opened = await follower.attempt(number, lambda: ServedVersion(newest.newest()))
         if opened is not None and opened.number == number:
             self._next = opened
             self._waits_until_s = asyncio.get_running_loop().time() + _LONG_S
             self._log("version_opened", version=number)
 
-    async def _hold_on(self, every_s: float) -> None:
+    async def _keep_leases(self, every_s: float) -> None:
+        """Has the shards keep what is needed; goes over to the next version when it can."""
         while True:
-            await self.hold()
+            coming = self._next
+            await self._renew_leases(coming)
+            # While the shards were asked it may have been taken back, or another come.
+            if coming is not None and coming is self._next:
+                self._go_over_if_all_have(coming)
             await asyncio.sleep(every_s)
 
-    async def hold(self) -> None:
-        """Tells the shards which versions are needed; goes over to the next if it can."""
-        coming = self._next
-        self._former = [shown for shown in self._former if shown.num_requests]
+    async def _renew_leases(self, coming: ServedVersion | None) -> None:
+        self._former = [version for version in self._former if version.num_requests]
         needed = [*self._former, self.current, *([coming] if coming else [])]
         asked = pb.HoldRequest(
-            databases=[shown.state for shown in needed],
-            hold_s=_HOLD_S,
+            databases=[version.state for version in needed],
+            hold_s=_LEASE_S,
             holder=self._name,
         )
-        await asyncio.gather(*(s.hold(asked, _TIMEOUT_S) for s in self._shards))
-        if coming is None or coming is not self._next:
-            return
+        await asyncio.gather(
+            *(shard.renew_leases(asked, _TIMEOUT_S) for shard in self._shards)
+        )
+
+    def _go_over_if_all_have(self, coming: ServedVersion) -> None:
+        # The slowest shard is waited for: its part would be missing from every answer of
+        # the new version. A lost shard is missing in both versions, so nobody waits for it.
         there = [s for s, shard in enumerate(self._shards) if not shard.is_lost]
         lacking = [s for s in there if not self._shards[s].has(coming.state)]
         if there and not lacking:
@@ -120,7 +127,7 @@ class Switch:
             self._waits_until_s = None  # once is enough
             self._log("version_waits", version=coming.number, shards=lacking)
 
-    def _go_over_to(self, coming: Shown) -> None:
+    def _go_over_to(self, coming: ServedVersion) -> None:
         before, self.current, self._next = self.current, coming, None
         self._former.append(before)
         for shard in self._shards:

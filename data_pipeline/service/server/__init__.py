@@ -1,1 +1,1 @@
-"""What every server of the service does: admission, deadlines, health, versions."""
+"""The parts that all servers share: admission, deadlines, health, following versions."""

@@ -1,4 +1,4 @@
-"""How many requests a server has under way at once, and which it refuses.
+"""The requests that a server has under way at once, and those it refuses.
 
 There is a fixed most, and below it a limit that finds what the machine can do. A request
 that takes more than half of its time has waited: the limit falls to as many as were answered

@@ -1,4 +1,4 @@
-"""From bytes to a method and back: parsing, limits, deadlines, status codes, metrics.
+"""The way from bytes to a method and back: parsing, deadlines, status codes, metrics.
 
 A method is an async function of a request and the seconds it may take. What it raises
 becomes a status: ValueError INVALID_ARGUMENT, TimeoutError DEADLINE_EXCEEDED, `Refused` its
@@ -42,7 +42,7 @@ class Endpoint:
     never_refused: frozenset[str] = frozenset()
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """What a gRPC server is given."""
+        """Gives the handler that a gRPC server takes."""
         # Requests are parsed here, not by gRPC, which would answer INTERNAL to bad UTF-8.
         return grpc.method_handlers_generic_handler(
             self.service,
@@ -73,7 +73,7 @@ class Endpoint:
         return serve
 
     async def _answer(self, name: str, data: bytes, left_s: float | None):
-        """A status, with the answer's bytes or, where it is not OK, what to say."""
+        """Gives a status, with the answer's bytes or, where it is not OK, the reason."""
         timeout_s = self.longest_s if left_s is None else min(left_s, self.longest_s)
         try:
             with self._admitted(name, timeout_s):

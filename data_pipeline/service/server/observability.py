@@ -1,4 +1,4 @@
-"""What a server says of itself: Prometheus metrics and JSON lines on standard error."""
+"""The metrics and the log of a server: Prometheus, and JSON lines on standard error."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ class Metrics:
     """Counters of one server, in a registry of their own."""
 
     def __init__(self) -> None:
-        """Makes them, all at zero."""
+        """Makes all counters, at zero."""
         self.registry = prometheus_client.CollectorRegistry()
         self.requests = self._counter(
             "requests", "Requests by method and gRPC code", "method", "code"
@@ -71,8 +71,8 @@ class Metrics:
         """A metric by its full name, as a scrape would show it; 0 if not there yet."""
         return self.registry.get_sample_value(name, labels) or 0.0
 
-    def serve(self, host: str, port: int) -> Callable[[], None]:
-        """Answers scrapes at http://host:port/metrics; gives what stops it.
+    def expose(self, host: str, port: int) -> Callable[[], None]:
+        """Answers scrapes at http://host:port/metrics; gives a function that ends that.
 
         Raises:
             ValueError: if the port can't be had.

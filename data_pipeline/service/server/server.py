@@ -6,6 +6,7 @@ said in one line; 130 after Ctrl-C.
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import os
@@ -56,7 +57,7 @@ class Listening:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that all servers share."""
+    """Adds the flags that all servers share."""
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all networks")
     parser.add_argument("--port", type=port, default=0, help="0 takes a free one")
     parser.add_argument("--tls_cert", type=Path, help="PEM certificate to serve with")
@@ -85,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_follow_argument(parser: argparse.ArgumentParser) -> None:
-    """The flag by which servers follow new versions, which all of them should share."""
+    """Adds the flag by which servers follow new versions; all should be given the same."""
     parser.add_argument(
         "--follow_s",
         type=not_negative,
@@ -96,7 +97,7 @@ def add_follow_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def listening_of(args: argparse.Namespace) -> Listening:
-    """What `add_arguments`' flags say; ValueError for a token file that is none."""
+    """Reads `add_arguments`' flags; ValueError for a token file that is none."""
     return Listening(
         host=args.host,
         port=args.port,
@@ -111,33 +112,33 @@ def listening_of(args: argparse.Namespace) -> Listening:
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
-    """What `add_arguments`' flags allow a request to ask for."""
+    """Reads from `add_arguments`' flags what a request may ask for."""
     return Limits(k=args.max_k, queries=args.max_queries)
 
 
 def port(text: str) -> int:
-    """A port on the command line."""
+    """Reads a port from the command line."""
     if not 0 <= int(text) < 2**16:
         raise argparse.ArgumentTypeError(f"must lie in 0..65535, is {text}")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """A number on the command line that is at least 1."""
+    """Reads a number of at least 1 from the command line."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, is {text}")
     return int(text)
 
 
 def not_negative(text: str) -> float:
-    """Seconds on the command line."""
+    """Reads seconds from the command line, at least 0."""
     if not 0 <= float(text) < float("inf"):
         raise argparse.ArgumentTypeError(f"must be 0 or more, is {text}")
     return float(text)
 
 
 def parser_of(module: str, description: str) -> argparse.ArgumentParser:
-    """A parser whose errors are one line."""
+    """Makes a parser whose errors are one line."""
     return argparse.ArgumentParser(
         prog=f"python -m data_pipeline.service.{module}",
         description=description,
@@ -156,13 +157,18 @@ class Stoppable(Protocol):
 
 
 class Server:
-    """A gRPC server that listens, with health and reflection."""
+    """A gRPC server that listens, with health and reflection.
+
+    Attributes:
+        port: where it listens.
+        closing: what ends after it, the last entered first.
+    """
 
     def __init__(self, server, health_service, listening: Listening, log: Log):
-        """See `start`, which makes it."""
+        """Takes a server that `start` has made."""
         self._server, self._health, self._listening = server, health_service, listening
-        self._log, self._closing = log, list[Callable[[], None]]()
-        self.port = listening.port
+        self._log, self.port = log, listening.port
+        self.closing = contextlib.AsyncExitStack()
 
     @classmethod
     async def start(
@@ -172,7 +178,7 @@ class Server:
         metrics: Metrics,
         log: Log,
     ) -> "Server":
-        """Listens.
+        """Begins to listen, with health and reflection.
 
         Raises:
             ValueError: if a port can't be had or a TLS file is not what it should be.
@@ -196,16 +202,12 @@ class Server:
             else server.add_secure_port(address, credentials)
         )
         if listening.metrics_port is not None:
-            stop = metrics.serve(listening.host, listening.metrics_port)
-            started._closing.append(stop)
+            stop = metrics.expose(listening.host, listening.metrics_port)
+            started.closing.callback(stop)
         await server.start()
         for name in ("", *names):
             await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
         return started
-
-    def at_end(self, close: Callable[[], None]) -> None:
-        """Calls it when the server has stopped."""
-        self._closing.append(close)
 
     def announce(self) -> None:
         """Says in the log that it serves, and where."""
@@ -221,8 +223,7 @@ class Server:
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._listening.pause_s)
         await self._server.stop(self._listening.drain_s)
-        for close in self._closing:
-            close()
+        await self.closing.aclose()
         self._log("stopped")
 
 
@@ -256,9 +257,7 @@ def check_port(host: str, wanted: int) -> None:
         ) from error
 
 
-def command(
-    start: Callable[[], Awaitable[Stoppable]], *, until_eof: bool = False
-) -> int:
+def run(start: Callable[[], Awaitable[Stoppable]], *, until_eof: bool = False) -> int:
     """Runs a server until a signal ends it, or the end of standard input if asked.
 
     Returns:

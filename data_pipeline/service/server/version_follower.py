@@ -1,13 +1,13 @@
-"""How servers follow a database that changes while they serve it.
+"""The way in which servers follow a database that changes while they serve it.
 
 Every few seconds a server looks which version is in force. It opens a new one beside the
 old one, on a thread of its own; what both have in common is in memory once.
 
-A **shard server** has at most two versions and answers for both (`shard_versions.py`). A
+A **shard server** has at most two versions and answers for both (`held_versions.py`). A
 **router** answers from one. It tells the shards twice a second which versions it needs
 (`Hold`), and hears which they have; once every shard that is there has the new one, the
 next request is answered from it, and those under way are finished in the old one
-(`switching.py`). A shard gives up a version that no router has asked it to hold lately.
+(`served_version.py`). A shard gives up a version that no router has asked it to hold lately.
 
 So no answer mixes versions, and none is lost for the switch. After a change is published
 nothing is found in the old version any more when the slowest shard has looked (`follow_s`)
@@ -44,7 +44,7 @@ class Follower:
         self._folder, self._follow_s = folder, follow_s
         self._metrics, self._log = metrics, log
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "follow")
-        self._said: str | None = None  # error that was logged last
+        self._logged: str | None = None  # error that was logged last
         self._failed: int | None = None  # version that could not be opened
         self._retry_at_s, self._pause_s = 0.0, follow_s
         self._tasks: list[asyncio.Task] = []
@@ -52,20 +52,20 @@ class Follower:
     def start(self, step: Callable[[int], Awaitable[None]]) -> None:
         """Calls `step` with the number of the version in force, time and again."""
         if self._follow_s > 0:
-            self.keep(self._run(step))
+            self.keep(self._poll(step))
 
     def keep(self, work: Coroutine) -> None:
-        """Runs what never ends by itself; if it does, by a bug, that is logged."""
+        """Runs work that never ends by itself; an end, which is a bug, is logged."""
         task = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(self._say_end)
+        task.add_done_callback(self._log_end)
         self._tasks.append(task)
 
-    def _say_end(self, task: asyncio.Task) -> None:
+    def _log_end(self, task: asyncio.Task) -> None:
         if not task.cancelled():
             self._metrics.version_failures.inc()
             self._log("follows_no_more", error=repr(task.exception()))
 
-    async def _run(self, step: Callable[[int], Awaitable[None]]) -> None:
+    async def _poll(self, step: Callable[[int], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(self._follow_s)
             number = await self.attempt(None, lambda: versions.in_force(self._folder))
@@ -79,7 +79,7 @@ class Follower:
     async def attempt(
         self, number: int | None, work: Callable[[], _Made]
     ) -> _Made | None:
-        """What `work` gives, on the thread; None if it can't.
+        """Runs `work` on the thread and gives its result; None if it fails.
 
         Args:
             number: of the version that is opened, which is then put off for a while.
@@ -89,8 +89,8 @@ class Follower:
             made = await loop.run_in_executor(self._thread, work)
         except (ValueError, OSError) as error:
             self._metrics.version_failures.inc()
-            if str(error) != self._said:
-                self._said = str(error)
+            if str(error) != self._logged:
+                self._logged = str(error)
                 self._log("version_failed", version=number, error=str(error))
             if number != self._failed:
                 self._pause_s = self._follow_s
@@ -99,7 +99,7 @@ class Follower:
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
             return None
         if number is not None:
-            self._said = self._failed = None
+            self._logged = self._failed = None
         return made
 
     def close(self) -> None:

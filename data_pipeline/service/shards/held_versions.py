@@ -1,4 +1,4 @@
-"""The versions that a shard server answers for: two at most, see `following.py`."""
+"""The versions that a shard server answers for, two at most: see `version_follower.py`."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from data_pipeline.service.wire import messages
 from data_pipeline.service.wire import retrieval_pb2 as pb
 
 _MOST = 2
-# Two versions that are both asked for keep a third one waiting no longer than that.
+# Two versions that are both needed keep a third one waiting no longer than that.
 _PATIENCE_S = 60.0
 
 
@@ -38,24 +38,25 @@ class ShardVersion:
     def nearest(
         self, vectors_QW: np.ndarray, k: int, excluded: list[str]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `Database.nearest`, in these shards alone."""
+        """Searches as `Database.nearest` does, in these shards alone."""
         try:
             return self.database.nearest(
                 vectors_QW, k, exclude_documents=excluded, shards=self.index_shards
             )
         except ValueError as error:  # a document that is not there
-            said = str(error).replace(str(self.database.folder), "the database")
-            raise ValueError(f"exclude_documents: {said}") from error
+            # Callers are not told where files lie.
+            message = str(error).replace(str(self.database.folder), "the database")
+            raise ValueError(f"exclude_documents: {message}") from error
 
 
 class HeldVersions:
-    """At most two versions, and until when each is asked for."""
+    """At most two versions, and the leases by which routers keep them."""
 
     def __init__(self, first: ShardVersion):
         """Answers for one version. Times are of one clock, in seconds."""
         self._held = [first]  # the newest last
-        # Who holds which, and until when.
-        self._holders: dict[str, tuple[list[pb.DatabaseState], float]] = {}
+        # What each router needs, and until when.
+        self._leases: dict[str, tuple[list[pb.DatabaseState], float]] = {}
         self._waits_since_s: float | None = None
 
     @property
@@ -65,34 +66,37 @@ class HeldVersions:
 
     @property
     def states(self) -> list[pb.DatabaseState]:
-        """What can be answered for, the newest last."""
+        """The states of the versions held, the newest last."""
         return [version.state for version in self._held]
 
     def get(self, state: pb.DatabaseState) -> ShardVersion | None:
         """The version that is asked for, if it is held."""
         return next((v for v in self._held if v.state == state), None)
 
-    def hold(self, holder: str, states: list[pb.DatabaseState], until_s: float) -> None:
-        """These are asked for until then; what the holder asked for before no longer is."""
-        self._holders[holder] = (states, until_s)
+    def numbered(self, number: int) -> ShardVersion | None:
+        """The version of a number, if it is held."""
+        return next((v for v in self._held if v.number == number), None)
 
-    def _idle(self, now_s: float) -> list[ShardVersion]:
-        """Versions that nobody asks for."""
-        self._holders = {
-            h: kept for h, kept in self._holders.items() if kept[1] > now_s
-        }
-        asked = [state for states, _ in self._holders.values() for state in states]
-        return [version for version in self._held if version.state not in asked]
+    def lease(
+        self, holder: str, states: list[pb.DatabaseState], until_s: float
+    ) -> None:
+        """Keeps versions for a router until then, in place of what it had leased before."""
+        self._leases[holder] = (states, until_s)
 
-    def show(self, number: int) -> bool:
-        """Whether a version is held already; it counts as the newest from now on."""
-        found = [version for version in self._held if version.number == number]
-        self._held = [v for v in self._held if v.number != number] + found
-        return bool(found)
+    def _unleased(self, now_s: float) -> list[ShardVersion]:
+        """The versions that no router needs."""
+        # Leases that are over go: a router that is gone never comes back by its name.
+        self._leases = {h: kept for h, kept in self._leases.items() if kept[1] > now_s}
+        needed = [state for states, _ in self._leases.values() for state in states]
+        return [version for version in self._held if version.state not in needed]
 
-    def has_room(self, now_s: float) -> bool:
-        """Whether a version may be opened; if not, whoever waits is remembered."""
-        if len(self._held) < _MOST or self._idle(now_s):
+    def ask_for_room(self, now_s: float) -> bool:
+        """Gives whether one more version may be opened; counts how long that was denied.
+
+        After a minute it is granted, lest two versions that are both needed keep a third
+        one waiting for ever.
+        """
+        if len(self._held) < _MOST or self._unleased(now_s):
             self._waits_since_s = None
             return True
         if self._waits_since_s is None:
@@ -100,14 +104,14 @@ class HeldVersions:
         return now_s - self._waits_since_s >= _PATIENCE_S
 
     def make_room(self, now_s: float) -> ShardVersion | None:
-        """Gives up one of two versions: one that nobody asks for, or the older one."""
+        """Gives up one of two versions: one that no router needs, or the older one."""
         self._waits_since_s = None
         if len(self._held) < _MOST:
             return None
-        given_up = (self._idle(now_s) or self._held)[0]
+        given_up = (self._unleased(now_s) or self._held)[0]
         self._held.remove(given_up)
         return given_up
 
-    def add(self, version: ShardVersion) -> None:
-        """Answers for it from now on."""
-        self._held.append(version)
+    def put_newest(self, version: ShardVersion) -> None:
+        """Answers for a version as the newest from now on; it may be held already."""
+        self._held = [held for held in self._held if held is not version] + [version]

@@ -1,1 +1,1 @@
-"""What goes over the wire: messages, method stubs, TLS and tokens."""
+"""The contract between clients and servers: messages, method stubs, TLS and tokens."""

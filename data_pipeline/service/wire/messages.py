@@ -1,7 +1,8 @@
-"""Between numpy and the messages of `retrieval.proto`, and what a request may ask for.
+"""Conversions between numpy and the messages of `retrieval.proto`, and limits of requests.
 
 Everything that comes from outside passes here before it is used: a ValueError names what
 is wrong and becomes INVALID_ARGUMENT.
+Letters here: X passages.
 """
 
 import dataclasses
@@ -30,17 +31,17 @@ class Limits:
 
 
 def state_of(database: Database) -> pb.DatabaseState:
-    """What tells the contents of two databases apart."""
+    """The message that tells the contents of two databases apart."""
     return pb.DatabaseState(fingerprint=database.fingerprint, version=database.version)
 
 
-def said(state: pb.DatabaseState) -> str:
-    """A database state in words."""
+def describe_state(state: pb.DatabaseState) -> str:
+    """The words for a database state in an error."""
     return f"database {state.fingerprint} version {state.version}"
 
 
 def pack_vectors(vectors_QW: Float[np.ndarray, "Q W"]) -> pb.Vectors:
-    """Vectors as they travel."""
+    """Gives vectors as they travel."""
     data = np.ascontiguousarray(vectors_QW, _FLOAT).tobytes()
     return pb.Vectors(data=data, width=vectors_QW.shape[1])
 
@@ -48,7 +49,7 @@ def pack_vectors(vectors_QW: Float[np.ndarray, "Q W"]) -> pb.Vectors:
 def unpack_vectors(
     vectors: pb.Vectors, width: int, limits: Limits
 ) -> Float[np.ndarray, "Q W"]:
-    """Vectors that can be searched for.
+    """Gives vectors that can be searched for.
 
     Raises:
         ValueError: if they are none, too many, of another width, zero or not finite.
@@ -65,7 +66,7 @@ def unpack_vectors(
 
 
 def pack_tokens(tokens_QM: Integer[np.ndarray, "Q M"]) -> pb.TokenChunks:
-    """Chunks of tokens as they travel."""
+    """Gives chunks of tokens as they travel."""
     data = np.ascontiguousarray(tokens_QM, _TOKEN).tobytes()
     return pb.TokenChunks(data=data, chunk_len=tokens_QM.shape[1])
 
@@ -73,7 +74,7 @@ def pack_tokens(tokens_QM: Integer[np.ndarray, "Q M"]) -> pb.TokenChunks:
 def unpack_tokens(
     chunks: pb.TokenChunks, vocab_size: int, limits: Limits
 ) -> Int[np.ndarray, "Q M"]:
-    """Chunks of the database's tokens.
+    """Gives chunks of the database's tokens.
 
     Raises:
         ValueError: if they are none, too many, too long or not in the vocabulary.
@@ -108,7 +109,7 @@ def _check_count(count: int, name: str, most: int) -> None:
 
 
 def checked_texts(texts: Sequence[str], limits: Limits) -> list[str]:
-    """Texts that can be embedded.
+    """Gives texts that can be embedded.
 
     Raises:
         ValueError: if they are none or too many, or one is empty, huge or holds NUL.
@@ -177,7 +178,7 @@ def check_passage_len(passage_len: int, chunk_len: int, limits: Limits) -> None:
 def read_passages(
     database: Database, chunk_ids: Sequence[int], passage_len: int, sources: bool
 ) -> list[pb.Passage]:
-    """Passages of the database as messages; reads from disk."""
+    """Reads passages of the database from disk, as messages."""
     passages = [pb.Passage(chunk_id=chunk_id) for chunk_id in chunk_ids]
     if not passages:
         return []
@@ -200,7 +201,7 @@ def read_passages(
 
 
 def found_of(passage: pb.Passage, distance: float) -> Found:
-    """A passage with its sources, as `Database.found` gives it."""
+    """Gives a passage with its sources, as `Database.found` does."""
     return Found(
         text=passage.text,
         continuation=passage.continuation,
@@ -217,7 +218,7 @@ def found_of(passage: pb.Passage, distance: float) -> Found:
 def retrieved_of(
     response: pb.SearchResponse, shape: tuple[int, int], passage_len: int
 ) -> Retrieved:
-    """The neighbours of Q chunks, `shape` (Q, N), as `Database.retrieve` gives them."""
+    """Gives the neighbours of Q chunks, `shape` (Q, N), as `Database.retrieve` does."""
     found = Retrieved(
         np.zeros((*shape, passage_len), np.int32),
         np.zeros(shape, np.int32),
@@ -244,7 +245,7 @@ def tokens_of(passage: pb.Passage) -> Int[np.ndarray, " R"]:
 def pack_found(
     ids_QN: np.ndarray, distances_QN: np.ndarray, k: int
 ) -> pb.ShardSearchResponse:
-    """What a shard found, filled up to k with -1 at infinity where there is no more."""
+    """Packs what a shard found, filled up to k with -1 at infinity where there is no more."""
     absent = ((0, 0), (0, k - ids_QN.shape[1]))
     ids_QN = np.pad(ids_QN, absent, constant_values=-1)
     distances_QN = np.pad(distances_QN, absent, constant_values=np.inf)
@@ -257,7 +258,7 @@ def pack_found(
 def unpack_found(
     response: pb.ShardSearchResponse, num_queries: int, k: int
 ) -> tuple[Int[np.ndarray, "Q N"], Float[np.ndarray, "Q N"]]:
-    """The reverse; ValueError if the shard sent another number of results."""
+    """Reverses `pack_found`; ValueError if the shard sent another number of results."""
     ids_QN = _unpack(response.chunk_ids, _ID, k, "chunk_ids")
     distances_QN = _unpack(response.distances, _FLOAT, k, "distances")
     if not len(ids_QN) == len(distances_QN) == num_queries:

@@ -24,11 +24,11 @@ def read_token(path: Path | None) -> str | None:
 
 
 def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
-    """What a call carries to be let in."""
+    """The headers that let a call in."""
     return () if token is None else (("authorization", f"Bearer {token}"),)
 
 
-# What gRPC's words for a connection that failed mean to who asked for it.
+# gRPC's words for a failed connection, and what they mean to the person who asked for it.
 _MEANINGS = {
     "WRONG_VERSION_NUMBER": "the server there has no TLS: use grpc://",
     "CERTIFICATE_VERIFY_FAILED": "no authority that is known vouches for the server's "
@@ -38,9 +38,10 @@ _MEANINGS = {
 }
 
 
-def in_words(details: str) -> str:
-    """What went wrong with a connection, where gRPC's own words do not say it."""
-    is_ours = details.startswith("failed to connect")  # not a router's to its shards
+def explain(details: str) -> str:
+    """Says what is wrong with a connection, where gRPC's own words do not."""
+    # A router's failed connections to its shards begin with other words.
+    is_ours = details.startswith("failed to connect")
     found = (meaning for words, meaning in _MEANINGS.items() if words in details)
     return next(found, details) if is_ours else details
 

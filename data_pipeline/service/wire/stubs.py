@@ -1,4 +1,4 @@
-"""Methods of a gRPC service as functions, made of what `retrieval.proto` says of them."""
+"""The methods of a gRPC service as functions, made from the description in `retrieval.proto`."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ from data_pipeline.service.wire import retrieval_pb2 as pb
 
 
 def stub_of(channel, service: str) -> SimpleNamespace:
-    """The methods of a service by name; each takes a request and gives the answer.
+    """Makes the methods of a service by name; each takes a request and gives the answer.
 
     Args:
         channel: a gRPC channel, or one of `grpc.aio`, whose methods are to be awaited.

@@ -2,49 +2,35 @@
 
 import concurrent.futures
 import json
-import threading
 import time
 
 import pytest
 
 from data_pipeline.service.client import RetrievalClient
-from data_pipeline.service.routing import breaker, replica_set
-from data_pipeline.service.routing.breaker import Breaker
-from tests.served import servers
+from data_pipeline.service.routing import (
+    breaker,
+)
+from data_pipeline.service.routing.breaker import Breaker, Circuit
+from tests.served import Gate
 
 _QUERY = ["the same again"]
 _TIMEOUT_S = 4.0  # of which a shard gets 2.4
 
 
-@pytest.fixture
-def running():
-    with servers() as made:
-        yield made
-
-
-class Gate:
-    """A shard's search that stands still while the gate is shut."""
-
-    def __init__(self):
-        self.open = threading.Event()
-
-    def __call__(self, nearest):
-        def search(*arguments):
-            assert self.open.wait(30)
-            return nearest(*arguments)
-
-        return search
-
-
 def test_three_failures_in_a_row_open_and_one_answer_closes():
     made = Breaker()
-    assert [made.failed(0, "x") for _ in range(2)] == [False, False]
-    assert not made.answered()
-    assert [made.failed(0, f"{n}") for n in range(4)] == [False, False, True, False]
-    assert made.is_open
+    assert [made.record_failure(0, "x") for _ in range(2)] == [False, False]
+    assert not made.record_answer()
+    assert [made.record_failure(0, f"{n}") for n in range(4)] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert made.circuit is Circuit.OPEN
     assert made.reason == "3"
-    assert made.answered()
-    assert not made.is_open
+    assert made.record_answer()
+    assert made.circuit is Circuit.CLOSED
 
 
 def test_trials_are_single_and_rarer_and_rarer(monkeypatch):
@@ -52,36 +38,34 @@ def test_trials_are_single_and_rarer_and_rarer(monkeypatch):
     made, now_s, pauses_s = Breaker(), 100.0, []
     assert not made.begin_trial(now_s)
     for _ in range(3):
-        made.failed(now_s, "x")
+        made.record_failure(now_s, "x")
     for _ in range(7):
         pauses_s.append(made.retry_at_s - now_s)
         assert not made.begin_trial(made.retry_at_s - 0.01)
         now_s = made.retry_at_s
         assert made.begin_trial(now_s)
         assert not made.begin_trial(now_s + 100)  # one is under way
-        made.failed(now_s, "x")
+        made.record_failure(now_s, "x")
         made.end_trial(now_s)
     assert pauses_s == [1, 2, 4, 8, 16, 30, 30]
     assert made.begin_trial(made.retry_at_s)
-    made.answered()
+    made.record_answer()
     made.end_trial(now_s)
     for _ in range(3):
-        made.failed(0, "x")
+        made.record_failure(0, "x")
     assert made.retry_at_s == 1
 
 
 def test_who_is_only_slow_is_not_cut_off():
     made = Breaker()
     for _ in range(3):
-        made.failed(0, "slower", was_slow=True)
-    assert made.is_open
-    assert made.is_slow
-    made.failed(0, "gone")
-    assert made.is_open
-    assert not made.is_slow
+        made.record_failure(0, "slower", was_slow=True)
+    assert made.circuit is Circuit.LAST
+    made.record_failure(0, "gone")
+    assert made.circuit is Circuit.OPEN
     assert made.reason == "gone"
-    made.failed(0, "slower", was_slow=True)
-    assert not made.is_slow
+    made.record_failure(0, "slower", was_slow=True)
+    assert made.circuit is Circuit.OPEN
 
 
 def test_a_stalled_shard_costs_nothing_once_it_is_known(
@@ -132,43 +116,3 @@ def test_a_stalled_shard_costs_nothing_once_it_is_known(
         assert strict.search(_QUERY, 3) == expected
     events = [json.loads(line)["event"] for line in running.said]
     assert events.count("replica_left_alone") == events.count("replica_is_back") == 1
-
-
-def test_callers_in_a_hurry_do_not_cut_a_shard_off(running, sharded_database):
-    gate = Gate()
-    stalled = running.shard(sharded_database, 0, 1, nearest=gate, threads=8)
-    made = running.router(sharded_database, stalled.address)
-    with RetrievalClient(f"grpc://{made.address}", timeout_s=0.05) as client:
-        for _ in range(6):
-            with pytest.raises(ConnectionError):
-                client.search(_QUERY, 3)
-    gate.open.set()
-    with RetrievalClient(f"grpc://{made.address}") as client:
-        assert client.search(_QUERY, 3) == sharded_database.search(_QUERY, 3)
-    assert not any("replica_left_alone" in line for line in running.said)
-
-
-def test_a_server_that_was_lost_is_asked_as_soon_as_it_is_back(
-    running, sharded_database, monkeypatch
-):
-    """Long before the pause is over: routers ask for versions all the time."""
-    monkeypatch.setattr(breaker, "_FIRST_PAUSE_S", 600.0)
-    shards = [running.shard(sharded_database, s, 2) for s in range(2)]
-    addresses = ",".join(shard.address for shard in shards)
-    made = running.router(sharded_database, addresses, follow_s=0.05)
-    expected = sharded_database.search(_QUERY, 3)
-    with RetrievalClient(f"grpc://{made.address}", allow_partial=True) as client:
-        assert client.search(_QUERY, 3) == expected
-        running.stop(shards[0])
-        for _ in range(5):
-            assert client.search(_QUERY, 3) != expected
-        assert any("replica_left_alone" in line for line in running.said)
-        sets: list[replica_set.ReplicaSet] = made.service._shards._shards
-        ends_s = time.monotonic() + 20
-        while not sets[0].is_lost:
-            assert time.monotonic() < ends_s
-            time.sleep(0.02)
-        running.shard(sharded_database, 0, 2, port=shards[0].port)
-        while client.search(_QUERY, 3) != expected:
-            assert time.monotonic() < ends_s
-            time.sleep(0.02)

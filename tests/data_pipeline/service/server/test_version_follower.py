@@ -2,38 +2,30 @@
 
 import concurrent.futures
 import dataclasses
-import gc
 import json
-import shutil
 import subprocess
 import sys
 import threading
-import time
-import weakref
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
 
 from data_pipeline.build.pipeline import Build
 from data_pipeline.database import Database, integrity, versions
 from data_pipeline.index import scann
 from data_pipeline.service.client import RetrievalClient
-from data_pipeline.service.routing import served_version
-from data_pipeline.service.shards import held_versions
 from data_pipeline.service.wire import messages
 from data_pipeline.service.wire import retrieval_pb2 as pb
 from data_pipeline.service.wire.stubs import stub_of
 from tests import tiny_corpus
-from tests.served import servers
+from tests.served import FOLLOW_S, eventually, following, version_of
 
 pytestmark = pytest.mark.usefixtures("toy_embedder")
 
 _ROOT = Path(__file__).parents[4]
 _NEWS = "nine violet tortoises rehearsed an opera inside the marble lighthouse"
 _QUERIES = [_NEWS, tiny_corpus.PLANTED]
-_FOLLOW_S = 0.05
 # What another process does to the database, with the toy embedder.
 _CHANGE = f"""
 import sys
@@ -54,26 +46,6 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def running():
-    with servers() as made:
-        yield made
-
-
-@pytest.fixture
-def folder(sharded_database, tmp_path):
-    without = shutil.ignore_patterns("dataset")
-    return shutil.copytree(sharded_database.folder, tmp_path / "copy", ignore=without)
-
-
-def eventually(condition, timeout_s: float = 20.0) -> None:
-    """Waits until it holds."""
-    ends_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < ends_s
-        time.sleep(0.01)
-
-
-@pytest.fixture
 def scann_folder(tiny_corpus_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(scann, "MIN_ROWS", 100)
     changes = {"index": "scann", "index_shard_rows": 600, "shard_size_bytes": 1500}
@@ -85,21 +57,6 @@ def scann_folder(tiny_corpus_folder, tmp_path, monkeypatch):
         and opened.manifest["index"]["kind"] == "ScannIndex"
     )
     return tmp_path / "scann"
-
-
-def served(running, folder, num_shards: int = 2):
-    """Shards and a router that follow the database in a folder."""
-    shards = [
-        running.shard(Database.open(folder), s, num_shards, follow_s=_FOLLOW_S)
-        for s in range(num_shards)
-    ]
-    addresses = ",".join(shard.address for shard in shards)
-    router = running.router(Database.open(folder), addresses, follow_s=_FOLLOW_S)
-    return shards, router
-
-
-def version_of(served) -> int:
-    return int(served.metrics.value("retro_version"))
 
 
 def answer(found) -> list:
@@ -149,9 +106,9 @@ def test_nothing_fails_or_is_mixed_while_the_database_changes(
 ):
     """Two routers, each with its own moment of the switch."""
     folder = request.getfixturevalue(database)
-    shards, first = served(running, folder)
+    shards, first = following(running, folder)
     addresses = ",".join(shard.address for shard in shards)
-    second = running.router(Database.open(folder), addresses, follow_s=2 * _FOLLOW_S)
+    second = running.router(Database.open(folder), addresses, follow_s=2 * FOLLOW_S)
     routers, loads = (first, second), (Load(first.address), Load(second.address))
     known = Database.open(folder)
     expected = {known.fingerprint: answer(known.search(_QUERIES, 6))}
@@ -196,7 +153,7 @@ def test_nothing_fails_or_is_mixed_while_the_database_changes(
 
 
 def test_a_damaged_version_leaves_the_old_one_serving(running, folder):
-    shards, router = served(running, folder)
+    shards, router = following(running, folder)
     known = Database.open(folder)
     expected = known.search(_QUERIES, 6)
     # What a version consists of is there before it is in force.
@@ -230,66 +187,6 @@ def test_a_damaged_version_leaves_the_old_one_serving(running, folder):
     assert any("current.json is damaged" in line for line in running.said)
 
 
-def test_a_router_waits_for_every_shard_that_is_there(running, folder, monkeypatch):
-    """And a shard keeps what the router still needs, however many versions pass by."""
-    monkeypatch.setattr(served_version, "_HOLD_S", 1.0)
-    known = Database.open(folder)
-    before = known.search(_QUERIES, 6)
-    follows = running.shard(Database.open(folder), 0, 2, follow_s=_FOLLOW_S)
-    stays = running.shard(Database.open(folder), 1, 2)
-    addresses = f"{follows.address},{stays.address}"
-    router = running.router(Database.open(folder), addresses, follow_s=_FOLLOW_S)
-    held = follows.service.versions
-    with RetrievalClient(f"grpc://{router.address}") as client:
-        for number in (1, 2):
-            known.add([{"id": f"news {number}", "text": _NEWS}])
-            eventually(lambda number=number: held.newest.number == number, 30)
-            assert [state.version for state in held.states] == [0, number]
-            assert client.search(_QUERIES, 6) == before
-        assert version_of(router) == 0
-        running.stop(stays)  # it is lost, which is noticed
-        eventually(lambda: version_of(router) == 2)
-        with pytest.raises(ConnectionError, match="lacks shard 1"):
-            client.search(_QUERIES, 6)
-
-
-def test_two_versions_are_kept_and_what_they_share_is_loaded_once(folder):
-    database = Database.open(folder)
-    first = held_versions.ShardVersion(database, 0, 1)
-    held = held_versions.HeldVersions(first)
-    Database.open(folder).add([{"id": "news", "text": _NEWS}])
-    second = held_versions.ShardVersion(database.newest(), 0, 1)
-    for place in first.index_shards:
-        loaded = [
-            v.database.snapshot.index(v.index_shards).shards for v in (first, second)
-        ]
-        assert loaded[0][place] is loaded[1][place]
-    assert held.has_room(0)
-    assert held.make_room(0) is None
-    held.add(second)
-    held.hold("a", [first.state], 5.0)
-    held.hold("b", [first.state], 4.0)
-    assert held.has_room(4.5)  # nobody asks for the newer
-    held.hold("b", [second.state], 70.0)
-    assert not held.has_room(4.5)
-    assert held.has_room(5.0)
-    held.hold("a", [first.state, second.state], 70.0)
-    assert not held.has_room(5.5)
-    held.hold("a", [second.state], 70.0)
-    assert held.has_room(5.5)
-    held.hold("a", [first.state, second.state], 70.0)
-    assert not held.has_room(6.0)
-    assert not held.has_room(65.9)
-    assert held.has_room(66.1)  # somebody must not keep it for ever
-    assert held.make_room(66.1) is first
-    assert held.get(first.state) is None
-    assert held.get(second.state) is second
-    gone = weakref.ref(first)
-    del first, database, loaded
-    gc.collect()
-    assert gone() is None
-
-
 def test_what_is_opened_beside_a_version_is_checked_too(folder):
     database = Database.open(folder)
     Database.open(folder).add([{"id": "news", "text": _NEWS}])
@@ -308,43 +205,3 @@ def test_what_is_opened_beside_a_version_is_checked_too(folder):
     other = dataclasses.replace(database.snapshot.state, number=9, base="another")
     with pytest.raises(ValueError, match="built again with other text"):
         integrity.check_quickly(folder, database.snapshot.state, since=other)
-
-
-def test_a_version_that_was_taken_back_is_served_again(running, folder):
-    shards, router = served(running, folder)
-    known = Database.open(folder)
-    before = known.search(_QUERIES, 6)
-    known.add([{"id": "news", "text": _NEWS}])
-    with RetrievalClient(f"grpc://{router.address}") as client:
-        eventually(lambda: version_of(router) == 1)
-        assert client.search(_QUERIES, 6) == known.search(_QUERIES, 6) != before
-        versions.put_in_force(folder, 0)
-        eventually(lambda: version_of(router) == 0)
-        assert client.search(_QUERIES, 6) == before
-        # A shard that still holds a version answers for it before it calls it the newest.
-        for shard in shards:
-            held = shard.service.versions
-            eventually(lambda held=held: [s.version for s in held.states] == [1, 0])
-
-
-def test_what_is_open_outlives_compaction(folder):
-    """Every file that answers are read from is open or in memory once it is warm."""
-    database = Database.open(folder)
-    database.add([{"id": "news", "text": _NEWS}, {"id": "x", "text": "A b c."}])
-    version = held_versions.ShardVersion(Database.open(folder), 0, 1)
-    vectors_QW = database.embedder.embed(_QUERIES)
-    everything = list(range(len(database.snapshot.chunks())))
-
-    def answers():
-        passages = messages.read_passages(version.database, everything, 16, True)
-        return [
-            *map(np.ndarray.tolist, version.nearest(vectors_QW, 9, ["news"])),
-            [passage.SerializeToString() for passage in passages],
-        ]
-
-    before = answers()
-    database.delete([tiny_corpus.PLANTED_IN, "x"])
-    database.compact()
-    with pytest.raises(ValueError, match="no version 1"):
-        Database.open(folder, 1)
-    assert answers() == before
