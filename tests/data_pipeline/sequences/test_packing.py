@@ -13,7 +13,7 @@ from tests import tiny_corpus
 def test_another_seed_is_another_order(tiny_database, tiny_corpus_folder):
     def order(seed):
         cfg = tiny_corpus.config(tiny_corpus_folder, seed=seed)
-        return packing.pack(tiny_database, "train", cfg).tolist()
+        return packing.pack(tiny_database.snapshot, "train", cfg).tolist()
 
     assert order(0) == order(0)
     assert order(0) != order(1)
@@ -21,8 +21,8 @@ def test_another_seed_is_another_order(tiny_database, tiny_corpus_folder):
 
 def test_sequences_are_streamed(tiny_database, tiny_corpus_folder):
     cfg = tiny_corpus.config(tiny_corpus_folder)
-    packed_SC = packing.pack(tiny_database, "train", cfg)
-    assert inspect.isgenerator(packing.blocks(tiny_database, "train", cfg, packed_SC))
+    packed_SC = packing.pack(tiny_database.snapshot, "train", cfg)
+    assert inspect.isgenerator(packing.blocks(tiny_database.snapshot, "train", cfg, packed_SC))
 
 
 @given(data=st.data())

@@ -187,10 +187,10 @@ def _as_of_step_five(folder: Path, new: Path) -> Path:
 
 
 _CONFIG = """
-from tests.test_end_to_end import _experiment
+from tests.tiny_run import experiment
 
 def get_config(arg):
-    cfg = _experiment(arg, steps=4, depth=1, cca_layers=(1,), encoder_depth=1)
+    cfg = experiment(arg, steps=4, depth=1, cca_layers=(1,), encoder_depth=1)
     cfg.train.log_every = 2
     cfg.mesh.model = 2
     cfg.evaluation.num_samples, cfg.evaluation.max_sequences = 1, 16

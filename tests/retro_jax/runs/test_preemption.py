@@ -132,9 +132,9 @@ def test_two_processes_agree_on_the_step_and_on_what_is_damaged(tmp_path):
 def config(tiny_corpus_folder, tmp_path) -> Path:
     path = tmp_path / "config.py"
     path.write_text(
-        "from tests import test_end_to_end\n\n\n"
+        "from tests import tiny_run\n\n\n"
         "def get_config(steps):\n"
-        "    cfg = test_end_to_end._experiment(\n"
+        "    cfg = tiny_run.experiment(\n"
         f"        {tiny_corpus_folder!r}, steps=int(steps), depth=1,\n"
         "        cca_layers=(1,), encoder_depth=1,\n"
         "    )\n"
