@@ -4,19 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.index import recall
-
-WIDTH = 64
-
-
-def clustered(size, *, seed=0, unit=True):
-    """Clusters of fifty, as the chunks of a subject are."""
-    rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).normal(size=(500, WIDTH))
-    vectors_TW = centres[rng.integers(len(centres), size=size)]
-    vectors_TW = vectors_TW + 0.5 * rng.normal(size=vectors_TW.shape)
-    if unit:
-        vectors_TW /= np.linalg.norm(vectors_TW, axis=1, keepdims=True)
-    return vectors_TW.astype(np.float32)
+from tests.vectors import clustered
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,9 @@ def test_another_seed_is_another_order(tiny_database, tiny_corpus_folder):
 def test_sequences_are_streamed(tiny_database, tiny_corpus_folder):
     cfg = tiny_corpus.config(tiny_corpus_folder)
     packed_SC = packing.pack(tiny_database.snapshot, "train", cfg)
-    assert inspect.isgenerator(packing.blocks(tiny_database.snapshot, "train", cfg, packed_SC))
+    assert inspect.isgenerator(
+        packing.blocks(tiny_database.snapshot, "train", cfg, packed_SC)
+    )
 
 
 @given(data=st.data())

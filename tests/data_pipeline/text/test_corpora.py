@@ -1,51 +1,23 @@
 """What is usable is read as it is, what is not is counted by name, nothing aborts."""
 
-import gzip
-import json
 import lzma
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 
 from data_pipeline.text.corpora import Document, Skipped, read_documents
+from tests.corpus_files import read, write_jsonl
 
-COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    ".gz": gzip.compress,
-    ".xz": lambda data: lzma.compress(data, preset=0),
-    ".zst": zstandard.ZstdCompressor().compress,
-}
 CORPORA = Path(
     os.environ.get("RETRO_CORPORA", Path(__file__).parents[4] / "shared/corpora")
 )
-
-
-def read(corpus: Path | str, **options: int) -> tuple[list[Document], dict[str, int]]:
-    skipped = Skipped()
-    documents = list(read_documents(str(corpus), skipped, **options))
-    return documents, counts(skipped)
-
-
-def counts(skipped: Skipped) -> dict[str, int]:
-    found = {}
-    for reason, entry in skipped.as_dict().items():
-        assert isinstance(entry["count"], int)
-        found[reason] = entry["count"]
-    return found
-
-
-def write_jsonl(path: Path, records: list[object]) -> Path:
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    path.write_bytes(COMPRESS.get(path.suffix, bytes)(lines.encode()))
-    return path
 
 
 def test_folder_is_read_sorted_with_every_reader(tmp_path: Path) -> None:

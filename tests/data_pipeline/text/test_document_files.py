@@ -1,47 +1,17 @@
 """Readers of single files: records, suffixes, damage."""
 
-import gzip
 import json
-import lzma
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.text.corpora import Document, Skipped, read_documents
-
-COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    ".gz": gzip.compress,
-    ".xz": lambda data: lzma.compress(data, preset=0),
-    ".zst": zstandard.ZstdCompressor().compress,
-}
-
-
-def read(corpus: Path | str, **options: int) -> tuple[list[Document], dict[str, int]]:
-    skipped = Skipped()
-    documents = list(read_documents(str(corpus), skipped, **options))
-    return documents, counts(skipped)
-
-
-def counts(skipped: Skipped) -> dict[str, int]:
-    found = {}
-    for reason, entry in skipped.as_dict().items():
-        assert isinstance(entry["count"], int)
-        found[reason] = entry["count"]
-    return found
-
-
-def write_jsonl(path: Path, records: list[object]) -> Path:
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    path.write_bytes(COMPRESS.get(path.suffix, bytes)(lines.encode()))
-    return path
+from tests.corpus_files import COMPRESS, read, write_jsonl
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)

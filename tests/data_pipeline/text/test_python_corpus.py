@@ -6,22 +6,8 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.text import python_corpus
-from data_pipeline.text.corpora import Document, Skipped, read_documents
-
-
-def read(corpus: Path | str, **options: int) -> tuple[list[Document], dict[str, int]]:
-    skipped = Skipped()
-    documents = list(read_documents(str(corpus), skipped, **options))
-    return documents, counts(skipped)
-
-
-def counts(skipped: Skipped) -> dict[str, int]:
-    found = {}
-    for reason, entry in skipped.as_dict().items():
-        assert isinstance(entry["count"], int)
-        found[reason] = entry["count"]
-    return found
-
+from data_pipeline.text.corpora import Skipped
+from tests.corpus_files import counts, read
 
 CODE = "\n".join(
     f"def function_{'abcdefgh'[i % 8]}(x):\n    return x" for i in range(9)
