@@ -20,6 +20,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from data_pipeline.storage.printing import printable_line, protect_streams
 from experiments import config
 from retro_jax.runs.preemption import Preempted
 
@@ -51,7 +52,7 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
     except _EXPLAINED as error:
         if os.environ.get("RETRO_TRACEBACK"):
             raise
-        print(f"error: {_message(error)}", file=sys.stderr, flush=True)
+        print(f"error: {printable_line(_message(error))}", file=sys.stderr, flush=True)
         return USER_ERROR
     return 0
 
@@ -80,6 +81,7 @@ def _message(error: Exception) -> str:
 
 def start(command: Callable[[list[str]], None]) -> None:
     """Parses the flags, runs the command and ends the process with its exit status."""
+    protect_streams()
     end_at_interrupt()
     app.run(lambda argv: sys.exit(run(command, argv)), flags_parser=_parse_flags)
 
@@ -118,7 +120,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         # was tried: what happened stands in the last line.
         message = str(error.args[-1]).strip().splitlines()[-1].strip()
         message = _unknown_setting(message, argv) or message
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {printable_line(message)}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR)
 
 

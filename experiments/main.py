@@ -25,6 +25,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from data_pipeline.storage.printing import protect_streams
 from experiments import command_line
 from experiments.config import Experiment
 from experiments.jobs import remote_database
@@ -81,6 +82,7 @@ def main(argv: list[str]) -> None:
         _do_job()
         return
     with processes.JoinedProcesses(cluster):
+        protect_streams()  # it has made another standard output
         status = command_line.run(lambda _: _do_job(), argv)
         if status:
             sys.exit(status)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from data_pipeline.database import Database
 from data_pipeline.service.server import server
+from data_pipeline.storage.printing import protect_streams
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _PACKAGE = "data_pipeline.service"
@@ -242,4 +243,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    protect_streams(outlives_readers=True)
     sys.exit(main())

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from data_pipeline.storage.printing import printable_line
+
 _NAMES_KEPT = 5
 
 
@@ -63,7 +65,7 @@ class Skipped:
     def summary_lines(self) -> list[str]:
         """One line a reason, by name: "3 undecodable: notes/a.txt, b.bin, c.txt"."""
         return [
-            f"{count} {reason}: {', '.join(self._names[reason])}"
+            f"{count} {reason}: {', '.join(map(printable_line, self._names[reason]))}"
             + (", ..." if count > len(self._names[reason]) else "")
             for reason, count in sorted(self._counts.items())
         ]

@@ -13,7 +13,7 @@ import jax
 from data_pipeline.database import Database
 from data_pipeline.sequences.batches import Sequences
 from data_pipeline.storage.files import fingerprint, read_json, write_json
-from data_pipeline.storage.progress import Progress
+from data_pipeline.storage.progress import Progress, say
 from experiments.config import Experiment
 from experiments.jobs import continuations, measurement
 from experiments.jobs.remote_database import RemoteDatabase
@@ -21,7 +21,6 @@ from experiments.report import report
 from retro_jax.devices import processes, sharding
 from retro_jax.model import parameters
 from retro_jax.runs import checkpoints
-from retro_jax.runs.metrics import say
 from retro_jax.training import retrofit
 from retro_jax.training.batch import Batch, model_inputs
 from retro_jax.training.loop import train
