@@ -86,7 +86,8 @@ def nearest(
         raise ValueError(f"k must be at least 1, is {k}")
     allowed = allowed_outside(snapshot, exclude_documents)
     index = snapshot.index(shards)
-    return find_neighbours(index, vectors_QW, min(k, max(index.size, 1)), allowed)
+    num_neighbours = min(k, max(index.size, 1))
+    return find_neighbours(index, vectors_QW, num_neighbours, allowed, snapshot.vectors)
 
 
 def allowed_outside(snapshot: Snapshot, exclude_documents: Collection[str]) -> Filter:
