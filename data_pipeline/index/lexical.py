@@ -7,15 +7,13 @@ name. BM25 knows nothing else. A shard is a folder:
     facts.json   how many chunks and how many different words
     *.index.*    bm25s's own arrays, parameters and vocabulary, if there are words: no pickle
 
-Words are runs of letters, digits and underscores of any script, lower-cased, with neither
-stemming nor stop words: what BM25 finds here is the exact word. Scripts that write no
-spaces are found by whole runs only.
+Words are those of `text/words.py`, with neither stemming nor stop words: what BM25 finds
+here is the exact word. Scripts that write no spaces are found by characters and by pairs.
 """
 
 import contextlib
 import importlib
 import logging
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,16 +26,11 @@ from data_pipeline.storage.files import read_json, write_json
 from data_pipeline.storage.mapped_arrays import open_array
 from data_pipeline.text.chunks import ChunkTable
 from data_pipeline.text.tokenizer import Tokenizer
+from data_pipeline.text.words import rest_of_word, search_terms
 
 # What the files depend on, for a build to know.
 SETTINGS = {"method": "lucene", "k1": 1.5, "b": 0.75}
 _TEXTS_AT_ONCE = 1024
-_WORD = re.compile(r"\w+")
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, in order; none for the empty text or punctuation."""
-    return _WORD.findall(text.lower())
 
 
 def import_bm25s() -> Any:
@@ -86,9 +79,8 @@ def texts_of(
         tokens_TR, lengths_T = table.passages(block, 2 * chunk_len)
         for tokens_R, length in zip(tokens_TR, lengths_T, strict=True):
             text = tokenizer.decode(tokens_R[: min(length, chunk_len)])
-            rest = _WORD.match(tokenizer.decode(tokens_R[chunk_len:length]))
-            is_cut = rest and _WORD.match(text[-1:])
-            yield text + rest.group() if rest and is_cut else text
+            following = tokenizer.decode(tokens_R[chunk_len:length])
+            yield text + rest_of_word(text, following)
 
 
 def write_shard(
@@ -101,7 +93,7 @@ def write_shard(
     Source: Robertson et al. 1994 (BM25), in Lucene's form; scores computed before any
         query: Lù 2024 (arXiv 2407.03618).
     """
-    words_of = [words(text) for text in texts]
+    words_of = [search_terms(text) for text in texts]
     vocabulary = {w: i for i, w in enumerate(sorted(set().union(*words_of)))}
     np.save(folder / "ids.npy", ids_T, allow_pickle=False)
     write_json(folder / "facts.json", {"chunks": len(ids_T), "words": len(vocabulary)})
@@ -174,7 +166,7 @@ class Lexical:
         scores_QN = np.zeros((len(texts), k), np.float32)
         for query, text in enumerate(texts):
             found = [
-                shard.search(words(text), k, allowed_T)
+                shard.search(search_terms(text), k, allowed_T)
                 for shard, allowed_T in zip(self.shards, allowed_of, strict=True)
             ]
             ids = np.concatenate([ids for ids, _ in found] or [ids_QN[0, :0]])

@@ -11,10 +11,19 @@ from data_pipeline.index import lexical
 from tests import tiny_corpus
 
 
-def test_words():
-    text = "Foo_Bar(x1, 3.14) ÄÖ don't\0NUL"
-    assert lexical.words(text) == ["foo_bar", "x1", "3", "14", "äö", "don", "t", "nul"]
-    assert lexical.words("…!") == []
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("今天天气很好我们去公园", "天气"),
+        ("今天天气很好我们去公园", "园"),
+        ("สวัสดีครับ", "ดี"),
+    ],
+)
+def test_words_within_a_clause_are_found(tmp_path, text, query):
+    others = ["語言模型", "ภาษา", "a b"]
+    lexical.write_shard(tmp_path, np.arange(4), [*others, text])
+    found, _ = lexical.Lexical([tmp_path]).search([query], 1)
+    assert found.tolist() == [[3]]
 
 
 def test_bm25_is_lucene_s(tmp_path):
