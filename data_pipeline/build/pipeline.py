@@ -9,12 +9,13 @@ from data_pipeline.build.engine import Engine, Resource, Work, run_stage
 from data_pipeline.build.local_engine import LocalEngine
 from data_pipeline.config import DataConfig
 from data_pipeline.database import Snapshot, manifest, refreshed_neighbours, versions
+from data_pipeline.database.neighbours import NeighbourTable
 from data_pipeline.index import lexical
 from data_pipeline.sequences import dataset
 from data_pipeline.storage.files import remove_temporaries
 from data_pipeline.storage.progress import say
 from data_pipeline.storage.stage_record import changed_settings, contents_if_finished
-from data_pipeline.text import corpora
+from data_pipeline.text import corpora, long_documents
 from data_pipeline.text.documents import Skipped
 from data_pipeline.text.tokenizer import Tokenizer
 
@@ -88,6 +89,7 @@ class Build:
         cfg = self._cfg
         settings: dict[str, object] = {
             "corpus": corpora.identity(cfg.corpus),
+            "document_bytes": cfg.document_bytes,
             "embedded_size_bytes": None if cfg.corpus else cfg.embedded_size_bytes,
             "validation_share": cfg.validation_share,
             "test_share": cfg.test_share,
@@ -98,12 +100,15 @@ class Build:
             skipped = Skipped()
             parts = tuple(corpora.parts(cfg.corpus, skipped, cfg.shard_size_bytes))
             read = {f"{number:05d}": len(part) for number, part in enumerate(parts)}
+            document_bytes = long_documents.part_bytes(
+                cfg.document_bytes, corpora.file_sizes(cfg.corpus, parts)
+            )
             self._stage(
                 "texts",
                 settings,
                 (),
                 read,
-                documents_stage.TextsWork(cfg, parts),
+                documents_stage.TextsWork(cfg, parts, document_bytes),
                 engine=LocalEngine() if parts == ((),) else None,
                 unit="files",
             )
@@ -235,6 +240,19 @@ class Build:
         merge = shard_work.NeighboursWork(self._folder, indexes, candidates)
         self._stage("neighbours", settings, inputs, shards, merge)
         self._give_up_steps("neighbours")
+        self._warn_of_few_neighbours()
+
+    def _warn_of_few_neighbours(self) -> None:
+        """Says how many training chunks have no neighbour, if it is more than a tenth."""
+        names = self._shard_names("train")
+        table = NeighbourTable([self._folder / "neighbours" / name for name in names])
+        alone = table.count_alone()
+        if alone > len(table) / 10:
+            say(
+                f"{alone:,} of {len(table):,} training chunks have no neighbour: a chunk's "
+                "neighbours are of other documents, and there are too few. A model learns "
+                "nothing of retrieval from chunks without neighbours: give more documents"
+            )
 
     def make_dataset(self) -> None:
         """Packs chunks and neighbours into sequences, and joins these into a dataset."""

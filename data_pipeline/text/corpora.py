@@ -89,6 +89,14 @@ def parts(corpus: str, skipped: Skipped, size_bytes: int) -> list[Part]:
     return [tuple(files) for files in found]
 
 
+def file_sizes(corpus: str, parts: Iterable[Part]) -> list[int]:
+    """Bytes of each file of a corpus; none, if it does not consist of the user's files."""
+    if corpus in ("", "python") or not Path(corpus).exists():
+        return []
+    files = [path for part in parts for path in part] or [Path(corpus)]
+    return [path.stat().st_size for path in files if path.is_file()]
+
+
 def read_part(
     corpus: str, part: Part, skipped: Skipped, max_size_bytes: int | None = None
 ) -> Iterator[Document]:
