@@ -27,8 +27,10 @@ VectorsOf = Callable[[np.ndarray], np.ndarray]
 _QUERIES_AT_ONCE = 2048
 _ROWS_AT_ONCE = 65_536
 # Candidates that are looked at for each neighbour, at first and then: four are enough for
-# most chunks of a long document.
+# most chunks of a long document. In a small database comparing all takes no longer than the
+# second search would.
 _CANDIDATES_OF_NEIGHBOUR = (4, 16)
+_SMALL = 2**16
 _CHANGES = ("rows", "ids", "distances")
 
 
@@ -41,9 +43,9 @@ def find_neighbours(
 ) -> tuple[Int[np.ndarray, "Q N"], Float[np.ndarray, "Q N"]]:
     """The nearest allowed entries of each query.
 
-    A query whose nearest entries are mostly forbidden is asked again with four times the
-    candidates. What still has too few is compared with all that it may find: the chunks of a
-    long document that are all alike would otherwise ask for more and more of themselves.
+    A query whose nearest entries are mostly forbidden is asked again, once, with four times
+    the candidates. What still has too few is compared with all that it may find: the chunks
+    of a long document that are all alike would otherwise ask for more and more of themselves.
 
     Args:
         allowed: called with query rows (Q,) and candidate ids (Q, K), or (1, K) for the same
@@ -55,7 +57,8 @@ def find_neighbours(
     ids_QN = np.full((len(queries_QW), num_neighbours), -1, np.int64)
     distances_QN = np.full(ids_QN.shape, np.inf, np.float32)
     open_rows = np.arange(len(queries_QW))
-    for multiple in _CANDIDATES_OF_NEIGHBOUR:
+    num_searches = 1 if index.size <= _SMALL else 2
+    for multiple in _CANDIDATES_OF_NEIGHBOUR[:num_searches]:
         num_candidates = min(multiple * num_neighbours, index.size)
         lacking = [np.zeros(0, np.int64)]
         for start in range(0, len(open_rows) if index.size else 0, _QUERIES_AT_ONCE):

@@ -105,8 +105,14 @@ def test_a_table_is_found_in_two_parts_as_in_one(num_queries):
         np.testing.assert_array_equal(got, expected)
 
 
-def test_a_document_that_owns_all_nearest_entries_is_passed_over():
+@pytest.mark.parametrize(
+    ("small", "asked"), [(400, [(2, 8)]), (399, [(2, 8), (1, 32)])]
+)
+def test_a_document_that_owns_all_nearest_entries_is_passed_over(
+    small, asked, monkeypatch
+):
     """100 entries of its own lie before the first that is allowed."""
+    monkeypatch.setattr(neighbours, "_SMALL", small)
     rng = np.random.default_rng(0)
     near = np.array([1, 0]) + 0.01 * rng.normal(size=(100, 2))
     far = np.array([0, 1]) + 0.01 * rng.normal(size=(300, 2))
@@ -126,7 +132,7 @@ def test_a_document_that_owns_all_nearest_entries_is_passed_over():
     np.testing.assert_array_equal(ids_QN, wanted[0])
     assert np.isfinite(distances_QN).all()
     # Wider once, and only for who lacks some; then all that is allowed is compared.
-    assert searched.asked == [(2, 8), (1, 32)]
+    assert searched.asked == asked
 
 
 def test_a_document_that_is_most_of_the_database_costs_no_more_than_others():
