@@ -54,12 +54,12 @@ class Sequences:
                 "with the settings of its build: that makes the dataset alone)"
             )
         check_links(folder)
-        check_names(place)
         self._described = _described(folder)
         for path, entry in self._described.items():
             integrity.check_size(path, entry)
             if path.suffix == ".json":
                 integrity.check_sum(path, entry)
+        check_names(place)
         info = tfds.builder_from_directory(place).info
         if split not in info.splits:
             raise ValueError(

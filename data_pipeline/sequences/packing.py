@@ -16,7 +16,7 @@ _AT_ONCE = 256  # sequences that are gathered together: the fewer reads of a sha
 
 
 def windows(
-    documents: Int[np.ndarray, " D"],
+    documents: Int[np.ndarray, " _"],
     first_chunk_D: Int[np.ndarray, " D"],
     num_chunks_D: Int[np.ndarray, " D"],
     sequence_chunks: int,

@@ -76,7 +76,9 @@ def test_excluded_documents_are_a_list(tiny_database, excluded, rank):
 
 @pytest.mark.parametrize("chunk_id", [10**9, 10**30, -1])
 def test_a_chunk_that_is_not_there(tiny_database, chunk_id):
-    with pytest.raises(IndexError, match=f"there is no chunk {chunk_id} in .*, it has 0"):
+    with pytest.raises(
+        IndexError, match=f"there is no chunk {chunk_id} in .*, it has 0"
+    ):
         tiny_database.found(chunk_id)
 
 

@@ -149,4 +149,6 @@ def test_of_a_compacted_database_the_sequences_alone_are_made(
     assert NEWS in trained and tiny_corpus.PLANTED not in trained
     assert Database.open(folder).fingerprint == database.fingerprint
     with pytest.raises(ValueError, match="compacted: building here would bring back"):
-        pipeline.Build(tiny_corpus.config(tiny_corpus_folder, chunk_len=16), folder).run()
+        pipeline.Build(
+            tiny_corpus.config(tiny_corpus_folder, chunk_len=16), folder
+        ).run()

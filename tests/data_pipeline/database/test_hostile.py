@@ -177,7 +177,12 @@ def test_a_manifest_has_its_form(folder, change):
 
 @pytest.mark.parametrize(
     "name",
-    ["manifest.json", "chunks/stage.json", "versions/000001.json", "versions/oldest.json"],
+    [
+        "manifest.json",
+        "chunks/stage.json",
+        "versions/000001.json",
+        "versions/oldest.json",
+    ],
 )
 @pytest.mark.parametrize("content", ["[" * 100_000, "[]", "3", "null", '"a"', "NaN"])
 def test_json_of_any_form(changed, name, content):
@@ -286,7 +291,10 @@ def payload(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "feature",
     [
-        {"pythonClassName": "payload_of_a_stranger.X", "featuresDict": {"features": {}}},
+        {
+            "pythonClassName": "payload_of_a_stranger.X",
+            "featuresDict": {"features": {}},
+        },
         {"python_class_name": "payload_of_a_stranger.X", "tensor": {}},
         {"type": "payload_of_a_stranger.X", "content": {}},
         {"pythonClassName": "payload_of_a_stranger.X", "jsonFeature": {"json": "{}"}},
@@ -320,7 +328,9 @@ def test_features_import_nothing(folder, payload, feature):
     [
         {"moduleName": "payload_of_a_stranger"},
         {"module_name": "payload_of_a_stranger"},
-        {"template": "../../../../../thesis/{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"},
+        {
+            "template": "../../../../../thesis/{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+        },
         {"template": "/etc/{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"},
     ],
 )

@@ -97,7 +97,9 @@ def test_a_header_is_believed_only_as_far_as_the_file_goes(tmp_path, header):
         open_array(path)
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO, errno.ENOMEM])
+@pytest.mark.parametrize(
+    "number", [errno.EMFILE, errno.EACCES, errno.EIO, errno.ENOMEM]
+)
 def test_a_limit_of_the_system_is_no_damage(tmp_path, monkeypatch, number):
     path = tmp_path / "array.npy"
     np.save(path, np.arange(100))
