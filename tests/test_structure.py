@@ -22,7 +22,8 @@ _ROOMS = {
         "wire server shards routing client shard_server router serve_local"
     ),
     "experiments": (
-        "config command_line configs report jobs build_database database main"
+        "interrupts config workdirs command_line configs report jobs "
+        "build_database database main commands retro"
     ),
     "tools": "benchmark faults aot",
 }
