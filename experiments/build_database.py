@@ -96,7 +96,7 @@ def build(argv: list[str]) -> None:
     with command_line.new_folder(database()) as folder:
         Build(cfg.data, folder, _engine(folder)).run(_STAGE.value)
     if DATABASE.value is None:
-        workdirs.record_data_settings(cfg, workdir())
+        workdirs.record_settings(cfg, workdir(), parts=["data"])
 
 
 def _engine(folder: Path) -> "Engine":

@@ -146,8 +146,8 @@ def _do_job() -> None:
         workdirs.check_corpus(folder, cfg.data.corpus)
     job = Job(cfg, workdir, folder)
     if _JOB.value == "train":
-        command_line.folder(workdir)
-        job.train(restart=_ON_OTHER_RUN.value == "restart")
+        with command_line.new_folder(workdir):
+            job.train(restart=_ON_OTHER_RUN.value == "restart")
     elif _JOB.value == "evaluate":
         job.evaluate()
     else:

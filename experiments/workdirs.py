@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,18 +101,26 @@ def has_settings(workdir: Path) -> bool:
     return (workdir / _SETTINGS).is_file()
 
 
-def record_settings(cfg: "Experiment", workdir: Path) -> None:
-    """Writes the settings of a run to its folder, from where later commands take them."""
-    _write(workdir, dataclasses.asdict(cfg))
+def record_settings(
+    cfg: "Experiment", workdir: Path, parts: Collection[str] | None = None
+) -> None:
+    """Writes settings to a run's folder, from where later commands take them.
 
+    Args:
+        parts: what of the settings of a run that is there already becomes another; all of
+            it, if not given.
+    """
+    from data_pipeline.storage.files import write_json
 
-def record_data_settings(cfg: "Experiment", workdir: Path) -> None:
-    """Writes the settings of a database; the model of a run that is there keeps its own."""
-    known = kept_settings(workdir) if (workdir / "run.json").exists() else {}
-    _write(
-        workdir,
-        {**dataclasses.asdict(cfg), **known, "data": dataclasses.asdict(cfg.data)},
-    )
+    settings = dataclasses.asdict(cfg)
+    if parts is not None and (workdir / "run.json").exists():
+        settings |= {
+            part: kept
+            for part, kept in kept_settings(workdir).items()
+            if part not in parts
+        }
+    told = {"workdir": str(workdir), "commit": _commit()}
+    write_json(workdir / _SETTINGS, {"config": settings, **told})
 
 
 def kept_settings(workdir: Path) -> dict:
@@ -120,13 +129,6 @@ def kept_settings(workdir: Path) -> dict:
 
     kept = read_json(workdir / _SETTINGS)
     return kept.get("config", {}) if isinstance(kept, dict) else {}
-
-
-def _write(workdir: Path, settings: dict) -> None:
-    from data_pipeline.storage.files import write_json
-
-    told = {"workdir": str(workdir), "commit": _commit()}
-    write_json(workdir / _SETTINGS, {"config": settings, **told})
 
 
 def _commit() -> str:

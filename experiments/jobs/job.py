@@ -98,12 +98,35 @@ class Job:
             ValueError: for a run of other settings, unless it is to `restart`; then the
                 other one is put aside, also if only its database has changed.
         """
+        baseline = self._baseline()  # a wrong one is refused before anything is written
         with self._sole("training"):
-            self._train(restart=restart)
+            identity = self._begin(self._start_of(baseline), restart)
+            done, steps = self._last_step() or 0, self._cfg.train.steps
+            if done >= steps:
+                say(
+                    f"training: up to date, {done} steps are done, of {steps} asked for"
+                )
+                return
+            # A wrong dataset is refused before anything is compiled.
+            self._sequences("train")
+            backbone = baseline.params if baseline is not None and not done else None
+            del baseline  # a run that goes on has its own copy
+            train(
+                self._cfg.model,
+                self._cfg.optimizer,
+                self._cfg.train,
+                self._mesh,
+                self._batches_from,
+                self._workdir,
+                {name: made for name, made in identity.items() if name != "dataset"},
+                told={"dataset": identity["dataset"]},
+                trained=self._trained(),
+                backbone=backbone,
+            )
 
-    def _train(self, *, restart: bool) -> None:
-        baseline = self._baseline()
-        identity = self._run_identity() | {"init_from": self._start_of(baseline)}
+    def _begin(self, init_from: object, restart: bool) -> dict:
+        """Makes the folder this run's, if it is not another's; gives the run's identity."""
+        identity = self._run_identity() | {"init_from": init_from}
         marker = self._workdir / "run.json"
         known = read_json(marker)
         processes.wait_for_all("run.json is read")
@@ -120,27 +143,7 @@ class Job:
             )
         if not self._has_held_out_text():
             say(f"{self._no_report}: there will be a model and no report")
-        done, steps = self._last_step() or 0, self._cfg.train.steps
-        if done >= steps:
-            say(f"training: up to date, {done} steps are done, of {steps} asked for")
-            return
-        # A wrong dataset is refused before anything is compiled.
-        self._sequences("train")
-        backbone = baseline.params if baseline is not None and not done else None
-        del baseline  # a run that goes on has its own copy
-        compared = {k: v for k, v in identity.items() if k != "dataset"}
-        train(
-            self._cfg.model,
-            self._cfg.optimizer,
-            self._cfg.train,
-            self._mesh,
-            self._batches_from,
-            self._workdir,
-            compared,
-            told={"dataset": identity["dataset"]},
-            trained=self._trained(),
-            backbone=backbone,
-        )
+        return identity
 
     @contextlib.contextmanager
     def _sole(self, doing: str) -> Iterator[None]:
@@ -278,7 +281,9 @@ class Job:
         sequences = self._sequences(self._cfg.evaluation.split)
         run, params = self._parameters()
         if processes.is_first():
-            workdirs.record_settings(self._cfg, self._workdir)
+            # How it is measured: in other things it may differ from how it was trained.
+            parts = ("data", "evaluation")
+            workdirs.record_settings(self._cfg, self._workdir, parts)
         step = run["step"]
         judged = [dataclasses.asdict(self._cfg.evaluation), step, self._run_identity()]
         path = self._workdir / "evaluation" / "results.json"

@@ -88,13 +88,15 @@ def test_a_database_of_another_corpus_is_refused(places):
     workdirs.check_corpus(database, "../moved/docs")
 
 
-def test_settings_of_a_database_leave_those_of_a_model_alone(tmp_path):
+def test_settings_of_a_part_leave_those_of_a_trained_model_alone(tmp_path):
     cfg = tiny.get_config()
     cfg.model.depth = 6
-    workdirs.record_data_settings(cfg, tmp_path)
+    workdirs.record_settings(cfg, tmp_path, ["data"])
     assert workdirs.kept_settings(tmp_path)["model"]["depth"] == 6
     (tmp_path / "run.json").write_text("{}")
     cfg.model.depth, cfg.data.num_neighbours = 7, 3
-    workdirs.record_data_settings(cfg, tmp_path)
+    workdirs.record_settings(cfg, tmp_path, ["data"])
     kept = workdirs.kept_settings(tmp_path)
     assert kept["model"]["depth"] == 6 and kept["data"]["num_neighbours"] == 3
+    workdirs.record_settings(cfg, tmp_path)
+    assert workdirs.kept_settings(tmp_path)["model"]["depth"] == 7
