@@ -8,13 +8,16 @@ leaves them to others. On a Ray cluster all nodes need this code with its packag
 the same path, the folder of the database. `python -m experiments.build_database` is the same.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import config_flags
 
+from data_pipeline.storage import locks
 from experiments import command_line, workdirs
 from experiments.config import Experiment
 from experiments.jobs import remote_database
@@ -80,6 +83,8 @@ def database() -> Path:
     """The folder of the database, as the flags say."""
     if DATABASE.value is None:
         return workdir() / "database"
+    if not DATABASE.value:
+        raise ValueError("the name of a folder is empty")
     return Path(workdirs.expanded(DATABASE.value)).absolute()
 
 
@@ -87,16 +92,24 @@ def build(argv: list[str]) -> None:
     """Checks the flags, then builds."""
     command_line.no_arguments(argv)
     remote_database.folder_only(DATABASE.value or "", "building")
-    if DATABASE.value == "":
-        raise ValueError("the name of a folder is empty")
     cfg = experiment()
     workdirs.check_corpus(database(), cfg.data.corpus)
     from data_pipeline.build.pipeline import Build  # TensorFlow takes seconds
 
-    with command_line.new_folder(database()) as folder:
+    with _nobody_trains(), command_line.new_folder(database()) as folder:
         Build(cfg.data, folder, _engine(folder)).run(_STAGE.value)
     if DATABASE.value is None:
         workdirs.record_settings(cfg, workdir(), parts=["data"])
+
+
+@contextlib.contextmanager
+def _nobody_trains() -> Iterator[None]:
+    """Keeps the run of this folder from being trained on a database that is being built."""
+    if DATABASE.value is None and (workdir() / "run.json").exists():
+        with locks.locked(workdir() / ".training", "training in"):
+            yield
+    else:
+        yield
 
 
 def _engine(folder: Path) -> "Engine":

@@ -76,9 +76,9 @@ def main(argv: list[str]) -> None:
     if _JOB.value == "database":
         _build(cluster)
         return
-    for name in _OF_BUILDING:
-        if flags.FLAGS[name].present and _JOB.value != "train":
-            raise ValueError(f"--{name} is for building, not for {_JOB.value}")
+    for name in _OF_BUILDING:  # the other jobs are parts of `retro train`, which builds
+        if _JOB.value == "generate" and command_line.is_given(name):
+            raise ValueError(f"--{name} is for building, not for generating")
     if cluster is None:
         _do_job()
         return

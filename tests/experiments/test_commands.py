@@ -79,7 +79,12 @@ def test_version_is_that_of_the_package(retro):
         (["train", "--corpus=a", "--config.data.corpus=b"], "are one setting"),
         (["settings", "--config.train.stepz=3"], "did you mean train.steps"),
         (["train", "--workdir="], "the name of a folder is empty"),
-        (["evaluate", "--workers=3"], "--workers is for building, not for evaluate"),
+        (["train", "--database="], "the name of a folder is empty"),
+        (
+            ["train", "--coordinator=a:1", "--num_processes=1", "--process_id=0"],
+            "is not there: several processes train on a database that one has built",
+        ),
+        (["generate", "--workers=3", "x"], "--workers is for building, not for gener"),
         (["evaluate"], "holds no trained model: train one first, with `retro train`"),
         (["generate", "x"], "holds no trained model: train one first"),
         (["generate", "two", "prompts"], "unknown argument 'two'"),
