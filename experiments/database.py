@@ -10,8 +10,9 @@
     python -m experiments.database versions --database=DIR [--use=NUMBER]
 
 `search` also takes a retrieval service: --database=grpc://HOST:PORT, or grpcs:// with TLS.
-FILE is what CORPUS may be: a folder, a .jsonl or .parquet file, a text file, ... The command
-`experiments.build_database` builds a database.
+FILE is what a corpus may be: a folder, a .jsonl or .parquet file, a text file, ... The database
+is that of `--corpus` or of `--workdir` if it is not named. `retro search` and its like are these
+commands too.
 """
 
 import argparse
@@ -21,20 +22,39 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from experiments import command_line
+from experiments import command_line, workdirs
 from experiments.jobs import remote_database
 
+_PROG = "python -m experiments.database"
 
-def main(argv: Sequence[str] | None = None) -> int:
+
+def start(argv: Sequence[str] | None = None, prog: str = _PROG) -> NoReturn:
+    """Runs the command in `argv`, or of the command line, and ends the process."""
+    # Accelerators are for builds and training.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    command_line.end_at_interrupt()
+    sys.exit(main(argv, prog))
+
+
+def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Runs the command in `argv`; gives its exit status."""
-    args = _parser().parse_args(argv)
-    return command_line.run(lambda _: args.run(args), [])
+    args = _parser(prog).parse_args(argv)
+
+    def run(_: list[str]) -> None:
+        args.database = workdirs.database_of(args)
+        for name in ("file", "plot", "token_file", "tls_ca"):
+            if path := getattr(args, name, None):
+                setattr(args, name, workdirs.expanded(path))
+        args.run(args)
+
+    return command_line.run(run, [])
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.database",
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -42,9 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Callable, what: str) -> argparse.ArgumentParser:
         made = subparsers.add_parser(name, help=what, description=f"{what}.")
-        made.add_argument(
-            "--database", required=True, metavar="DIR", help="the database's folder"
-        )
+        workdirs.add_arguments(made)
         made.set_defaults(run=run)
         return made
 
@@ -70,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     stats = command("stats", _stats, "Prints sizes, recall, duplicates and distances")
     stats.add_argument(
-        "--plot", type=Path, metavar="FILE", help="PNG of the neighbours' distances"
+        "--plot", metavar="FILE", help="PNG of the neighbours' distances"
     )
     verify = command("verify", _verify, "Checks every file and embeds a sample again")
     verify.add_argument(
@@ -79,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--seed", type=int, default=0, help="which blocks they are [0]")
     add = command("add", _add, "Adds documents")
     add.add_argument(
-        "corpus", metavar="FILE", help="a folder, .jsonl, .parquet, text ..."
+        "file", metavar="FILE", help="a folder, .jsonl, .parquet, text ..."
     )
     add.add_argument(
         "--replace", action="store_true", help="replace documents with the same ids"
@@ -156,12 +174,12 @@ def _stats(args: argparse.Namespace) -> None:
     from experiments.report import database_facts
 
     if args.plot:
-        command_line.output_file(args.plot)
+        command_line.output_file(Path(args.plot))
     opened = _open(args)
     for name, value in database_facts.facts(opened.snapshot):
         print(f"{name:<28} {value}")
     if args.plot:
-        database_facts.plot_distances(opened.snapshot, args.plot)
+        database_facts.plot_distances(opened.snapshot, Path(args.plot))
         print(f"{'distances of neighbours':<28} {args.plot}")
 
 
@@ -195,10 +213,10 @@ def _add(args: argparse.Namespace) -> None:
     from data_pipeline.text import corpora
     from data_pipeline.text.documents import Skipped
 
-    if not args.corpus:
+    if not args.file:
         raise ValueError("the name of the corpus is empty: give a folder or a file")
     opened, skipped = _open(args), Skipped()
-    documents = list(corpora.read_documents(args.corpus, skipped))
+    documents = list(corpora.read_documents(args.file, skipped))
     number = updates.add(opened.snapshot, documents, replace=args.replace).version
     for line in skipped.summary_lines():
         print(f"left out: {line}")
@@ -240,7 +258,4 @@ def _versions(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    # Accelerators are for builds and training.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    command_line.end_at_interrupt()
-    sys.exit(main())
+    start()

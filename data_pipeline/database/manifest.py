@@ -76,7 +76,7 @@ def read(folder: Path) -> dict:
     if not path.exists():
         raise ValueError(
             f"{folder} holds no finished database (no manifest.json): build it with "
-            "python -m experiments.build_database"
+            "`retro database` (`make database`)"
         )
     manifest = read_sealed(path)
     if manifest and manifest.get("format_version") != FORMAT_VERSION:

@@ -27,7 +27,7 @@ def continuation(
     """
     if not prompt.strip():
         raise ValueError(
-            "no prompt: give --config.evaluation.prompt='...' (make generate PROMPT='...')"
+            "no prompt: retro generate 'TEXT' (make generate PROMPT='TEXT') continues one"
         )
     tokenizer = database.tokenizer
     tokens = tokenizer.encode(prompt)

@@ -1,6 +1,7 @@
 """A lock keeps another process out, and says so; where there are none a line is printed."""
 
 import errno
+import os
 
 import pytest
 
@@ -12,7 +13,9 @@ def test_one_holder_at_a_time(tmp_path):
     with (
         locks.locked(path, "changing"),
         pytest.raises(
-            ValueError, match=f"another process is changing {tmp_path}: wait"
+            ValueError,
+            match=rf"another process is changing {tmp_path}: wait until it is done "
+            rf"\(process {os.getpid()} on \S+\)",
         ),
         locks.locked(path, "changing"),
     ):
