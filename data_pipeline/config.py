@@ -10,6 +10,12 @@ class DataConfig:
     """From text to batches. Changing a field makes again what depends on it, no more."""
 
     corpus: str = ""  # folder, file, tfds:NAME or hf:NAME; '' = this Python's own text
+    text_column: str = (
+        ""  # field of records with the text; '' = text, content, body, ...
+    )
+    max_document_bytes: int = (
+        600_000_000  # of a file of text or a record; else left out
+    )
     embedded_size_bytes: int = 8_000_000  # how much of this Python's own text
     validation_share: float = 0.02  # of documents
     test_share: float = 0.04  # of documents

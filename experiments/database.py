@@ -4,7 +4,7 @@
     python -m experiments.database show CHUNK_ID --database=DIR
     python -m experiments.database stats --database=DIR [--plot=distances.png]
     python -m experiments.database verify --database=DIR [--blocks=1]
-    python -m experiments.database add FILE --database=DIR [--replace]
+    python -m experiments.database add FILE --database=DIR [--replace] [--text_column=NAME]
     python -m experiments.database delete ID [ID ...] --database=DIR
     python -m experiments.database compact --database=DIR
     python -m experiments.database versions --database=DIR [--use=NUMBER]
@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument(
         "corpus", metavar="FILE", help="a folder, .jsonl, .parquet, text ..."
     )
+    add.add_argument("--text_column", default="", help="field of records with the text")
     add.add_argument(
         "--replace", action="store_true", help="replace documents with the same ids"
     )
@@ -195,7 +196,8 @@ def _add(args: argparse.Namespace) -> None:
     if not args.corpus:
         raise ValueError("the name of the corpus is empty: give a folder or a file")
     opened, skipped = _open(args), Skipped()
-    documents = list(corpora.read_documents(args.corpus, skipped))
+    reading = corpora.Reading(text_column=args.text_column)
+    documents = list(corpora.read_documents(args.corpus, skipped, reading=reading))
     number = updates.add(opened.snapshot, documents, replace=args.replace).version
     for line in skipped.summary_lines():
         print(f"left out: {line}")

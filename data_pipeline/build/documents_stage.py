@@ -25,6 +25,7 @@ from data_pipeline.storage.mapped_arrays import open_array
 from data_pipeline.text import corpora, deduplicate
 from data_pipeline.text.document_store import Spool, Writer
 from data_pipeline.text.documents import Skipped, write_documents
+from data_pipeline.text.source_file import Reading
 
 _KEYS, _SIGNATURES, _SKIPPED = "keys.parquet", "signatures.npy", "skipped.json"
 _KEYS_SCHEMA = pa.schema(
@@ -46,12 +47,15 @@ class TextsWork:
         if not part:
             yield f"reading {cfg.corpus_name}"
         limit = None if cfg.corpus else cfg.embedded_size_bytes
+        reading = Reading(cfg.text_column, cfg.max_document_bytes)
         holds_out = cfg.validation_share + cfg.test_share > 0
         sign = _signer() if holds_out else None
         keys: dict[str, list] = {name: [] for name in _KEYS_SCHEMA.names}
         signatures = []
         with Writer(out) as spool:
-            for document in corpora.read_part(cfg.corpus, part, skipped, limit):
+            for document in corpora.read_part(
+                cfg.corpus, part, skipped, limit, reading
+            ):
                 spool.append(document)
                 keys["id"].append(document.id)
                 keys["digest"].append(deduplicate.digest(document.text))

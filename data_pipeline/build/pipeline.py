@@ -88,6 +88,8 @@ class Build:
         cfg = self._cfg
         settings: dict[str, object] = {
             "corpus": corpora.identity(cfg.corpus),
+            "text_column": cfg.text_column,
+            "max_document_bytes": cfg.max_document_bytes,
             "embedded_size_bytes": None if cfg.corpus else cfg.embedded_size_bytes,
             "validation_share": cfg.validation_share,
             "test_share": cfg.test_share,

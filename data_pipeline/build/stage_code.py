@@ -31,7 +31,7 @@ _GOLDEN = Path(__file__).with_name("stage_code.json")
 # Number of each stage, and what makes it: its work, and what divides the work into shards if
 # the names of the shards do not tell.
 _STAGES: dict[str, tuple[int, tuple[Callable, ...]]] = {
-    "texts": (1, (documents_stage.TextsWork,)),
+    "texts": (2, (documents_stage.TextsWork,)),
     "kept": (1, (documents_stage.KeptWork,)),
     "tables": (1, (documents_stage.TablesWork,)),
     "documents": (1, (documents_stage.DocumentsWork,)),
