@@ -203,16 +203,8 @@ def _require_some(
 
 def no_usable_text(corpus: str, skipped: Skipped) -> ValueError:
     """The error of a corpus without a document."""
-    lines = skipped.summary_lines()
-    why = "; ".join(lines) or "it is empty"
-    advice = (
-        ": name the field of the text by data.text_column"
-        if any("no text field (" in line for line in lines)
-        else ""
-    )
-    return ValueError(
-        f"corpus {corpus or 'python'!r} holds no usable text ({why}){advice}"
-    )
+    why = "; ".join(skipped.summary_lines()) or "it is empty"
+    return ValueError(f"corpus {corpus or 'python'!r} holds no usable text ({why})")
 
 
 def _open_tfds(name: str, skipped: Skipped, reading: Reading) -> Iterator[Document]:

@@ -28,7 +28,7 @@ READERS: dict[str, Reader] = {
     **dict.fromkeys(
         (".txt", ".text", ".md", ".rst", ".py", ".tex"), plain_text.read_text
     ),
-    **dict.fromkeys((".html", ".htm", ".xhtml"), web_pages.read_html),
+    **dict.fromkeys((".html", ".htm", ".xhtml", ".xml"), web_pages.read_html),
     **dict.fromkeys((".jsonl", ".ndjson"), records.read_json_lines),
     ".json": records.read_json,
     **dict.fromkeys((".csv", ".tsv"), records.read_csv),
@@ -55,7 +55,7 @@ _OTHERS: dict[str, Reader] = {
         (".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".br", ".z"),
         _left_out("archive (unpack it)"),
     ),
-    **dict.fromkeys((".svg", ".map"), _left_out("text for machines")),
+    ".map": _left_out("text for machines"),
 }
 
 

@@ -1,6 +1,7 @@
 """A document, and the account of what a corpus held that could not become one."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 _NAMES_KEPT = 5
-_FIELDS_KEPT = 20
+_FIELDS_KEPT, _FIELD_CHARS = 20, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,11 @@ class Skipped:
           name: of the file or the record.
           fields: what a record has in place of what it lacks.
         """
-        of_one = {"count": 1, "names": [name], "fields": fields}
+        kept = [
+            str(field)[:_FIELD_CHARS]
+            for field in itertools.islice(fields, _FIELDS_KEPT)
+        ]
+        of_one = {"count": 1, "names": [name], "fields": kept}
         self.include({reason: of_one})
 
     def include(self, others: Mapping[str, Mapping]) -> None:
@@ -79,7 +84,7 @@ class Skipped:
         """One line a reason, by name: "3 undecodable: notes/a.txt, b.bin, c.txt"."""
         return [
             f"{entry['count']} {reason}"
-            + (f" (fields: {', '.join(fields)})" if (fields := entry["fields"]) else "")
+            + _advice(entry["fields"])
             + f": {', '.join(entry['names'])}"
             + (", ..." if entry["count"] > len(entry["names"]) else "")
             for reason, entry in self.as_dict().items()
@@ -95,6 +100,12 @@ class Skipped:
             }
             for reason, count in sorted(self._counts.items())
         }
+
+
+def _advice(fields: Sequence[str]) -> str:
+    if not fields:
+        return ""
+    return f" (data.text_column can name one of {', '.join(fields)})"
 
 
 def write_documents(

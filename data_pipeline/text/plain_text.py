@@ -21,21 +21,7 @@ _WIKITEXT_TITLE = re.compile(
 _MARKDOWN_TITLE = re.compile(r"#{1,6}[ \t]+(.+?)[ \t#]*$")
 _RST_TITLE = re.compile(r"(\S[^\n]*)\n([=\-~*#^\"])\2{2,}[ \t]*(?:\n|$)")
 _PICTURE = re.compile(r"data:[\w/+.-]{1,80};base64,[A-Za-z0-9+/=]+")
-_HTML = re.compile(r"<!doctype html\b|<html\b", re.IGNORECASE)
-# What a file begins with that is not the text it looks like.
-_OTHERS = (
-    (re.compile(r"%PDF-"), "PDF under another name"),
-    (re.compile(r"\{\\rtf"), "RTF (save it as text, HTML or .docx)"),
-    (
-        re.compile(r"(<\?xml[^>]*>\s*)?<mediawiki\b"),
-        "MediaWiki dump (extract its text, as with wikiextractor)",
-    ),
-    (
-        re.compile(r"From \S+ [^\n]*\d{4}\r?\n[!-9;-~]+: "),
-        "mail box (save its messages as text)",
-    ),
-    (re.compile(r"-----BEGIN [A-Z0-9 ]+-----\r?\n"), "key or certificate"),
-)
+_HTML = re.compile(r"<!doctype html\b|<html\b|<\?xml\b", re.IGNORECASE)
 _SAMPLE_CHARS = 2_000
 _LEAST_CHARS = 1_000  # of less nothing can be told
 _MIN_LETTER_SHARE = (
@@ -55,8 +41,6 @@ def read_text(file: SourceFile) -> Iterator[Document]:
         yield from read_json(file)
     elif _HTML.match(beginning):
         yield from read_html(file)
-    elif reason := _other_than_text(beginning):
-        file.skipped.add(reason, file.name)
     elif _is_for_machines(text):
         file.skipped.add("text for machines (base64, minified, numbers)", file.name)
     elif articles := _wikitext_articles(text):
@@ -76,14 +60,6 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _other_than_text(beginning: str) -> str:
-    """What a text is that nobody wrote to be read, if that is clear; else ""."""
-    for pattern, reason in _OTHERS:
-        if pattern.match(beginning):
-            return reason
-    return ""
 
 
 def _is_for_machines(text: str) -> bool:

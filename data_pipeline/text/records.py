@@ -64,7 +64,7 @@ def document_of(
     text = _first(fields, text_names)
     if not isinstance(text, str | bytes):
         if not any(name in fields for name in text_names):
-            skipped.add("no text field", at, map(str, fields))
+            skipped.add("no text field", at, _printable(fields))
         else:
             skipped.add("text is null" if text is None else "text is no string", at)
         return
@@ -98,6 +98,10 @@ def _first(fields: Mapping[str, Any], names: Iterable[str]) -> Any:
 
 def _size_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
+
+
+def _printable(names: Iterable[object]) -> Iterator[str]:
+    return (encodings.without_surrogates(str(name)) for name in names)
 
 
 def _string(value: Any) -> str:
@@ -214,31 +218,41 @@ def read_csv(file: SourceFile) -> Iterator[Document]:
     lines = _decoded(file)
     header = next(lines, "")
     delimiter = max(_DELIMITERS, key=header.count)
-    rows = csv.reader(itertools.chain([header], lines), delimiter=delimiter)
-    try:
-        columns = next(rows, [])
-        if not _has_text(file, columns):
+    # Strict, for else a quote that is not closed takes all that follows into its field.
+    rows = csv.reader(
+        itertools.chain([header], lines), delimiter=delimiter, strict=True
+    )
+    columns: list[str] | None = None
+    for number in itertools.count():
+        try:
+            row = next(rows, None)
+        except csv.Error:
+            file.skipped.add("damaged", f"{file.name}:{number}")
+            continue
+        if row is None:
             return
-        for number, row in enumerate(rows, 1):
-            if row:
-                yield from _document(
-                    file, dict(zip(columns, row, strict=False)), number
-                )
-    except csv.Error as error:
-        raise DamagedFileError(str(error)) from error
+        if columns is None:
+            columns = row
+            if not _has_text(file, columns):
+                return
+        elif row:
+            fields = dict(zip(columns, row, strict=False))
+            yield from _document(file, fields, number)
 
 
 def _decoded(file: SourceFile) -> Iterator[str]:
     for line in file.lines():
         if line is None:
             raise LeftOutError(TOO_LARGE)
+        if b"\0" in line:
+            raise LeftOutError("binary")
         yield encodings.decode(line)
 
 
 def _has_text(file: SourceFile, columns: list[str]) -> bool:
     there = any(name in columns for name in text_columns(file.reading))
     if not there:
-        file.skipped.add("no text field", file.name, columns)
+        file.skipped.add("no text field", file.name, _printable(columns))
     return there
 
 

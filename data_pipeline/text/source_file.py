@@ -1,6 +1,7 @@
 """One file of a corpus, as all readers of `document_files` get it."""
 
 import errno
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -9,6 +10,25 @@ from pathlib import Path
 from data_pipeline.text import compression, encodings
 from data_pipeline.text.compression import LeftOutError
 from data_pipeline.text.documents import Document, Skipped
+
+# What a file begins with that is not the text it looks like.
+_OTHERS = (
+    (rb"%PDF-", "PDF under another name"),
+    (rb"\{\\rtf", "RTF (save it as text, HTML or .docx)"),
+    (
+        rb"(<\?xml[^>]*>\s*)?<mediawiki\b",
+        "MediaWiki dump (extract its text, as with wikiextractor)",
+    ),
+    (
+        rb"(<\?xml[^>]*>\s*)?(<!--.{0,999}?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg\b",
+        "drawing",
+    ),
+    (
+        rb"From \S+ [^\n]*\d{4}\r?\n[!-9;-~]+: ",
+        "mail box (save its messages as text)",
+    ),
+    (rb"-----BEGIN [A-Z0-9 ]+-----\r?\n", "key or certificate"),
+)
 
 TOO_LARGE = "larger than data.max_document_bytes"
 # Faults of the system and of no file: a corpus without such a file would be another.
@@ -67,6 +87,8 @@ class SourceFile:
         """All of `chunks`; raises LeftOutError if it is no text or beyond the limit."""
         whole = BytesIO()  # which gives its bytes without a copy
         for chunk in self.chunks():
+            if not whole.tell():
+                _check_beginning(chunk)
             if b"\0" in chunk:  # before a film or a disk image is in memory
                 raise LeftOutError("binary")
             whole.write(chunk)
@@ -80,6 +102,13 @@ class SourceFile:
         Splits at newlines only: JSON lines may hold any other line separator.
         """
         return _lines(self.chunks(), self.reading.max_document_bytes)
+
+
+def _check_beginning(chunk: bytes) -> None:
+    beginning = chunk[:4096].lstrip()
+    for pattern, reason in _OTHERS:
+        if re.match(pattern, beginning, re.DOTALL):
+            raise LeftOutError(reason)
 
 
 def _lines(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes | None]:

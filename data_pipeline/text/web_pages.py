@@ -1,4 +1,4 @@
-"""The reader of HTML: a page without its tags, scripts and navigation."""
+"""The reader of HTML and XML: a page without its tags, scripts and navigation."""
 
 import codecs
 import re

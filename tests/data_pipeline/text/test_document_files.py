@@ -85,7 +85,7 @@ def test_unusable_json_lines_are_counted_by_name(tmp_path: Path) -> None:
     assert skipped.summary_lines() == [
         "1 empty: bad.jsonl:8",
         "2 invalid json: bad.jsonl:3, bad.jsonl:4",
-        "2 no text field (fields: title): bad.jsonl:11, bad.jsonl:12",
+        "2 no text field (data.text_column can name one of title): bad.jsonl:11, bad.jsonl:12",
         "1 text is no string: bad.jsonl:9",
         "1 text is null: bad.jsonl:10",
         "1 undecodable: bad.jsonl:5",

@@ -89,17 +89,6 @@ def test_own_output_is_named_and_passed_over(tmp_path: Path) -> None:
     assert names(tmp_path)[0] == ["read.md", "web/manifest.json", "web/settings.json"]
 
 
-def test_deep_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for _ in range(1200):  # a path longer than can be opened in one piece
-        os.mkdir("dddd")
-        os.chdir("dddd")
-    assert names(tmp_path) == ([], {"unreadable": 1})
-    while Path.cwd() != tmp_path:
-        os.chdir("..")
-        os.rmdir("dddd")
-
-
 def test_a_limit_of_the_system_is_not_the_file_s_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ def left_out(folder: Path) -> str:
         ("{\\rtf1\\ansi some text}", "RTF"),
         ("<mediawiki xmlns='x'>\n<page><title>T</title>", "MediaWiki dump"),
         ("<?xml version='1.0'?>\n<mediawiki>", "MediaWiki dump"),
+        ("<?xml version='1.0'?>\n<!-- by -->\n<svg><path d='M 1 2'/></svg>", "drawing"),
         ("From a@b.c Mon Jan  1 00:00:00 2024\nSubject: x\n\ntext", "mail box"),
         ("-----BEGIN PRIVATE KEY-----\nMIIE", "key or certificate"),
         (PICTURE, "text for machines"),

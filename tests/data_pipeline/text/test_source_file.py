@@ -37,6 +37,12 @@ def test_data_beyond_the_limit(tmp_path: Path) -> None:
         source(tmp_path, b"a\0").data()
 
 
+def test_dumps_are_named_before_they_are_read(tmp_path: Path) -> None:
+    """A user who is told of the limit raises it in vain."""
+    with pytest.raises(LeftOutError, match="MediaWiki"):
+        source(tmp_path, b"<mediawiki>" + b"x" * 2_000_000, 1000).data()
+
+
 def test_the_limit_holds_for_files_and_records(tmp_path: Path) -> None:
     source(tmp_path, b"letters " * 9)
     (tmp_path / "g.jsonl").write_text('{"text": "too long"}\n{"text": "fits"}\n')

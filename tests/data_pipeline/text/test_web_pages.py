@@ -67,6 +67,14 @@ def test_the_encoding_that_a_page_tells(
     assert (document.text, document.title) == (text, "a")
 
 
+@pytest.mark.parametrize("name", ["a.xml", "a.docbook"])
+def test_xml(name: str, tmp_path: Path) -> None:
+    page = "<?xml version='1.0'?><article><title>T</title><para>Some text.</para></article>"
+    (tmp_path / name).write_text(page)
+    ((document,), _) = read(tmp_path)
+    assert (document.title, document.text) == ("T", "Some text.")
+
+
 def test_pages_that_are_no_good_html(tmp_path: Path) -> None:
     for name, page in {
         "1": "<nav>menu<p>The end of its navigation is missing",
