@@ -82,9 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "corpus", metavar="FILE", help="a folder, .jsonl, .parquet, text ..."
     )
     add.add_argument("--text_column", default="", help="field of records with the text")
-    add.add_argument(
-        "--replace", action="store_true", help="replace documents with the same ids"
-    )
+    add.add_argument("--replace", action="store_true", help="those of the same ids")
     delete = command("delete", _delete, "Deletes documents")
     delete.add_argument("document_id", nargs="+", metavar="ID", help="a document's id")
     command("compact", _compact, "Takes deleted text and old versions off the disk")
