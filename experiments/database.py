@@ -4,7 +4,7 @@
     python -m experiments.database show CHUNK_ID --database=DIR
     python -m experiments.database stats --database=DIR [--plot=distances.png]
     python -m experiments.database verify --database=DIR [--blocks=1]
-    python -m experiments.database add FILE --database=DIR [--replace]
+    python -m experiments.database add FILE --database=DIR [--replace] [--text_column=NAME]
     python -m experiments.database delete ID [ID ...] --database=DIR
     python -m experiments.database compact --database=DIR
     python -m experiments.database versions --database=DIR [--use=NUMBER]
@@ -99,9 +99,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add.add_argument(
         "file", metavar="FILE", help="a folder, .jsonl, .parquet, text ..."
     )
-    add.add_argument(
-        "--replace", action="store_true", help="replace documents with the same ids"
-    )
+    add.add_argument("--text_column", default="", help="field of records with the text")
+    add.add_argument("--replace", action="store_true", help="those of the same ids")
     delete = command("delete", _delete, "Deletes documents")
     delete.add_argument("document_id", nargs="+", metavar="ID", help="a document's id")
     command("compact", _compact, "Takes deleted text and old versions off the disk")
@@ -216,7 +215,8 @@ def _add(args: argparse.Namespace) -> None:
     if not args.file:
         raise ValueError("the name of the corpus is empty: give a folder or a file")
     opened, skipped = _open(args), Skipped()
-    documents = list(corpora.read_documents(args.file, skipped))
+    reading = corpora.Reading(text_column=args.text_column)
+    documents = list(corpora.read_documents(args.file, skipped, reading=reading))
     number = updates.add(opened.snapshot, documents, replace=args.replace).version
     for line in skipped.summary_lines():
         print(f"left out: {line}")

@@ -25,6 +25,7 @@ from data_pipeline.storage.mapped_arrays import open_array
 from data_pipeline.text import corpora, deduplicate, long_documents
 from data_pipeline.text.document_store import Spool, Writer
 from data_pipeline.text.documents import Document, Skipped, write_documents
+from data_pipeline.text.source_file import Reading
 
 _KEYS, _SIGNATURES, _SKIPPED = "keys.parquet", "signatures.npy", "skipped.json"
 # The grams of all documents, one after the other, and how many each has.
@@ -40,12 +41,12 @@ class TextsWork:
     """Reads a part of the corpus; reports how many files it had.
 
     Attributes:
-        document_bytes: a longer document is cut.
+        part_bytes: a longer document is cut.
     """
 
     cfg: DataConfig
     parts: tuple[corpora.Part, ...]
-    document_bytes: int
+    part_bytes: int
 
     def __call__(self, shard: str, out: Path) -> Iterator[int | str]:
         """Writes the part; raises what `corpora.read_part` raises."""
@@ -76,8 +77,9 @@ class TextsWork:
     def _documents(self, part: corpora.Part, skipped: Skipped) -> Iterator[Document]:
         cfg = self.cfg
         limit = None if cfg.corpus else cfg.embedded_size_bytes
-        for document in corpora.read_part(cfg.corpus, part, skipped, limit):
-            yield from long_documents.cut(document, self.document_bytes)
+        reading = Reading(cfg.text_column, cfg.max_document_bytes)
+        for document in corpora.read_part(cfg.corpus, part, skipped, limit, reading):
+            yield from long_documents.cut(document, self.part_bytes)
 
 
 @dataclasses.dataclass(frozen=True)

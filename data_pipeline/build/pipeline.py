@@ -114,7 +114,9 @@ class Build:
         cfg = self._cfg
         settings: dict[str, object] = {
             "corpus": corpora.identity(cfg.corpus),
-            "document_bytes": cfg.document_bytes,
+            "part_bytes": cfg.part_bytes,
+            "text_column": cfg.text_column,
+            "max_document_bytes": cfg.max_document_bytes,
             "embedded_size_bytes": None if cfg.corpus else cfg.embedded_size_bytes,
             "validation_share": cfg.validation_share,
             "test_share": cfg.test_share,
@@ -125,15 +127,15 @@ class Build:
             skipped = Skipped()
             parts = tuple(corpora.parts(cfg.corpus, skipped, cfg.shard_size_bytes))
             read = {f"{number:05d}": len(part) for number, part in enumerate(parts)}
-            document_bytes = long_documents.part_bytes(
-                cfg.document_bytes, corpora.file_sizes(cfg.corpus, parts)
+            part_bytes = long_documents.part_bytes(
+                cfg.part_bytes, corpora.file_sizes(cfg.corpus, parts)
             )
             self._stage(
                 "texts",
                 settings,
                 (),
                 read,
-                documents_stage.TextsWork(cfg, parts, document_bytes),
+                documents_stage.TextsWork(cfg, parts, part_bytes),
                 engine=LocalEngine() if parts == ((),) else None,
                 unit="files",
             )

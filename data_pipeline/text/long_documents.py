@@ -27,20 +27,20 @@ _BORDERS = tuple(
 )
 
 
-def part_bytes(document_bytes: int, file_sizes_bytes: Sequence[int]) -> int:
+def part_bytes(most_bytes: int, file_sizes_bytes: Sequence[int]) -> int:
     """How long a document of a corpus may be before it is cut.
 
     Of a few files each is cut finer, into about 64 parts of all their text: otherwise there
     would be no other document to retrieve from and none to hold out.
 
     Args:
-        document_bytes: the most, as `DataConfig` has it.
+        most_bytes: of any corpus, as `DataConfig.part_bytes` has it.
         file_sizes_bytes: of the files of the corpus; none, if it does not consist of files.
     """
     if not 0 < len(file_sizes_bytes) < _FEW_FILES:
-        return document_bytes
+        return most_bytes
     of_a_few = max(sum(file_sizes_bytes) // _PARTS_OF_A_FEW, _LEAST_BYTES)
-    return min(document_bytes, of_a_few)
+    return min(most_bytes, of_a_few)
 
 
 def cut(document: Document, size_bytes: int) -> Iterator[Document]:
