@@ -24,12 +24,11 @@ _PICTURE = re.compile(r"data:[\w/+.-]{1,80};base64,[A-Za-z0-9+/=]+")
 _HTML = re.compile(r"<!doctype html\b|<html\b|<\?xml\b", re.IGNORECASE)
 _SAMPLE_CHARS = 2_000
 _LEAST_CHARS = 1_000  # of less nothing can be told
-_MIN_LETTER_SHARE = (
-    0.1  # of what is no white space; prose .95, code .8, tables below .5
-)
-# Prose has .15, code .2; base 64, minified code, hashes and sequences of bases .05 or less.
-# Scripts that part words otherwise are not ASCII.
-_MIN_SPACE_SHARE = 0.06
+# Of what is no white space; prose has .95, code .8, tables of numbers below .1.
+_MIN_LETTER_SHARE = 0.1
+# Prose has .15, lists of links .06; base 64, minified code and hashes less than this. Scripts
+# that part words otherwise are not ASCII.
+_MIN_SPACE_SHARE = 0.04
 _MIN_ASCII_SHARE = 0.9
 
 
