@@ -4,15 +4,20 @@
 
 Each server is a process. One that ends is started again, with growing pauses; the router
 answers from the others meanwhile. SIGTERM and Ctrl-C drain the router, then the shards.
+
+The router alone may ask the shard servers: they want a token that is made anew each time and
+goes to all through pipes, so that no other user of the machine can read it.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
+import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 from data_pipeline.database import Database
@@ -29,9 +34,17 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 class Child:
     """A server process that is started again whenever it ends by itself."""
 
-    def __init__(self, module: str, flags: Sequence[str], threads: int):
-        """`flags` without --port, which is the first that the process got."""
+    def __init__(
+        self, module: str, flags: Sequence[str], threads: int, secret: tuple[str, str]
+    ):
+        """Takes what the process is started with, each time.
+
+        Args:
+            flags: without --port, which is the first that the process got.
+            secret: a flag that names a file, and what the process finds in it.
+        """
         self._module, self._flags, self._threads = module, list(flags), threads
+        self._secret_flag, self._secret = secret
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task | None = None
         self.port = 0
@@ -57,16 +70,14 @@ class Child:
     async def _spawn(self) -> asyncio.subprocess.Process | None:
         """Starts the process and waits until it serves; None if it ended instead."""
         command = [sys.executable, "-m", f"{_PACKAGE}.{self._module}", *self._flags]
-        self._process = process = await asyncio.create_subprocess_exec(
-            *command,
-            f"--port={self.port}",
-            "--until_eof",  # also if this process is killed
-            stdin=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=os.environ | {name: str(self._threads) for name in _THREADS},
-            # Ctrl-C reaches the supervisor alone, which ends its children in order.
-            start_new_session=True,
-        )
+        with _pipe_with(self._secret) as pipe:
+            self._process = process = await self._start_process(
+                *command,
+                f"--port={self.port}",
+                "--until_eof",  # also if this process is killed
+                f"--{self._secret_flag}=/dev/fd/{pipe}",
+                pass_fds=(pipe,),
+            )
         async for line in _lines(process):
             bound = _port_in(line)
             if bound is not None:
@@ -74,6 +85,19 @@ class Child:
                 return process
         await process.wait()
         return None
+
+    async def _start_process(
+        self, *command: str, pass_fds: tuple[int, ...]
+    ) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            pass_fds=pass_fds,
+            stdin=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=os.environ | {name: str(self._threads) for name in _THREADS},
+            # Ctrl-C reaches the supervisor alone, which ends its children in order.
+            start_new_session=True,
+        )
 
     async def _supervise(self, process: asyncio.subprocess.Process) -> None:
         pause_s = _FIRST_PAUSE_S
@@ -95,6 +119,20 @@ class Child:
             return
         self._process.send_signal(signal.SIGTERM)
         await _wait_for_end(self._process)
+
+
+@contextlib.contextmanager
+def _pipe_with(secret: str) -> Iterator[int]:
+    """The reading end of a pipe that holds a secret; it is closed here at the end."""
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, secret.encode())  # far shorter than what a pipe holds
+    finally:
+        os.close(writing)
+    try:
+        yield reading
+    finally:
+        os.close(reading)
 
 
 async def _lines(process: asyncio.subprocess.Process) -> AsyncIterator[bytes]:
@@ -143,17 +181,18 @@ class Local:
         port: int,
         flags: Sequence[str],
         *,
+        host: str = "127.0.0.1",
         follow_s: float = server.FOLLOW_S,
     ) -> "Local":
         """Starts all, the router when the shards serve; all end if one does not start.
 
         Args:
-            port: of the router; 0 takes a free one.
+            host, port: of the router; port 0 takes a free one.
             flags: more of the router's.
             follow_s: how often all look for a new version; 0 never.
         """
         cores = len(os.sched_getaffinity(0))
-        threads = max(1, cores // num_shards)
+        threads, token = max(1, cores // num_shards), secrets.token_hex(32)
         self.shards = [
             Child(
                 "shard_server",
@@ -164,6 +203,7 @@ class Local:
                     f"--follow_s={follow_s}",
                 ],
                 threads,
+                ("token_file", token),
             )
             for shard in range(num_shards)
         ]
@@ -176,10 +216,12 @@ class Local:
                 [
                     f"--database={database}",
                     f"--shards={addresses}",
+                    f"--host={host}",
                     f"--follow_s={follow_s}",
                     *flags,
                 ],
                 cores,
+                ("shards_token_file", token),
             )
             self._children.append(router)
             self.port = await router.start(port)
@@ -222,6 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num_shards", type=int, default=0, help="0: one for four cores"
     )
+    server.add_host_argument(parser)
     parser.add_argument("--port", type=server.port, default=50050)
     server.add_follow_argument(parser)
     return parser
@@ -232,10 +275,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, flags = _parser().parse_known_args(argv)
 
     async def start() -> server.Stoppable:
-        server.check_port("127.0.0.1", args.port)
+        server.check_port(args.host, args.port)
         count = shards_here(args.database, args.num_shards)
         return await Local().start(
-            args.database, count, args.port, flags, follow_s=args.follow_s
+            args.database,
+            count,
+            args.port,
+            flags,
+            host=args.host,
+            follow_s=args.follow_s,
         )
 
     return server.run(start)

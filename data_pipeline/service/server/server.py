@@ -24,12 +24,14 @@ from grpc_reflection.v1alpha import reflection
 
 from data_pipeline.service.server.endpoints import Endpoint
 from data_pipeline.service.server.observability import Log, Metrics
-from data_pipeline.service.wire import security
+from data_pipeline.service.wire import addresses, security
 from data_pipeline.service.wire.messages import Limits
 
 INTERRUPTED, USER_ERROR = 130, 2
 FOLLOW_S = 2.0
 _MB = 1 << 20
+# What health is asked of to learn whether the process lives, ready or not.
+LIVE = "live"
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -40,7 +42,7 @@ class Listening:
 
     Attributes:
         port: 0 takes a free one.
-        token: that callers must send; None lets everybody in.
+        token, token_file: that callers must send; None lets everybody in.
         drain_s: what is under way at the end may take this long.
         pause_s: between saying NOT_SERVING and refusing, for load balancers to notice.
     """
@@ -50,6 +52,7 @@ class Listening:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     token: str | None = None
+    token_file: Path | None = None
     max_message_bytes: int = 64 * _MB
     metrics_port: int | None = None
     drain_s: float = 30.0
@@ -58,7 +61,7 @@ class Listening:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that all servers share."""
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all networks")
+    add_host_argument(parser)
     parser.add_argument("--port", type=port, default=0, help="0 takes a free one")
     parser.add_argument("--tls_cert", type=Path, help="PEM certificate to serve with")
     parser.add_argument("--tls_key", type=Path, help="PEM key of the certificate")
@@ -85,6 +88,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_host_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag of where a server listens."""
+    parser.add_argument(
+        "--host",
+        type=lambda host: host.strip("[]"),
+        default="127.0.0.1",
+        help="0.0.0.0 for all networks, :: for those of IPv6 too",
+    )
+
+
 def add_follow_argument(parser: argparse.ArgumentParser) -> None:
     """Adds the flag by which servers follow new versions; all should be given the same."""
     parser.add_argument(
@@ -104,6 +117,7 @@ def listening_of(args: argparse.Namespace) -> Listening:
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
         token=security.read_token(args.token_file),
+        token_file=args.token_file,
         max_message_bytes=args.max_message_mb * _MB,
         metrics_port=args.metrics_port,
         drain_s=args.drain_s,
@@ -195,7 +209,7 @@ class Server:
         for endpoint in endpoints:
             server.add_generic_rpc_handlers((endpoint.handler(),))
         started = cls(server, health_service, listening, log)
-        address = f"{listening.host}:{listening.port}"
+        address = addresses.joined(listening.host, listening.port)
         started.port = (
             server.add_insecure_port(address)
             if credentials is None
@@ -205,9 +219,17 @@ class Server:
             stop = metrics.expose(listening.host, listening.metrics_port)
             started.closing.callback(stop)
         await server.start()
-        for name in ("", *names):
+        for name in ("", LIVE, *names):
             await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
         return started
+
+    async def set_ready(self, service: str, is_ready: bool) -> None:
+        """Says by health whether requests of a service can be answered now."""
+        status = health_pb2.HealthCheckResponse
+        for name in ("", service):
+            await self._health.set(
+                name, status.SERVING if is_ready else status.NOT_SERVING
+            )
 
     def announce(self) -> None:
         """Says in the log that it serves, and where."""
@@ -216,6 +238,8 @@ class Server:
         log("serving", host=where.host, port=self.port, tls=tls, pid=os.getpid())
         if where.host not in _LOOPBACK and not (tls and where.token):
             log("open_to_the_network", tls=tls, token=where.token is not None)
+        for path in filter(security.is_open_to_all, (where.tls_key, where.token_file)):
+            log("readable_by_all", file=str(path), advice="chmod o-r")
 
     async def stop(self) -> None:
         """Says NOT_SERVING, takes no more requests and finishes those under way."""
