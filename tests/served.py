@@ -178,10 +178,10 @@ class Gate:
         self.open, self.waiting = threading.Event(), threading.Semaphore(0)
 
     def __call__(self, nearest):
-        def search(*arguments):
+        def search(*arguments, **options):
             self.waiting.release()
             assert self.open.wait(30)
-            return nearest(*arguments)
+            return nearest(*arguments, **options)
 
         return search
 

@@ -2,8 +2,10 @@
 
     python -m data_pipeline.service.serve_local --database=DIR --num_shards=4 --port=50050
 
-Each server is a process. One that ends is started again, with growing pauses; the router
-answers from the others meanwhile. SIGTERM and Ctrl-C drain the router, then the shards.
+Each server is a process. One that ends is started again, with pauses that grow while it
+lives for less than a minute; the router answers from the others meanwhile. SIGTERM and
+Ctrl-C drain the router, then the shards. A second one ends this process at once, which
+the servers notice (their standard input ends, which is their SIGTERM) and end too.
 
 The router alone may ask the shard servers: they want a token that is made anew each time and
 goes to all through pipes, so that no other user of the machine can read it.
@@ -24,6 +26,7 @@ from data_pipeline.database import Database
 from data_pipeline.service.server import server
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+_LONG_LIFE_S = 60.0  # after which a server's end is no sign that the next one ends too
 _PACKAGE = "data_pipeline.service"
 # A server lets go of Python's lock while it searches, and another one costs a message more
 # for each request: with one for two cores 0.95 of the searches in process, with four 0.71.
@@ -100,9 +103,12 @@ class Child:
         )
 
     async def _supervise(self, process: asyncio.subprocess.Process) -> None:
-        pause_s = _FIRST_PAUSE_S
+        clock, pause_s = asyncio.get_running_loop().time, _FIRST_PAUSE_S
         while True:
+            start_s = clock()
             await _wait_for_end(process)
+            if clock() - start_s > _LONG_LIFE_S:
+                pause_s = _FIRST_PAUSE_S
             _forward(
                 f"{self._module}: ended; started again in {pause_s:.1f} s\n".encode()
             )
@@ -168,8 +174,9 @@ def _port_in(line: bytes) -> int | None:
 class Local:
     """A router and its shard servers, as processes of this machine."""
 
-    def __init__(self) -> None:
-        """Starts nothing yet."""
+    def __init__(self, longest_stop_s: float = 2 * server.Listening().longest_stop_s):
+        """Starts nothing yet; the router and then the shards may take so long to end."""
+        self.longest_stop_s = longest_stop_s
         self._children: list[Child] = []
         self.shards: list[Child] = []
         self.port = 0
@@ -182,14 +189,14 @@ class Local:
         flags: Sequence[str],
         *,
         host: str = "127.0.0.1",
-        follow_s: float = server.FOLLOW_S,
+        flags_of_all: Sequence[str] = (),
     ) -> "Local":
         """Starts all, the router when the shards serve; all end if one does not start.
 
         Args:
             host, port: of the router; port 0 takes a free one.
             flags: more of the router's.
-            follow_s: how often all look for a new version; 0 never.
+            flags_of_all: the router's and the shards'.
         """
         cores = len(os.sched_getaffinity(0))
         threads, token = max(1, cores // num_shards), secrets.token_hex(32)
@@ -200,7 +207,7 @@ class Local:
                     f"--database={database}",
                     f"--shard={shard}",
                     f"--num_shards={num_shards}",
-                    f"--follow_s={follow_s}",
+                    *flags_of_all,
                 ],
                 threads,
                 ("token_file", token),
@@ -217,7 +224,7 @@ class Local:
                     f"--database={database}",
                     f"--shards={addresses}",
                     f"--host={host}",
-                    f"--follow_s={follow_s}",
+                    *flags_of_all,
                     *flags,
                 ],
                 cores,
@@ -258,32 +265,44 @@ def shards_here(database: Path, asked: int) -> int:
     return asked or max(1, min(available, cores // _CORES_OF_SERVER))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = server.parser_of("serve_local", (__doc__ or "").splitlines()[0])
+def _parser_of_all() -> argparse.ArgumentParser:
+    """Reads the flags that the router and the shards are given alike."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    server.add_limit_arguments(parser)
+    server.add_follow_argument(parser)
+    server.add_stop_arguments(parser)
+    return parser
+
+
+def _parser(of_all: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    description = (__doc__ or "").splitlines()[0]
+    parser = server.parser_of("serve_local", description, parents=[of_all])
     parser.add_argument("--database", type=Path, required=True)
     parser.add_argument(
         "--num_shards", type=int, default=0, help="0: one for four cores"
     )
     server.add_host_argument(parser)
     parser.add_argument("--port", type=server.port, default=50050)
-    server.add_follow_argument(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until a signal; flags that it does not know are the router's."""
-    args, flags = _parser().parse_known_args(argv)
+    of_all = _parser_of_all()
+    args, flags = _parser(of_all).parse_known_args(argv)
+    given = vars(of_all.parse_known_args(argv)[0])
+    end = server.Listening(drain_s=args.drain_s, pause_s=args.pause_s)
 
     async def start() -> server.Stoppable:
         server.check_port(args.host, args.port)
         count = shards_here(args.database, args.num_shards)
-        return await Local().start(
+        return await Local(2 * end.longest_stop_s).start(
             args.database,
             count,
             args.port,
             flags,
             host=args.host,
-            follow_s=args.follow_s,
+            flags_of_all=[f"--{name}={value}" for name, value in given.items()],
         )
 
     return server.run(start)

@@ -15,15 +15,17 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 
 from data_pipeline.database import Database
 from data_pipeline.service.server import server
 from data_pipeline.service.server.admission import Admission, Refused
-from data_pipeline.service.server.endpoints import Endpoint
+from data_pipeline.service.server.endpoints import Call, Endpoint
 from data_pipeline.service.server.observability import Log, Metrics
 from data_pipeline.service.server.version_follower import Follower
 from data_pipeline.service.shards.held_versions import HeldVersions, ShardVersion
@@ -33,6 +35,8 @@ from data_pipeline.service.wire import retrieval_pb2 as pb
 SERVICE = pb.DESCRIPTOR.services_by_name["Shard"].full_name
 _LONGEST_LEASE_S = 60.0  # a router renews its lease long before
 _EVERY_S = 0.5  # at least so often it looks what is held no more
+
+_Made = TypeVar("_Made")
 
 
 class ShardService:
@@ -65,7 +69,8 @@ class ShardService:
         self._shard, self._num_shards, self._limits = shard, num_shards, limits
         self.versions = HeldVersions(ShardVersion(database, shard, num_shards))
         self._num_threads = threads
-        self._threads = concurrent.futures.ThreadPoolExecutor(threads, "search")
+        self._searching = concurrent.futures.ThreadPoolExecutor(threads, "search")
+        self._reading = concurrent.futures.ThreadPoolExecutor(threads, "read")
         self._follower: Follower | None = None
         self._waiting: int | None = None  # version that there was no room for
         self._next: pb.DatabaseState | None = (
@@ -74,7 +79,15 @@ class ShardService:
         self._leases_changed = asyncio.Event()
 
     def endpoint(self, metrics: Metrics, *, waiting: int, timeout_s: float) -> Endpoint:
-        """Gives the methods; `waiting` requests queue for a thread, more are refused."""
+        """Gives the methods; `waiting` of a kind queue for a thread, more are refused."""
+        shares = {
+            pb.ShardSearchRequest: Admission(
+                self._num_threads, waiting, metrics, "vectors"
+            ),
+            pb.PassagesRequest: Admission(
+                self._num_threads, waiting, metrics, "passages"
+            ),
+        }
         return Endpoint(
             SERVICE,
             {
@@ -82,10 +95,9 @@ class ShardService:
                 "Passages": (pb.PassagesRequest, self._passages),
                 "Hold": (pb.HoldRequest, self._hold),
             },
-            Admission(self._num_threads, waiting, metrics),
+            lambda request: shares.get(type(request)),
             metrics,
             timeout_s,
-            never_refused=frozenset({"Hold"}),
         )
 
     def follow(self, follow_s: float, metrics: Metrics, log: Log) -> None:
@@ -173,7 +185,7 @@ class ShardService:
         if self._follower is not None:
             self._follower.close()
 
-    async def _hold(self, request: pb.HoldRequest, timeout_s: float):
+    async def _hold(self, request: pb.HoldRequest, call: Call):
         until_s = asyncio.get_running_loop().time() + min(
             request.hold_s, _LONGEST_LEASE_S
         )
@@ -183,7 +195,7 @@ class ShardService:
             self._leases_changed.set()
         return pb.HoldResponse(databases=self.versions.states, next=self._next)
 
-    async def _search(self, request: pb.ShardSearchRequest, timeout_s: float):
+    async def _search(self, request: pb.ShardSearchRequest, call: Call):
         version = self._asked(request.database)
         mine = (self._shard, self._num_shards)
         asked = (request.shard, request.num_shards)
@@ -196,27 +208,35 @@ class ShardService:
         vectors_QW = messages.unpack_vectors(
             request.vectors, version.width, self._limits
         )
+        messages.check_search(
+            request.k,
+            len(vectors_QW),
+            version.width,
+            request.exclude_documents,
+            self._limits,
+        )
         excluded = list(request.exclude_documents)
-        messages.check_search(request.k, len(vectors_QW), excluded, self._limits)
-        return await self._in_thread(
-            functools.partial(self._nearest, version, vectors_QW, request.k, excluded)
+        return await _in_thread(
+            self._searching,
+            lambda _: self._nearest(version, vectors_QW, request.k, excluded),
         )
 
     def _nearest(self, version: ShardVersion, vectors_QW, k: int, excluded: list[str]):
         return messages.pack_found(*version.nearest(vectors_QW, k, excluded), k)
 
-    async def _passages(self, request: pb.PassagesRequest, timeout_s: float):
-        version = self._asked(request.database)
-        chunk_ids, passage_len = list(request.chunk_ids), request.passage_len
-        messages.check_passages(chunk_ids, passage_len, version.database, self._limits)
-        passages = await self._in_thread(
-            functools.partial(
-                messages.read_passages,
+    async def _passages(self, request: pb.PassagesRequest, call: Call):
+        version, limits = self._asked(request.database), self._limits
+        call.reserve(messages.check_passages(request, version.database, limits))
+        passages = await _in_thread(
+            self._reading,
+            lambda is_given_up: messages.read_passages(
                 version.database,
-                chunk_ids,
-                passage_len,
+                request.chunk_ids,
+                request.passage_len,
                 sources=not request.without_sources,
-            )
+                most_bytes=limits.answer_bytes,
+                is_given_up=is_given_up,
+            ),
         )
         return pb.PassagesResponse(passages=passages, database=version.state)
 
@@ -233,17 +253,26 @@ class ShardService:
             )
         return version
 
-    async def _in_thread(self, work: Callable):
-        """Runs work in a thread; given up, it keeps its place until the thread is free."""
-        future = self._threads.submit(work)
-        result = asyncio.wrap_future(future)
-        try:
-            return await asyncio.shield(result)
-        except asyncio.CancelledError:
-            if not future.cancel():
-                await asyncio.wait([result])
-                result.exception()  # nobody waits for it any more
-            raise
+
+async def _in_thread(
+    threads: concurrent.futures.Executor, work: Callable[[Callable[[], bool]], _Made]
+) -> _Made:
+    """Runs work in a thread; given up, it keeps its place until the thread is free.
+
+    Args:
+        work: takes a function that says whether it was given up.
+    """
+    given_up = threading.Event()
+    future = threads.submit(work, given_up.is_set)
+    result = asyncio.wrap_future(future)
+    try:
+        return await asyncio.shield(result)
+    except asyncio.CancelledError:
+        given_up.set()
+        if not future.cancel():
+            await asyncio.wait([result])
+            result.exception()  # nobody waits for it any more
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -255,7 +284,10 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=server.positive, default=len(os.sched_getaffinity(0))
     )
     parser.add_argument(
-        "--queue", type=int, default=64, help="requests that wait; more are refused"
+        "--queue",
+        type=int,
+        default=64,
+        help="requests of a kind that wait; more are refused",
     )
     server.add_arguments(parser)
     return parser

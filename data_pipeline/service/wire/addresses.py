@@ -74,7 +74,7 @@ _MEANINGS = {
 
 def explain(details: str, address: str) -> str:
     """Says why nothing answers at an address, where gRPC's own words do not."""
-    if details.startswith("DNS resolution failed"):
+    if details.startswith(("DNS resolution failed", "errors resolving")):
         host = address.rpartition(":")[0]
         return f"no host has the name {host}: look at its spelling, or use its number"
     # A router's failed connections to its shards begin with other words.

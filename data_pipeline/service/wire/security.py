@@ -96,10 +96,11 @@ class TokenCheck:
         given = given if isinstance(given, bytes) else given.encode()
         if hmac.compare_digest(given, self._expected):
             return await continuation(details)
-        return grpc.unary_unary_rpc_method_handler(_refuse)
+        # As a stream: the request is not waited for, nor taken from the connection.
+        return grpc.stream_stream_rpc_method_handler(_refuse)
 
 
-async def _refuse(request: bytes, context: grpc.aio.ServicerContext) -> None:
+async def _refuse(_, context: grpc.aio.ServicerContext) -> None:
     await context.abort(
         grpc.StatusCode.UNAUTHENTICATED,
         "this server wants its token: send 'authorization: Bearer TOKEN'",

@@ -2,14 +2,19 @@
 
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
+import numpy as np
 import pytest
 
 from data_pipeline.database import Database, Snapshot
 from data_pipeline.service import shard_server
 from data_pipeline.service.client import RetrievalClient
 from data_pipeline.service.wire import messages
+from data_pipeline.service.wire import retrieval_pb2 as pb
+from data_pipeline.service.wire.stubs import stub_of
 from tests.served import NUM_SERVERS, Gate, client_of, refusal, servers
 from tools.benchmark import service as benchmark
 
@@ -65,12 +70,36 @@ def test_a_request_given_up_keeps_its_thread_and_no_more(running, sharded_databa
             with pytest.raises(ConnectionError, match="DEADLINE|no shard answered"):
                 client.search(_QUERY, 2)
         deadline_s = time.monotonic() + 5
-        while shard.metrics.value("retro_in_flight") > 1:  # two had not begun
+        # Two had not begun.
+        while shard.metrics.value("retro_in_flight", kind="vectors") > 1:
             assert time.monotonic() < deadline_s
             time.sleep(0.01)
         gate.open.set()
     with client_of(made) as client:
         assert client.search(_QUERY, 2) == sharded_database.search(_QUERY, 2)
+
+
+def test_searches_do_not_wait_for_passages(running, sharded_database, monkeypatch):
+    gate = Gate()
+    shard = running.shard(sharded_database, 0, 1, threads=1, waiting=0)
+    monkeypatch.setattr(messages, "read_passages", gate(messages.read_passages))
+    made = running.router(sharded_database, shard.address)
+    with client_of(made) as client, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.found, 0)
+        assert gate.waiting.acquire(timeout=10)
+        with pytest.raises(ConnectionError, match="1 requests of passages are under"):
+            client.found(1)
+        assert client.nearest(np.ones((1, 32), np.float32), 2)[0].shape == (1, 2)
+        gate.open.set()
+        assert asked.result(10).chunk_id == 0
+
+
+def test_a_passage_is_read_and_given_once(service):
+    with grpc.insecure_channel(service[1].address) as channel:
+        request = pb.PassagesRequest(chunk_ids=[3, 1] * 10_000, passage_len=512)
+        answer = stub_of(channel, "Retrieval").Passages(request, timeout=20)
+    assert [passage.chunk_id for passage in answer.passages] == [3, 1]
+    assert answer.ByteSize() < 10_000
 
 
 def test_another_database_is_refused_by_name(running, sharded_database):
