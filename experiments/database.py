@@ -183,7 +183,10 @@ def _verify(args: argparse.Namespace) -> None:
         shard, chunks, cosine = verify.recompute(opened.snapshot, args.seed + block)
         same = "bit for bit the same"
         if cosine < 1:
-            same = f"cosine {cosine:.6f} or more: another processor made the vectors"
+            same = (
+                f"cosine {cosine:.6f} or more: another processor made the vectors, or "
+                "compacting took others away that were beside them"
+            )
         print(f"{shard}: {chunks} chunks made again, {same}")
 
 

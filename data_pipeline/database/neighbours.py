@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from data_pipeline.index import exact
 from data_pipeline.index.protocol import Searchable
-from data_pipeline.storage.mapped_arrays import Column
+from data_pipeline.storage.mapped_arrays import Column, open_array
 
 _QUERIES_AT_ONCE = 2048
 _CHANGES = ("rows", "ids", "distances")
@@ -163,8 +163,8 @@ def write_changes(changed: tuple[np.ndarray, ...], folder: Path) -> None:
 
 
 def read_changes(folder: Path) -> list[np.ndarray]:
-    """What `write_changes` wrote, in memory: the arguments of `NeighbourTable.patched`."""
-    return [np.load(folder / f"{name}.npy") for name in _CHANGES]
+    """What `write_changes` wrote: the arguments of `NeighbourTable.patched`."""
+    return [open_array(folder / f"{name}.npy") for name in _CHANGES]
 
 
 class NeighbourTable:

@@ -90,7 +90,21 @@ def check_embedder(name: str) -> pathlib.Path | None:
     if name.startswith((".", "/", "~")) and not pathlib.Path(name).exists():
         raise FileNotFoundError(f"there is no embedder folder {name!r}")
     _check_sentence_transformers(name)
+    _check_modules(pathlib.Path(name) / "modules.json")
     return None
+
+
+def _check_modules(path: pathlib.Path) -> None:
+    """Refuses a folder that names Python of others, which loading it would import."""
+    if not path.is_file():
+        return
+    named = json.loads(path.read_text(encoding="utf-8"))
+    for kind in [module["type"] for module in named]:
+        if not kind.startswith("sentence_transformers."):
+            raise ValueError(
+                f"{path} names {kind!r}, which is not sentence-transformers' own: "
+                "loading it would run that"
+            )
 
 
 def minilm_folder() -> pathlib.Path:

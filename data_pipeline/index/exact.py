@@ -15,8 +15,14 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from data_pipeline.index import exact_jax
-from data_pipeline.index.checks import as_float32, check_queries, squared_norms
+from data_pipeline.index.checks import (
+    as_float32,
+    check_queries,
+    check_vectors,
+    squared_norms,
+)
 from data_pipeline.index.index_files import save_folder
+from data_pipeline.storage.mapped_arrays import open_array
 
 _QUERIES = 1024
 _ROWS = 32_768  # a block of scores is 128 MB
@@ -122,8 +128,10 @@ class ExactIndex:
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> "ExactIndex":
-        """Opens the memory map in a folder that `load_index` has checked."""
-        vectors_TW = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        """Opens the vectors in a folder that `load_index` has checked."""
+        path = folder / "vectors.npy"
+        vectors_TW = open_array(path)
+        check_vectors(vectors_TW, str(path))
         return cls(vectors_TW)
 
 

@@ -14,6 +14,7 @@ spaces are found by whole runs only.
 
 import contextlib
 import importlib
+import json
 import logging
 import re
 import sys
@@ -31,6 +32,7 @@ from data_pipeline.text.tokenizer import Tokenizer
 
 # What the files depend on, for a build to know.
 SETTINGS = {"method": "lucene", "k1": 1.5, "b": 0.75}
+_ARRAYS = ("data", "indices", "indptr")
 _TEXTS_AT_ONCE = 1024
 _WORD = re.compile(r"\w+")
 
@@ -122,7 +124,7 @@ class LexicalShard:
         facts = read_json(folder / "facts.json") or {}
         if facts.get("chunks") != len(self.ids_T):
             raise ValueError(f"{folder} is damaged: build it again")
-        self._bm25 = _load(folder) if facts["words"] else None
+        self._bm25 = _load(folder, len(self.ids_T)) if facts.get("words") else None
         if self._bm25 is not None and not _fits(self._bm25, facts):
             raise ValueError(f"{folder} is damaged: build it again")
 
@@ -185,18 +187,26 @@ class Lexical:
         return ids_QN, scores_QN
 
 
-def _load(folder: Path) -> Any:
+def _load(folder: Path, num_chunks: int) -> Any:
+    """Opens what `write_shard` saved; bm25s's own loading keeps a descriptor an array."""
     try:
-        return import_bm25s().BM25.load(folder, mmap=True, allow_pickle=False)
-    except (ValueError, TypeError, KeyError, OSError, EOFError) as error:
+        vocabulary = json.loads((folder / "vocab.index.json").read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{error.filename} is missing: build it again") from error
+    except ValueError as error:
         raise ValueError(f"{folder} is damaged ({error}): build it again") from error
+    made = import_bm25s().BM25(**SETTINGS)
+    arrays = {name: open_array(folder / f"{name}.csc.index.npy") for name in _ARRAYS}
+    made.scores = {**arrays, "num_docs": num_chunks}
+    made.vocab_dict, made.nonoccurrence_array = vocabulary, None
+    return made
 
 
 def _fits(bm25: Any, facts: dict) -> bool:
     """Whether no array can be read past its end."""
     ends, rows = bm25.scores["indptr"], bm25.scores["indices"]
     return bool(
-        bm25.scores["num_docs"] == facts["chunks"]
+        isinstance(bm25.vocab_dict, dict)
         and len(bm25.vocab_dict) == facts["words"] == len(ends) - 1
         and ends[-1] == len(rows) == len(bm25.scores["data"])
     )

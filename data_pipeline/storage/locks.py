@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,9 @@ def locked(path: Path, doing: str) -> Iterator[None]:
         ValueError: if another process holds it. Where there are no locks, a line is
             printed instead.
     """
-    with path.open("w") as file:
+    # A link would be followed out of the folder.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with os.fdopen(descriptor, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

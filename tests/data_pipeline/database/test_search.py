@@ -93,7 +93,7 @@ def test_distances_are_those_of_dense_search(worded):
     assert len({passage.chunk_id for passage in found}) == 20
 
 
-@pytest.mark.parametrize("query", ["", " \n", "!?… --", "\0\0", "☃", "unseenword"])
+@pytest.mark.parametrize("query", [" \n", "!?… --", "☃", "unseenword"])
 def test_without_known_words_it_is_dense(worded, query):
     assert worded.search([query], 7, rank="hybrid") == worded.search([query], 7)
 

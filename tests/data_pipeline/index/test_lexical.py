@@ -50,7 +50,9 @@ def test_small_and_empty_shards(tmp_path, texts):
 
 def test_damaged_files_are_named(tmp_path):
     lexical.write_shard(tmp_path, np.arange(3), ["a b", "b c", "c"])
-    for path in sorted(tmp_path.iterdir()):
+    # bm25s's parameters are SETTINGS and are not read.
+    read = {path for path in tmp_path.iterdir() if path.name != "params.index.json"}
+    for path in sorted(read):
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])
         with pytest.raises(ValueError, match=tmp_path.name):

@@ -49,3 +49,12 @@ def test_other_errors_are_not_taken_for_that(tmp_path, monkeypatch):
         locks.locked(tmp_path / ".writer", "changing"),
     ):
         pass
+
+
+def test_a_link_is_not_followed(tmp_path):
+    outside = tmp_path / "thesis"
+    outside.write_text("years of work")
+    (tmp_path / "lock").symlink_to(outside)
+    with pytest.raises(OSError), locks.locked(tmp_path / "lock", "changing"):
+        pass
+    assert outside.read_text() == "years of work"
