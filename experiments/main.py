@@ -112,17 +112,21 @@ def _do_job() -> None:
         remote_database.folder_only(address, f"--job={_JOB.value}")
     workdir = command_line.folder(_WORKDIR.value)
     # Imported late: a wrong flag should be reported at once, TensorFlow takes seconds.
-    from experiments.jobs.job import Job, generate_from_service
+    from experiments.jobs import job as jobs
 
+    if _JOB.value == "generate" and not cfg.evaluation.retrieval:
+        jobs.generate_without_retrieval(cfg, workdir)
+        return
     if remote_database.is_address(address):
-        database = remote_database.RemoteDatabase.open(
-            address, token_file=_TOKEN_FILE.value, tls_ca=_TLS_CA.value
-        )
-        with contextlib.closing(database):
-            generate_from_service(cfg, workdir, database)
+        with remote_database.told_how_to_go_on():
+            database = remote_database.RemoteDatabase.open(
+                address, token_file=_TOKEN_FILE.value, tls_ca=_TLS_CA.value
+            )
+            with contextlib.closing(database):
+                jobs.generate_from_service(cfg, workdir, database)
         return
     folder = Path(address).absolute() if address else workdir / "database"
-    job = Job(cfg, workdir, folder)
+    job = jobs.Job(cfg, workdir, folder)
     if _JOB.value != "generate" and processes.is_first():
         _record_settings(cfg, workdir)
     if _JOB.value == "train":
