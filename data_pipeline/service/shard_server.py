@@ -34,6 +34,7 @@ from data_pipeline.service.wire import retrieval_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Shard"].full_name
 _LONGEST_LEASE_S = 60.0  # a router renews its lease long before
+_HEARD_S = 2.0  # in which routers hear of the next version, and hold it
 _EVERY_S = 0.5  # at least so often it looks what is held no more
 
 _Made = TypeVar("_Made")
@@ -127,8 +128,11 @@ class ShardService:
             wanted = self.versions.wanted(clock())
             if in_force is not None and in_force not in wanted:
                 wanted.append(in_force)
+            named = self._next
             for number in filter(follower.is_due, wanted):
                 await self._open(follower, log, number, is_next=number == in_force)
+            if self._next != named:  # until a router holds it, or had the time to
+                look_at_s = clock() + max(follow_s, _HEARD_S)
             for number in self.versions.give_up_unheld(in_force, clock()):
                 log("version_given_up", version=number)
             metrics.version.set(self.versions.newest.number)
