@@ -132,19 +132,23 @@ def _do_job() -> None:
             "(`make train`)"
         )
     # Imported late: a wrong flag should be reported at once, TensorFlow takes seconds.
-    from experiments.jobs.job import Job, generate_from_service
+    from experiments.jobs import job as jobs
 
+    if _JOB.value == "generate" and not cfg.evaluation.retrieval:
+        jobs.generate_without_retrieval(cfg, workdir)
+        return
     if remote_database.is_address(address):
-        database = remote_database.RemoteDatabase.open(
-            address, token_file=token_file, tls_ca=tls_ca
-        )
-        with contextlib.closing(database):
-            generate_from_service(cfg, workdir, database)
+        with remote_database.told_how_to_go_on():
+            database = remote_database.RemoteDatabase.open(
+                address, token_file=token_file, tls_ca=tls_ca
+            )
+            with contextlib.closing(database):
+                jobs.generate_from_service(cfg, workdir, database)
         return
     folder = build_database.database()
     if command_line.is_given("config.data.corpus"):
         workdirs.check_corpus(folder, cfg.data.corpus)
-    job = Job(cfg, workdir, folder)
+    job = jobs.Job(cfg, workdir, folder)
     if _JOB.value == "train":
         with command_line.new_folder(workdir):
             job.train(restart=_ON_OTHER_RUN.value == "restart")

@@ -9,7 +9,11 @@ import pytest
 from data_pipeline.build.pipeline import Build
 from data_pipeline.database import Database
 from experiments.jobs import continuations, measurement, remote_database
-from experiments.jobs.job import Job, generate_from_service
+from experiments.jobs.job import (
+    Job,
+    generate_from_service,
+    generate_without_retrieval,
+)
 from retro_jax.runs.metrics import read_metrics
 from tests import served, tiny_corpus
 from tests.tiny_run import experiment
@@ -173,6 +177,19 @@ def test_generation_continues_and_cites(
     assert sources, "no source is cited"
     known = tiny_database.snapshot.documents().column("id").to_pylist()
     assert sources[0].split()[1] in known
+
+
+def test_generation_needs_no_database_with_retrieval_off(
+    trained, tiny_corpus_folder, tmp_path, capsys
+):
+    cfg = experiment(tiny_corpus_folder)
+    cfg.evaluation.prompt, cfg.evaluation.retrieval = tiny_corpus.PLANTED, False
+    generate_without_retrieval(cfg, trained[1])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "retrieval is off: the model reads no passages"
+    assert said[-1] == "(no sources: retrieval is off, by evaluation.retrieval)"
+    with pytest.raises(ValueError, match="has no tokenizer.model, without which"):
+        generate_without_retrieval(cfg, tmp_path)
 
 
 def test_generation_through_a_service_is_the_databases(

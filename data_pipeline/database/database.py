@@ -78,14 +78,14 @@ class Database:
         before, self.snapshot = self.snapshot, self.snapshot.at()
         return self.snapshot is not before
 
-    def newest(self) -> "Database":
-        """The version in force, opened beside this one, which goes on showing its own.
+    def beside(self, version: int | None = None) -> "Database":
+        """A version, the one in force if none is given, opened beside this one.
 
-        What both have in common is shared and not checked again. It is this one itself, if
-        it shows that version. Raises as `open`.
+        This one goes on showing its own. What both have in common is shared and not checked
+        again. It is this one itself, if it shows that version. Raises as `open`.
         """
         before = self.snapshot
-        state = versions.read(self.folder, manifest.read(self.folder))
+        state = versions.read(self.folder, manifest.read(self.folder), version)
         if state.number == before.version:
             return self
         integrity.check_quickly(self.folder, state, since=before.state)

@@ -21,6 +21,7 @@ is answered from one version of the database, from its start to its end.
 
 import argparse
 import asyncio
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,6 +105,7 @@ class Router:
             tokenizer_fingerprint=self._tokenizer.fingerprint,
             embedder_fingerprint=self._embedder.fingerprint,
             num_shards=len(self._shards),
+            vocab_size=self._tokenizer.vocab_size,
         )
 
     async def _give_tokenizer(self, request: pb.TokenizerRequest, call: Call):
@@ -247,7 +249,7 @@ async def start(args: argparse.Namespace) -> server.Stoppable:
     shards = replica_set.connect(
         args.shards,
         credentials=security.channel_credentials(args.tls_ca),
-        token=listening.token,
+        token=security.read_token(args.shards_token_file) or listening.token,
         hedge_s=args.hedge_ms / 1000 if args.hedge_ms else None,
         metrics=metrics,
         log=log,
@@ -265,7 +267,7 @@ async def start(args: argparse.Namespace) -> server.Stoppable:
     endpoint = router.endpoint(most=args.queue, timeout_s=args.timeout_s)
     started = await server.Server.start(listening, [endpoint], metrics, log)
     started.closing.push_async_callback(router.close)
-    router.switch.follow(args.follow_s)
+    router.switch.follow(args.follow_s, functools.partial(started.set_ready, SERVICE))
     return started
 
 
@@ -277,6 +279,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tls_ca", type=Path, help="certificate the shards are checked by"
+    )
+    parser.add_argument(
+        "--shards_token_file", type=Path, help="token for the shards, if another"
     )
     parser.add_argument(
         "--hedge_ms", type=float, default=0, help="0: as recent answers suggest"

@@ -11,6 +11,7 @@ one that is served (`version_follower.py`).
 import argparse
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import os
 import sys
@@ -33,6 +34,8 @@ from data_pipeline.service.wire import retrieval_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Shard"].full_name
 _LONGEST_LEASE_S = 60.0  # a router renews its lease long before
+_HEARD_S = 2.0  # in which routers hear of the next version, and hold it
+_EVERY_S = 0.5  # at least so often it looks what is held no more
 
 _Made = TypeVar("_Made")
 
@@ -71,6 +74,10 @@ class ShardService:
         self._reading = concurrent.futures.ThreadPoolExecutor(threads, "read")
         self._follower: Follower | None = None
         self._waiting: int | None = None  # version that there was no room for
+        self._next: pb.DatabaseState | None = (
+            None  # in force, as far as it can be opened
+        )
+        self._leases_changed = asyncio.Event()
 
     def endpoint(self, metrics: Metrics, *, waiting: int, timeout_s: float) -> Endpoint:
         """Gives the methods; `waiting` of a kind queue for a thread, more are refused."""
@@ -95,29 +102,75 @@ class ShardService:
         )
 
     def follow(self, follow_s: float, metrics: Metrics, log: Log) -> None:
-        """Opens new versions from now on; in an event loop."""
+        """Opens new versions from now on, unless `follow_s` is 0; in an event loop."""
         folder = self.versions.newest.database.folder
         metrics.version.set(self.versions.newest.number)
         self._follower = Follower(folder, follow_s=follow_s, metrics=metrics, log=log)
-        self._follower.start(
-            functools.partial(self._take_over, self._follower, metrics, log)
-        )
+        if follow_s > 0:
+            self._follower.keep(self._keep_up(self._follower, follow_s, metrics, log))
 
-    async def _take_over(
-        self, follower: Follower, metrics: Metrics, log: Log, number: int
+    async def _keep_up(
+        self, follower: Follower, follow_s: float, metrics: Metrics, log: Log
     ) -> None:
-        """Answers for the version in force as the newest, if it can be opened."""
+        """Opens what is wanted and gives up what nobody holds, time and again."""
         clock = asyncio.get_running_loop().time
-        start_s = clock()
-        if number == self.versions.newest.number:
+        in_force, look_at_s = None, clock()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(follow_s, _EVERY_S)):
+                    await self._leases_changed.wait()
+                    look_at_s = clock()  # a router went over: what is newest now?
+            self._leases_changed.clear()
+            if self.versions.is_led(clock()):
+                self._next = in_force = None
+            elif clock() >= look_at_s:
+                in_force, look_at_s = await follower.in_force(), clock() + follow_s
+            wanted = self.versions.wanted(clock())
+            if in_force is not None and in_force not in wanted:
+                wanted.append(in_force)
+            named = self._next
+            for number in filter(follower.is_due, wanted):
+                await self._open(follower, log, number, is_next=number == in_force)
+            if self._next != named:  # until a router holds it, or had the time to
+                look_at_s = clock() + max(follow_s, _HEARD_S)
+            for number in self.versions.give_up_unheld(in_force, clock()):
+                log("version_given_up", version=number)
+            metrics.version.set(self.versions.newest.number)
+
+    async def _open(
+        self, follower: Follower, log: Log, number: int, *, is_next: bool
+    ) -> None:
+        """Opens a version if it is not held, there is room and it can be opened.
+
+        Args:
+            is_next: routers are told of it while it is opened.
+        """
+        clock = asyncio.get_running_loop().time
+        start_s, held = clock(), self.versions.numbered(number)
+        if held is not None:
+            self._next = held.state if is_next else self._next
             return
-        version = self.versions.numbered(number)
-        if version is None:
-            version = await self._open(follower, log, number)
-        if version is None:
+        if not self.versions.has_room(start_s):
+            self._log_wait(log, number)
             return
-        self.versions.put_newest(version)
-        metrics.version.set(number)
+        beside = self.versions.newest.database.beside
+        found = await follower.attempt(number, functools.partial(beside, number))
+        del beside  # else what is given up below would stay in memory
+        if found is None:
+            return
+        # A router may have asked for what was to go while the files were looked at.
+        if not self.versions.make_room(clock()):
+            self._log_wait(log, number)
+            return
+        if is_next:
+            self._next = messages.state_of(found)
+        version = await follower.attempt(
+            number, lambda: ShardVersion(found, self._shard, self._num_shards)
+        )
+        if version is None:
+            self._next = None if is_next else self._next
+            return
+        self.versions.put(version)
         log(
             "version_opened",
             version=number,
@@ -126,25 +179,10 @@ class ShardService:
             answers_for=[state.version for state in self.versions.states],
         )
 
-    async def _open(
-        self, follower: Follower, log: Log, number: int
-    ) -> ShardVersion | None:
-        """Opens a version; None if there is no room for it or it can't be opened."""
-        clock = asyncio.get_running_loop().time
-        if not self.versions.ask_for_room(clock()):
-            if self._waiting != number:
-                self._waiting = number
-                log("version_waits", version=number)
-            return None
-        newest = self.versions.newest.database.newest
-        found = await follower.attempt(number, newest)
-        if found is None or found.version != number:  # changed again meanwhile
-            return None
-        given_up = self.versions.make_room(clock())
-        del newest, given_up  # the memory is for the new one
-        return await follower.attempt(
-            number, lambda: ShardVersion(found, self._shard, self._num_shards)
-        )
+    def _log_wait(self, log: Log, number: int) -> None:
+        if self._waiting != number:
+            self._waiting = number
+            log("version_waits", version=number)
 
     def close(self) -> None:
         """Opens no more versions."""
@@ -155,8 +193,11 @@ class ShardService:
         until_s = asyncio.get_running_loop().time() + min(
             request.hold_s, _LONGEST_LEASE_S
         )
-        self.versions.lease(request.holder, list(request.databases), until_s)
-        return pb.HoldResponse(databases=self.versions.states)
+        if self.versions.lease(
+            request.holder, list(request.databases), until_s, leads=request.leads
+        ):
+            self._leases_changed.set()
+        return pb.HoldResponse(databases=self.versions.states, next=self._next)
 
     async def _search(self, request: pb.ShardSearchRequest, call: Call):
         version = self._asked(request.database)

@@ -13,12 +13,13 @@ import jax
 from data_pipeline.database import Database
 from data_pipeline.sequences.batches import Sequences
 from data_pipeline.storage import locks
-from data_pipeline.storage.files import fingerprint, read_json, write_json
+from data_pipeline.storage.files import fingerprint, read_json, write_file, write_json
 from data_pipeline.storage.progress import Progress
+from data_pipeline.text.tokenizer import Tokenizer
 from experiments import workdirs
 from experiments.config import Experiment
 from experiments.jobs import continuations, measurement
-from experiments.jobs.remote_database import RemoteDatabase
+from experiments.jobs.remote_database import NoDatabase, RemoteDatabase
 from experiments.report import report
 from retro_jax.devices import processes, sharding
 from retro_jax.model import parameters
@@ -28,6 +29,7 @@ from retro_jax.training import retrofit
 from retro_jax.training.batch import Batch, model_inputs
 from retro_jax.training.loop import train
 
+_TOKENIZER = "tokenizer.model"
 # What belongs to a run and is put aside with it.
 _RUN_FILES = (
     "run.json",
@@ -135,6 +137,8 @@ class Job:
         if processes.is_first():
             write_json(marker, identity)
             workdirs.record_settings(self._cfg, self._workdir)
+            # So that the model can write without a database.
+            write_file(self._workdir / _TOKENIZER, self.database.tokenizer.model)
         processes.wait_for_all("run.json is written")
         if read_json(marker) != identity:
             raise ValueError(
@@ -365,6 +369,28 @@ def generate_from_service(
     _generate(cfg, params, database)
 
 
+def generate_without_retrieval(cfg: Experiment, workdir: Path) -> None:
+    """Continues the prompt with no passages: needs neither a database nor a service.
+
+    Raises:
+        ValueError: if the workdir holds no model, or no tokenizer.
+    """
+    path = workdir / _TOKENIZER
+    if not path.exists():  # a run of before this file was written
+        path = workdir / "database" / "tokenizer" / "all" / _TOKENIZER
+    if not path.exists():
+        raise ValueError(
+            f"{workdir} has no {_TOKENIZER}, without which there is no text: copy the "
+            "database's tokenizer/all/tokenizer.model there"
+        )
+    tokenizer = Tokenizer.load(path)
+    cfg.set_vocab_size(tokenizer.vocab_size)
+    identity = {**cfg.model_identity(), "tokenizer": tokenizer.fingerprint}
+    _, params = _restored(cfg, sharding.make_mesh(cfg.mesh), workdir, identity)
+    say("retrieval is off: the model reads no passages")
+    _generate(cfg, params, NoDatabase(tokenizer))
+
+
 def _check_chunk_len(cfg: Experiment, database: object, chunk_len: int) -> None:
     """Raises ValueError if the database's chunks are not those that the model reads."""
     if chunk_len != cfg.model.chunk_len:
@@ -398,7 +424,9 @@ def _restored(
 
 
 def _generate(
-    cfg: Experiment, params: parameters.Parameters, database: Database | RemoteDatabase
+    cfg: Experiment,
+    params: parameters.Parameters,
+    database: Database | RemoteDatabase | NoDatabase,
 ) -> None:
     sample = continuations.continuation(cfg, params, database, cfg.evaluation.prompt)
     continuations.print_continuation(sample, say)

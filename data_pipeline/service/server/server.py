@@ -31,7 +31,7 @@ from grpc_reflection.v1alpha import reflection
 from data_pipeline.service.server.admission import InFlight
 from data_pipeline.service.server.endpoints import Endpoint, Receiving
 from data_pipeline.service.server.observability import Log, Metrics
-from data_pipeline.service.wire import security
+from data_pipeline.service.wire import addresses, security
 from data_pipeline.service.wire.messages import Limits
 
 INTERRUPTED, USER_ERROR = 130, 2
@@ -42,6 +42,8 @@ _GRACE_S = 3.0  # for what is left when all calls are answered or cut off
 # that its caller does not read.
 _CONNECTION_AGE_S, _CALLS_OF_OLD_ONES_S = 600.0, 60.0
 _STREAMS = 256  # calls under way on a connection; the client keeps the others waiting
+# What health is asked of to learn whether the process lives, ready or not.
+LIVE = "live"
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -52,7 +54,7 @@ class Listening:
 
     Attributes:
         port: 0 takes a free one.
-        token: that callers must send; None lets everybody in.
+        token, token_file: that callers must send; None lets everybody in.
         max_message_bytes: of a request.
         max_in_flight_bytes: of the requests being received, and as much again of the
             others and their answers; a worker has some copies of an answer.
@@ -66,6 +68,7 @@ class Listening:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     token: str | None = None
+    token_file: Path | None = None
     max_message_bytes: int = 8 * _MB
     max_in_flight_bytes: int = 256 * _MB
     metrics_port: int | None = None
@@ -82,7 +85,7 @@ class Listening:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that all servers share."""
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all networks")
+    add_host_argument(parser)
     parser.add_argument("--port", type=port, default=0, help="0 takes a free one")
     parser.add_argument("--tls_cert", type=Path, help="PEM certificate to serve with")
     parser.add_argument("--tls_key", type=Path, help="PEM key of the certificate")
@@ -130,6 +133,16 @@ def add_stop_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_host_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag of where a server listens."""
+    parser.add_argument(
+        "--host",
+        type=lambda host: host.strip("[]"),
+        default="127.0.0.1",
+        help="0.0.0.0 for all networks, :: for those of IPv6 too",
+    )
+
+
 def add_follow_argument(parser: argparse.ArgumentParser) -> None:
     """Adds the flag by which servers follow new versions; all should be given the same."""
     parser.add_argument(
@@ -149,6 +162,7 @@ def listening_of(args: argparse.Namespace) -> Listening:
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
         token=security.read_token(args.token_file),
+        token_file=args.token_file,
         max_message_bytes=args.max_message_mb * _MB,
         max_in_flight_bytes=args.max_in_flight_mb * _MB,
         metrics_port=args.metrics_port,
@@ -263,7 +277,7 @@ class Server:
         for endpoint in endpoints:
             server.add_generic_rpc_handlers((endpoint.handler(receiving, in_flight),))
         started = cls(server, health_service, listening, log)
-        address = f"{listening.host}:{listening.port}"
+        address = addresses.joined(listening.host, listening.port)
         started.port = (
             server.add_insecure_port(address)
             if credentials is None
@@ -273,9 +287,17 @@ class Server:
             stop = metrics.expose(listening.host, listening.metrics_port)
             started.closing.callback(stop)
         await server.start()
-        for name in ("", *names):
+        for name in ("", LIVE, *names):
             await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
         return started
+
+    async def set_ready(self, service: str, is_ready: bool) -> None:
+        """Says by health whether requests of a service can be answered now."""
+        status = health_pb2.HealthCheckResponse
+        for name in ("", service):
+            await self._health.set(
+                name, status.SERVING if is_ready else status.NOT_SERVING
+            )
 
     def announce(self) -> None:
         """Says in the log that it serves, and where."""
@@ -284,6 +306,8 @@ class Server:
         log("serving", host=where.host, port=self.port, tls=tls, pid=os.getpid())
         if where.host not in _LOOPBACK and not (tls and where.token):
             log("open_to_the_network", tls=tls, token=where.token is not None)
+        for path in filter(security.is_open_to_all, (where.tls_key, where.token_file)):
+            log("readable_by_all", file=str(path), advice="chmod o-r")
 
     @property
     def longest_stop_s(self) -> float:

@@ -137,7 +137,7 @@ def test_no_such_passages(stub, sharded_database):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--shards=a"], "shards: 'a' is no host:port"),
+        (["--shards=a"], "shards: 'a' is no address of a server: host:port"),
         (["--shards=a:1|b:2,a:1"], "shards: a:1 is there twice"),
         (["--shards=a:1", "--tls_ca=README.md"], "is no PEM certificate"),
         ([], "the following arguments are required: --shards"),

@@ -36,9 +36,12 @@ def test_a_shard_in_anothers_place_is_refused(service, sharded_database):
     )
     with (
         RetrievalClient(f"grpc://{wrong.address}") as client,
-        pytest.raises(ConnectionError, match="this is shard 1 of 3, not 0 of 3"),
+        pytest.raises(ConnectionError, match="servers have another database") as raised,
     ):
         client.search(["a"], 1)
+    assert "127.0.0.1" not in str(raised.value).removeprefix(f"grpc://{wrong.address}")
+    (line,) = [line for line in running.said if "this is shard 1 of 3, not 0" in line]
+    assert shards[1].address in line
 
 
 def test_the_benchmarks_database_can_be_served(tmp_path):
@@ -108,12 +111,15 @@ def test_another_database_is_refused_by_name(running, sharded_database):
     wrong = running.shard(other, 1, 2)
     made = running.router(sharded_database, f"{right.address},{wrong.address}")
     message = (
-        "lacks shard 1 .FAILED_PRECONDITION: .*this server has database "
-        f"feedfeedfeedfeed version 0, the router database {sharded_database.fingerprint}"
+        "this server has database feedfeedfeedfeed version 0, the router database "
+        f"{sharded_database.fingerprint}"
     )
-    with client_of(made) as client, pytest.raises(ConnectionError, match=message):
+    with (
+        client_of(made) as client,
+        pytest.raises(ConnectionError, match="lacks shard 1 .FAILED_PRECONDITION: its"),
+    ):
         client.search(_QUERY, 2)
-    assert any("feedfeed" in line for line in running.said)
+    assert any(message in line for line in running.said)
 
 
 @pytest.mark.parametrize(
