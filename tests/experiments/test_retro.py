@@ -10,6 +10,7 @@ from tests.commands import ROOT
 
 # What the console script does.
 _RETRO = [sys.executable, "-c", "from experiments.retro import main; main()"]
+_ENV = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def test_it_is_installed_as_a_console_script():
@@ -27,7 +28,12 @@ def test_ctrl_c_before_the_first_import_is_a_line_and_no_traceback(tmp_path):
     send = "import os; os.kill(os.getpid(), signal.SIGINT);"
     command = [sys.executable, "-c", block + send + _RETRO[2], "train"]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False
+        command,
+        cwd=tmp_path,
+        env=_ENV,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 130
     assert done.stderr.strip() == "stopped; the same command goes on from here"
@@ -44,7 +50,7 @@ def test_another_package_of_that_name_in_the_folder_is_not_taken(tmp_path):
     done = subprocess.run(
         [sys.executable, script, "train", "--corpus=/no/such/place"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=_ENV,
         capture_output=True,
         text=True,
         check=False,
