@@ -8,6 +8,7 @@ import argparse
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -88,13 +89,12 @@ def rows(scratch: Path, args: argparse.Namespace, notes: list[str]) -> list[Row]
 def _kinds() -> dict[str, dict[str, Attack]]:
     """Gives all attacks, by kind and name."""
     stages = ["chunks", "embeddings", "index", "documents", "tokenizer"]
-    forms = {"relative": f"../{_OUTSIDE}", "absolute": "{outside}"}
     # What stands in for it is there, so that the version can be opened.
     paths: list[tuple[str, dict]] = []
     paths += [(_VERSION, {"replaced": {_OUTSIDE: "deltas/000001"}})]
     paths += [(_VERSION, {"replaced": {"{outside}/documents": "deltas/000001"}})]
     paths += [("manifest.json", {"contents": {_OUTSIDE: "0"}})]
-    for form in forms.values():
+    for form in (f"../{_OUTSIDE}", "{outside}"):
         stands_in = {"chunks/train-00000": f"{form}/chunks/train-00000"}
         paths += [(_VERSION, {"replaced": stands_in})]
         paths += [(_VERSION, {"deltas": [f"{form}/deltas/000001"]})]
@@ -110,89 +110,80 @@ def _kinds() -> dict[str, dict[str, Attack]]:
     ]
     return {
         "features.json names a module": {
-            place: _naming(place) for place in ("top", "inputs_L", "a new one")
+            place: functools.partial(_naming, place)
+            for place in ("top", "inputs_L", "a new one")
         },
-        "paths that lead out": {str(one): _editing(*one) for one in paths},
-        "links that lead out": {name: _linking(name) for name in _LINKS.split()},
+        "paths that lead out": {
+            str(one): functools.partial(_editing, *one) for one in paths
+        },
+        "links that lead out": {
+            name: functools.partial(_linking, name) for name in _LINKS.split()
+        },
         "headers of arrays that lie": {
-            f"{table}: {lie}": _lying(f"{table}.npy", lie)
+            f"{table}: {lie}": functools.partial(_lying, f"{table}.npy", lie)
             for table in _TABLES.split()
             for lie in ("huge", "negative", "objects", "empty", "floats", "cut")
         },
-        "counts that lie": {str(one): _editing(*one) for one in lies},
+        "counts that lie": {
+            str(one): functools.partial(_editing, *one) for one in lies
+        },
     }
 
 
-def _naming(place: str) -> Attack:
+def _naming(place: str, folder: Path) -> None:
     """Makes features.json name a module that lies in the folder."""
-
-    def attack(folder: Path) -> None:
-        mark = str(folder.parent / "outside" / _MARK)
-        (folder / "payload.py").write_text(f"open({mark!r}, 'w')\nclass X: pass\n")
-        path = folder / _DATASET / "features.json"
-        features = json.loads(path.read_text())
-        inner = features["featuresDict"]["features"]
-        inner.setdefault(place, dict(inner["inputs_L"]))
-        target = features if place == "top" else inner[place]
-        target["pythonClassName"] = f"{folder.name}.payload.X"
-        path.write_text(json.dumps(features))
-
-    return attack
+    mark = str(folder.parent / "outside" / _MARK)
+    (folder / "payload.py").write_text(f"open({mark!r}, 'w')\nclass X: pass\n")
+    path = folder / _DATASET / "features.json"
+    features = json.loads(path.read_text())
+    inner = features["featuresDict"]["features"]
+    inner.setdefault(place, dict(inner["inputs_L"]))
+    target = features if place == "top" else inner[place]
+    target["pythonClassName"] = f"{folder.name}.payload.X"
+    path.write_text(json.dumps(features))
 
 
-def _editing(name: str, fields: Mapping) -> Attack:
+def _editing(name: str, fields: Mapping, folder: Path) -> None:
     """Gives values to fields of a JSON file, in a database without its older versions."""
-
-    def attack(folder: Path) -> None:
-        write_sealed(folder / "versions" / "oldest.json", {"version": 2})
-        value = read_json(folder / name) or {}
-        outside = str(folder.parent / "outside")
-        value |= json.loads(json.dumps(fields).replace("{outside}", outside))
-        value.pop("checksum", None)
-        is_sealed = name.startswith(("versions", "manifest"))
-        (write_sealed if is_sealed else write_json)(folder / name, value)
-
-    return attack
+    write_sealed(folder / "versions" / "oldest.json", {"version": 2})
+    value = read_json(folder / name) or {}
+    outside = str(folder.parent / "outside")
+    value |= json.loads(json.dumps(fields).replace("{outside}", outside))
+    value.pop("checksum", None)
+    is_sealed = name.startswith(("versions", "manifest"))
+    (write_sealed if is_sealed else write_json)(folder / name, value)
 
 
-def _linking(name: str) -> Attack:
+def _linking(name: str, folder: Path) -> None:
     """Puts a link to the same name outside in the place of a file or folder."""
-
-    def attack(folder: Path) -> None:
-        path, outside = folder / name, folder.parent / "outside" / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.unlink(missing_ok=True)
-        outside.parent.mkdir(parents=True, exist_ok=True)
-        path.symlink_to(outside)
-
-    return attack
+    path, outside = folder / name, folder.parent / "outside" / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    outside.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(outside)
 
 
-def _lying(name: str, lie: str) -> Attack:
+def _lying(name: str, lie: str, folder: Path) -> None:
     """Gives an array another header than its bytes have, or bytes that run when unpickled."""
-
-    def attack(folder: Path) -> None:
-        path = folder / name
-        array = np.load(path)
-        header = np.lib.format.header_data_from_array_1_0(array)
-        rest = array.shape[1:]
-        changes: dict[str, dict] = {
-            "huge": {"shape": (_HUGE, *rest)},
-            "negative": {"shape": (-len(array), *rest)},
-            "objects": {"descr": "|O"},
-            "empty": {"shape": (0, *rest)},
-            "floats": {"descr": "<f2"},
-        }
-        header |= changes.get(lie, {})
-        mark = folder.parent / "outside" / _MARK
-        code = f"cos\nsystem\n(S'touch {mark}'\ntR.".encode()
-        data = code if lie == "objects" else array.tobytes()
-        with path.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            file.write(data[: len(data) // 2] if lie == "cut" else data)
-
-    return attack
+    path = folder / name
+    array = np.load(path)
+    header = np.lib.format.header_data_from_array_1_0(array)
+    rest = array.shape[1:]
+    changes: dict[str, dict] = {
+        "huge": {"shape": (_HUGE, *rest)},
+        "negative": {"shape": (-len(array), *rest)},
+        "objects": {"descr": "|O"},
+        "empty": {"shape": (0, *rest)},
+        "floats": {"descr": "<f2"},
+    }
+    header |= changes.get(lie, {})
+    mark = folder.parent / "outside" / _MARK
+    code = f"cos\nsystem\n(S'touch {mark}'\ntR.".encode()
+    data = code if lie == "objects" else array.tobytes()
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(data[: len(data) // 2] if lie == "cut" else data)
 
 
 def _reseal(folder: Path) -> None:
