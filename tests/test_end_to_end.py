@@ -223,17 +223,20 @@ def test_generation_through_a_service_is_the_databases(
 
 
 def test_other_settings_are_refused_or_put_the_old_run_aside(
-    trained, tiny_database, tiny_corpus_folder
+    trained, tiny_database, tiny_corpus_folder, monkeypatch
 ):
     _, workdir = trained
+    begun = []
+    monkeypatch.setattr("experiments.jobs.job.train", lambda *_, **__: begun.append(1))
     other = {"ffw_width": 48, "depth": 1, "cca_layers": (1,), "steps": 1}
     job = _again(trained, tiny_database, tiny_corpus_folder, **other)
     with pytest.raises(
         ValueError, match="other settings .*depth is 2 there and 1 here"
     ):
         job.train(restart=False)
-    assert (workdir / "report.html").exists()
+    assert (workdir / "report.html").exists() and not begun
     job.train(restart=True)
+    assert begun
     assert (workdir / "previous-1" / "report.html").exists()
     assert list((workdir / "previous-1" / "report_files").glob("*.png"))
     assert (workdir / "previous-1" / "checkpoints" / "20").exists()
