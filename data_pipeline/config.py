@@ -10,6 +10,10 @@ class DataConfig:
     """From text to batches. Changing a field makes again what depends on it, no more."""
 
     corpus: str = ""  # folder, file, tfds:NAME or hf:NAME; '' = this Python's own text
+    # field of a record that has its text; '' = text, content, body and their like
+    text_column: str = ""
+    max_document_bytes: int = 600_000_000  # a longer text is left out
+    part_bytes: int = 1_000_000  # a longer text is cut into parts, each a document
     embedded_size_bytes: int = 8_000_000  # how much of this Python's own text
     validation_share: float = 0.02  # of documents
     test_share: float = 0.04  # of documents

@@ -2,8 +2,8 @@
 
     python -m deploy.render --shards=2 --out=deploy/kubernetes
 
-`deploy/templates/` has a file for the database and its settings, one for the router and one
-for a shard, which is rendered once a shard.
+`deploy/templates/` has a file for the database and its settings, one for the router, one for
+who may reach whom, and one for a shard, which is rendered once a shard.
 """
 
 import argparse
@@ -29,6 +29,7 @@ def manifests(num_shards: int) -> dict[str, str]:
     settings = {"num_shards": num_shards, "addresses": addresses}
     rendered = {
         "database.yaml": _render("database", **settings),
+        "network.yaml": _render("network", port=_PORT),
         "router.yaml": _render("router"),
     }
     for shard in range(num_shards):

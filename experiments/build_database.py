@@ -1,30 +1,48 @@
-r"""Builds a database: text in, neighbours and training sequences out.
+"""Builds a database: text in, neighbours and training sequences out.
 
-    python -m experiments.build_database --config=FILE[:ARG] --database=DIR \
-        [--stage=NAME] [--workers=N] [--engine=ray [--ray_address=HOST:PORT]]
+    retro database [--corpus=PATH] [--config=NAME] [--config.a.b=VALUE ...] [--workdir=DIR]
 
 A build skips each stage that is up to date and goes on where it was broken off, with either
 engine. It embeds and searches exactly on the accelerators that JAX finds; JAX_PLATFORMS=cpu
 leaves them to others. On a Ray cluster all nodes need this code with its packages and, at
-the same path, the folder of the database.
+the same path, the folder of the database. `python -m experiments.build_database` is the same.
 """
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import command_line
+from data_pipeline.storage import locks
+from experiments import command_line, workdirs
+from experiments.config import Experiment
 from experiments.jobs import remote_database
 
 if TYPE_CHECKING:
     from data_pipeline.build.engine import Engine
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment's settings: FILE, or FILE:ARG for a variant."
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "The settings: tiny, retro, ablations, run or a FILE, perhaps with :ARG.",
 )
-_DATABASE = flags.DEFINE_string("database", None, "Folder of the database.")
+CORPUS = flags.DEFINE_string(
+    "corpus",
+    None,
+    "Folder, file, tfds:NAME or hf:NAME; short for --config.data.corpus.",
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of the run; by default one of the corpus's own below work/.",
+)
+DATABASE = flags.DEFINE_string(
+    "database", None, "Folder of the database; by default WORKDIR/database."
+)
 _STAGE = flags.DEFINE_string("stage", "dataset", "The last stage to build.")
 _ENGINE = flags.DEFINE_enum(
     "engine",
@@ -40,14 +58,58 @@ _WORKERS = flags.DEFINE_integer(
 )
 
 
+def experiment() -> Experiment:
+    """The settings, in which every path means the same wherever the next command starts."""
+    cfg: Experiment = CONFIG.value
+    cfg.data.corpus = workdirs.corpus_identity(cfg.data.corpus)
+    embedder = workdirs.expanded(cfg.data.embedder)
+    if os.path.isdir(embedder):  # else it is a name
+        cfg.data.embedder = os.path.abspath(embedder)
+    for part, name in ((cfg.data, "tokenizer"), (cfg, "init_from")):
+        if path := getattr(part, name):
+            setattr(part, name, os.path.abspath(workdirs.expanded(path)))
+    return cfg
+
+
+def workdir() -> Path:
+    """The run's folder, as the flags say; it need not be there yet."""
+    if WORKDIR.value == "":
+        raise ValueError("the name of a folder is empty")
+    path = WORKDIR.value or str(workdirs.default_workdir(CONFIG.value.data.corpus))
+    return Path(workdirs.expanded(path)).absolute()
+
+
+def database() -> Path:
+    """The folder of the database, as the flags say."""
+    if DATABASE.value is None:
+        return workdir() / "database"
+    if not DATABASE.value:
+        raise ValueError("the name of a folder is empty")
+    return Path(workdirs.expanded(DATABASE.value)).absolute()
+
+
 def build(argv: list[str]) -> None:
     """Checks the flags, then builds."""
     command_line.no_arguments(argv)
+    remote_database.folder_only(DATABASE.value or "", "building")
+    cfg = experiment()
+    workdirs.check_corpus(database(), cfg.data.corpus)
     from data_pipeline.build.pipeline import Build  # TensorFlow takes seconds
 
-    remote_database.folder_only(_DATABASE.value or "", "building")
-    folder = command_line.folder(_DATABASE.value)
-    Build(_CONFIG.value.data, folder, _engine(folder)).run(_STAGE.value)
+    with _nobody_trains(), command_line.new_folder(database()) as folder:
+        Build(cfg.data, folder, _engine(folder)).run(_STAGE.value)
+    if DATABASE.value is None:
+        workdirs.record_settings(cfg, workdir(), parts=["data"])
+
+
+@contextlib.contextmanager
+def _nobody_trains() -> Iterator[None]:
+    """Keeps the run of this folder from being trained on a database that is being built."""
+    if DATABASE.value is None and (workdir() / "run.json").exists():
+        with locks.locked(workdir() / ".training", "training in"):
+            yield
+    else:
+        yield
 
 
 def _engine(folder: Path) -> "Engine":
@@ -67,5 +129,4 @@ def _engine(folder: Path) -> "Engine":
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "database"])
     command_line.start(build)

@@ -4,27 +4,30 @@ Exit statuses: 0 done; 2 a mistake or an error that says what to do; 75 stopped 
 with everything saved: start the same command again; 130 stopped by Ctrl-C.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import errno
 import os
 import re
 import shlex
-import signal
+import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from data_pipeline.storage.printing import printable_line, protect_streams
-from experiments import config
+from experiments import config, workdirs
+from experiments.interrupts import INTERRUPTED, end_at_interrupt
 from retro_jax.runs.preemption import Preempted
 
-INTERRUPTED = 130  # as a shell reports Ctrl-C
+__all__ = ["INTERRUPTED", "end_at_interrupt", "run", "start"]
+
 USER_ERROR = 2
 PREEMPTED = os.EX_TEMPFAIL  # 75; in sysexits.h: no error, try again later
 
@@ -32,7 +35,10 @@ PREEMPTED = os.EX_TEMPFAIL  # 75; in sysexits.h: no error, try again later
 # and keep their traceback.
 _EXPLAINED = (ValueError, FloatingPointError, OSError, ImportError)
 _HELP = {"--help", "-help", "-h", "-?"}
+_CORPUS = "config.data.corpus"  # the setting that --corpus is short for
+_CONFIGS = Path(__file__).parent / "configs"
 _HELP_COLUMN = 44  # where in a line of help the meanings begin
+_LITTLE_BYTES = 100_000  # a folder with less holds records of a beginning, and no work
 _FULL_DISK = "the disk is full. Make room and start the same command again"
 
 
@@ -86,42 +92,111 @@ def start(command: Callable[[list[str]], None]) -> None:
     app.run(lambda argv: sys.exit(run(command, argv)), flags_parser=_parse_flags)
 
 
-def end_at_interrupt() -> None:
-    """Makes Ctrl-C end the process with one line."""
-    signal.signal(signal.SIGINT, _stop)
-
-
-def _stop(signum: int, frame: object) -> None:
-    """Ends the process at Ctrl-C; all files are written whole or not at all.
-
-    An exception would not do: native code that calls Python back may swallow it, and
-    work under way in native threads crashes Python when it ends by itself.
-    """
-    print("\nstopped; the same command goes on from here", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(INTERRUPTED)
-
-
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags; answers --help; explains wrong settings and config files."""
-    try:
+    end = argv.index("--") if "--" in argv else len(argv)
+    argv, texts = argv[:end], argv[end + 1 :]
+    with _explained(argv):
+        if "workdir" in flags.FLAGS:
+            argv = _with_config(argv)
+        sys.argv = argv  # where ml_collections looks for settings, also among texts
         if _HELP.intersection(argv):
             print(_help(argv))
             sys.exit(0)
-        arguments = flags.FLAGS(argv)
+        arguments = flags.FLAGS(argv) + texts
         if "config" in flags.FLAGS:
             # A file that could not be read raises its error only here.
             flags.FLAGS.config.validate()
         return arguments
+    raise AssertionError("mistakes end the process")
+
+
+def print_settings(words: list[str]) -> None:
+    """Prints every setting, as the flags in `words` choose and change them."""
+    argv = ["settings", *words]
+    with _explained(argv):
+        print(settings(_with_config(argv)))
+
+
+@contextlib.contextmanager
+def _explained(argv: list[str]) -> Iterator[None]:
+    """Ends the process with one line for flags, settings and config files that are wrong."""
+    try:
+        yield
     except (flags.Error, KeyError, TypeError, *_EXPLAINED) as error:
         if os.environ.get("RETRO_TRACEBACK"):
             raise
         # A config file's error comes as the text of a traceback or of every path that
         # was tried: what happened stands in the last line.
         message = str(error.args[-1]).strip().splitlines()[-1].strip()
+        message = re.sub(r"^ValueError: ", "", message)
         message = _unknown_setting(message, argv) or message
+        if isinstance(error, flags.UnrecognizedFlagError):
+            message = _unknown_flag(error.flagname)
         print(f"error: {printable_line(message)}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR)
+
+
+def _with_config(argv: list[str]) -> list[str]:
+    """The command line with one --config, a path, in front; --corpus is the setting's name.
+
+    Without a --config it is the one that the run's folder keeps, or else the laptop's.
+    """
+    given, names = flags.FlagValues(), ("config", "corpus", "workdir", _CORPUS)
+    for name in names:
+        flags.DEFINE_string(name, None, "", flag_values=given)
+    given(argv, known_only=True)
+    corpora = {given[name].value for name in ("corpus", _CORPUS)} - {None}
+    if len(corpora) > 1:
+        raise ValueError(f"--corpus and --{_CORPUS} are one setting: give one of them")
+    corpus = corpora.pop() if corpora else None
+    workdir = given["workdir"].value
+    workdir = workdirs.expanded(workdir or str(workdirs.default_workdir(corpus or "")))
+    kept = f"run:{workdir}" if workdirs.has_settings(Path(workdir)) else "tiny"
+    others = iter(argv[1:])
+    left = []
+    for word in others:
+        name, equals, _ = word.lstrip("-").partition("=")
+        if not word.startswith("-") or name not in ("config", "corpus"):
+            left.append(word)
+        elif not equals:
+            next(others, None)
+    of_corpus = [] if corpus is None else [f"--{_CORPUS}={corpus}"]
+    path = config_file(given["config"].value or kept)
+    return [argv[0], f"--config={path}", *of_corpus, *left]
+
+
+def config_file(name: str) -> str:
+    """The path of a config file, with its argument: of one that is known, or of a user's.
+
+    Raises:
+        ValueError: naming those that are known, if there is no such file.
+    """
+    stem, colon, argument = name.partition(":")
+    known = {path.stem: str(path) for path in sorted(_CONFIGS.glob("[a-z]*.py"))}
+    path = known.get(stem, workdirs.expanded(stem))
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"no configuration {stem!r}: there are {', '.join(known)}, or give the path "
+            "of a file"
+        )
+    return path + colon + argument
+
+
+def _unknown_flag(name: str) -> str:
+    """Names the flags, or the settings, that one which does not exist may have meant."""
+    by_last_part: dict[str, list[str]] = {}
+    for setting in config.setting_names():
+        last = setting.rpartition(".")[2]
+        by_last_part.setdefault(last, []).append(f"--config.{setting}")
+    for flag in flags.FLAGS:
+        by_last_part.setdefault(flag, []).append(f"--{flag}")
+    close = [name] if name in by_last_part else []
+    close = close or difflib.get_close_matches(name, by_last_part, n=1)
+    meant = " or ".join(by_last_part[close[0]]) if close else ""
+    return f"there is no flag --{name}" + (
+        f"; did you mean {meant}?" if meant else " (--help lists all of them)"
+    )
 
 
 def _unknown_setting(message: str, argv: list[str]) -> str | None:
@@ -143,14 +218,7 @@ def _unknown_setting(message: str, argv: list[str]) -> str | None:
 
 
 def _help(argv: list[str]) -> str:
-    """The command's own text and flags, then every setting, as they are typed.
-
-    A setting has the value of the config file, if one is given, or its default.
-    """
-    # Parsed apart: --help also answers a command line that lacks a required flag.
-    given = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, flag_values=given, sys_argv=argv)
-    given(argv, known_only=True)
+    """The command's own text and flags, then every setting, as they are typed."""
     lines = [str(sys.modules["__main__"].__doc__).rstrip(), "", "Flags:"]
     for flag in flags.FLAGS.get_key_flags_for_module(argv[0]):
         values = "|".join(getattr(flag.parser, "enum_values", None) or ["..."])
@@ -158,9 +226,25 @@ def _help(argv: list[str]) -> str:
         default = "" if flag.default in (None, "") else f" [{flag.default}]"
         equals = "" if flag.boolean else f"={values}"
         lines += _entry(f"--{flag.name}{equals}", meaning + default)
+    lines += ["", settings(argv), "", "--helpfull also lists the flags of libraries."]
+    return "\n".join(lines)
+
+
+def settings(argv: list[str]) -> str:
+    """Every setting as it is typed, with its type and meaning, in lines for people.
+
+    A setting has the value that the command line gives it, or else its default.
+    """
+    # Parsed apart: --help also answers a command line that lacks a required flag.
+    given = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, flag_values=given, sys_argv=argv)
+    given(argv, known_only=True)
     cfg, part = given["config"].value, None
-    values = "their defaults ('...': only --config=FILE gives one)"
-    lines += ["", f"Settings, with {'their values in this FILE' if cfg else values}:"]
+    lines = [
+        f"Settings of {config_flags.get_config_filename(given['config'])}:"
+        if cfg
+        else "Settings:"
+    ]
     for setting in config.settings(cfg):
         if part != (part := setting.name.rpartition(".")[0]):
             lines.append("")
@@ -168,7 +252,7 @@ def _help(argv: list[str]) -> str:
         value = "..." if is_open else shlex.quote(str(setting.value))
         name = f"--config.{setting.name}={value}"
         lines += _entry(name, f"{setting.type}; {setting.meaning}")
-    return "\n".join([*lines, "", "--helpfull also lists the flags of libraries."])
+    return "\n".join(lines)
 
 
 def _entry(flag: str, meaning: str) -> list[str]:
@@ -180,6 +264,11 @@ def _entry(flag: str, meaning: str) -> list[str]:
     if len(flag) > _HELP_COLUMN - 3:
         lines = [f"  {flag}", " " * _HELP_COLUMN + first]
     return lines + [" " * _HELP_COLUMN + line for line in others]
+
+
+def is_given(name: str) -> bool:
+    """Whether the command line itself has the flag or the setting."""
+    return name in flags.FLAGS and bool(flags.FLAGS[name].present)
 
 
 def no_arguments(argv: list[str]) -> None:
@@ -199,15 +288,15 @@ def output_file(path: Path) -> None:
         raise ValueError(f"can't write to {path}: {os.strerror(errno.EACCES)}")
 
 
-def folder(path: str | None) -> Path:
+def folder(path: str | Path) -> Path:
     """The folder, made if need be.
 
     Raises:
         ValueError: if it can't be written to.
     """
-    if not path:
+    if not str(path):
         raise ValueError("the name of a folder is empty")
-    made = Path(path).expanduser().absolute()
+    made = Path(workdirs.expanded(str(path))).absolute()
     try:
         made.mkdir(parents=True, exist_ok=True)
         probe = made / f".write-test-{os.getpid()}"
@@ -216,3 +305,22 @@ def folder(path: str | None) -> Path:
     except OSError as error:
         raise ValueError(f"can't write to {made}: {error.strerror}") from error
     return made
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to build in; one that was new goes again if a mistake ends the work at once.
+
+    What took time to make stays, for the same command to go on from.
+    """
+    missing = [place for place in (path, *path.parents) if not place.exists()]
+    made = folder(path)
+    try:
+        yield made
+    except _EXPLAINED:
+        files = [file for file in made.rglob("*") if file.is_file()]
+        if missing and sum(file.stat().st_size for file in files) < _LITTLE_BYTES:
+            shutil.rmtree(made)
+            for place in missing[1:]:
+                place.rmdir()
+        raise

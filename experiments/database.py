@@ -4,14 +4,15 @@
     python -m experiments.database show CHUNK_ID --database=DIR
     python -m experiments.database stats --database=DIR [--plot=distances.png]
     python -m experiments.database verify --database=DIR [--blocks=1]
-    python -m experiments.database add FILE --database=DIR [--replace]
+    python -m experiments.database add FILE --database=DIR [--replace] [--text_column=NAME]
     python -m experiments.database delete ID [ID ...] --database=DIR
     python -m experiments.database compact --database=DIR
     python -m experiments.database versions --database=DIR [--use=NUMBER]
 
 `search` also takes a retrieval service: --database=grpc://HOST:PORT, or grpcs:// with TLS.
-FILE is what CORPUS may be: a folder, a .jsonl or .parquet file, a text file, ... The command
-`experiments.build_database` builds a database.
+FILE is what a corpus may be: a folder, a .jsonl or .parquet file, a text file, ... The database
+is that of `--corpus` or of `--workdir` if it is not named. `retro search` and its like are these
+commands too.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from data_pipeline.storage.printing import (
     check_output,
@@ -30,24 +32,39 @@ from data_pipeline.storage.printing import (
     protect_streams,
 )
 from data_pipeline.storage.progress import say
-from experiments import command_line
+from experiments import command_line, workdirs
 from experiments.jobs import remote_database
 
+_PROG = "python -m experiments.database"
 
-def main(argv: Sequence[str] | None = None) -> int:
+
+def start(argv: Sequence[str] | None = None, prog: str = _PROG) -> NoReturn:
+    """Runs the command in `argv`, or of the command line, and ends the process."""
+    # Accelerators are for builds and training.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    protect_streams()
+    command_line.end_at_interrupt()
+    sys.exit(main(argv, prog))
+
+
+def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Runs the command in `argv`; gives its exit status."""
-    args = _parser().parse_args(argv)
+    args = _parser(prog).parse_args(argv)
 
     def run(_: list[str]) -> None:
+        args.database = workdirs.database_of(args)
+        for name in ("file", "plot", "token_file", "tls_ca"):
+            if path := getattr(args, name, None):
+                setattr(args, name, workdirs.expanded(path))
         args.run(args)
         check_output()
 
     return command_line.run(run, [])
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.database",
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -55,13 +72,44 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Callable, what: str) -> argparse.ArgumentParser:
         made = subparsers.add_parser(name, help=what, description=f"{what}.")
-        made.add_argument(
-            "--database", required=True, metavar="DIR", help="the database's folder"
-        )
+        workdirs.add_arguments(made)
         made.set_defaults(run=run)
         return made
 
     search = command("search", _search, "Finds the passages that are nearest to a text")
+    _add_search_arguments(search)
+    show = command(
+        "show", _show, "Prints a chunk with its source and the text around it"
+    )
+    show.add_argument(
+        "chunk_id", type=int, metavar="CHUNK_ID", help="as found by search"
+    )
+    stats = command("stats", _stats, "Prints sizes, recall, duplicates and distances")
+    stats.add_argument(
+        "--plot", metavar="FILE", help="PNG of the neighbours' distances"
+    )
+    verify = command("verify", _verify, "Checks every file and embeds a sample again")
+    verify.add_argument(
+        "--blocks", type=int, default=1, help="blocks of about 1,000 chunks [1]"
+    )
+    verify.add_argument("--seed", type=int, default=0, help="which blocks they are [0]")
+    add = command("add", _add, "Adds documents")
+    add.add_argument(
+        "file", metavar="FILE", help="a folder, .jsonl, .parquet, text ..."
+    )
+    add.add_argument("--text_column", default="", help="field of records with the text")
+    add.add_argument("--replace", action="store_true", help="those of the same ids")
+    delete = command("delete", _delete, "Deletes documents")
+    delete.add_argument("document_id", nargs="+", metavar="ID", help="a document's id")
+    command("compact", _compact, "Takes deleted text and old versions off the disk")
+    versions = command("versions", _versions, "Lists the versions, or goes to one")
+    versions.add_argument(
+        "--use", type=int, metavar="NUMBER", help="the version to go to"
+    )
+    return parser
+
+
+def _add_search_arguments(search: argparse.ArgumentParser) -> None:
     search.add_argument("query", metavar="TEXT", help="what to search for")
     search.add_argument(
         "-k", "--k", type=int, default=5, help="how many passages to find [5]"
@@ -95,36 +143,6 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--tls_ca", metavar="FILE", help="PEM certificate to check grpcs:// with"
     )
-    show = command(
-        "show", _show, "Prints a chunk with its source and the text around it"
-    )
-    show.add_argument(
-        "chunk_id", type=int, metavar="CHUNK_ID", help="as found by search"
-    )
-    stats = command("stats", _stats, "Prints sizes, recall, duplicates and distances")
-    stats.add_argument(
-        "--plot", type=Path, metavar="FILE", help="PNG of the neighbours' distances"
-    )
-    verify = command("verify", _verify, "Checks every file and embeds a sample again")
-    verify.add_argument(
-        "--blocks", type=int, default=1, help="blocks of about 1,000 chunks [1]"
-    )
-    verify.add_argument("--seed", type=int, default=0, help="which blocks they are [0]")
-    add = command("add", _add, "Adds documents")
-    add.add_argument(
-        "corpus", metavar="FILE", help="a folder, .jsonl, .parquet, text ..."
-    )
-    add.add_argument(
-        "--replace", action="store_true", help="replace documents with the same ids"
-    )
-    delete = command("delete", _delete, "Deletes documents")
-    delete.add_argument("document_id", nargs="+", metavar="ID", help="a document's id")
-    command("compact", _compact, "Takes deleted text and old versions off the disk")
-    versions = command("versions", _versions, "Lists the versions, or goes to one")
-    versions.add_argument(
-        "--use", type=int, metavar="NUMBER", help="the version to go to"
-    )
-    return parser
 
 
 def _open(args: argparse.Namespace, version: int | None = None):
@@ -156,6 +174,8 @@ def _search(args: argparse.Namespace) -> None:
         raise ValueError(f"the query is not valid Unicode: {error}") from error
     if not args.max_distance >= 0:
         raise ValueError(f"--max_distance must be 0 or more, is {args.max_distance}")
+    if args.rank != "dense":
+        remote_database.folder_only(args.database, f"--rank={args.rank}")
     with _open_to_search(args) as opened:
         ranked = {} if args.rank == "dense" else {"rank": args.rank}
         (found,) = opened.search(
@@ -184,9 +204,8 @@ _LEGEND = (
 def _nothing(found) -> str:
     if not found:
         return "nothing was found"
-    return (
-        f"nothing is as near as that; the nearest has distance {found[0].distance:.3f}"
-    )
+    nearest = min(passage.distance for passage in found)
+    return f"nothing is as near as that; the nearest has distance {nearest:.3f}"
 
 
 def _excerpt(opened, passage):
@@ -220,12 +239,12 @@ def _stats(args: argparse.Namespace) -> None:
     from experiments.report import database_facts
 
     if args.plot:
-        command_line.output_file(args.plot)
+        command_line.output_file(Path(args.plot))
     opened = _open(args)
     for name, value in database_facts.facts(opened.snapshot):
         print(printable_line(f"{name:<28} {value}"))
     if args.plot:
-        database_facts.plot_distances(opened.snapshot, args.plot)
+        database_facts.plot_distances(opened.snapshot, Path(args.plot))
         print(f"{'distances of neighbours':<28} {args.plot}")
 
 
@@ -247,7 +266,10 @@ def _verify(args: argparse.Namespace) -> None:
         shard, chunks, cosine = verify.recompute(opened.snapshot, args.seed + block)
         same = "bit for bit the same"
         if cosine < 1:
-            same = f"cosine {cosine:.6f} or more: another processor made the vectors"
+            same = (
+                f"cosine {cosine:.6f} or more: another processor made the vectors, or "
+                "compacting took others away that were beside them"
+            )
         print(f"{shard}: {chunks} chunks made again, {same}")
 
 
@@ -256,10 +278,11 @@ def _add(args: argparse.Namespace) -> None:
     from data_pipeline.text import corpora
     from data_pipeline.text.documents import Skipped
 
-    if not args.corpus:
+    if not args.file:
         raise ValueError("the name of the corpus is empty: give a folder or a file")
     opened, skipped = _open(args), Skipped()
-    documents = list(corpora.read_documents(args.corpus, skipped))
+    reading = corpora.Reading(text_column=args.text_column)
+    documents = list(corpora.read_documents(args.file, skipped, reading=reading))
     number = updates.add(opened.snapshot, documents, replace=args.replace).version
     for line in skipped.summary_lines():
         say(f"left out: {line}")
@@ -301,8 +324,4 @@ def _versions(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    # Accelerators are for builds and training.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    protect_streams()
-    command_line.end_at_interrupt()
-    sys.exit(main())
+    start()

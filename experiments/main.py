@@ -1,58 +1,50 @@
-r"""Trains, evaluates and generates.
+"""Trains, evaluates and generates.
 
-    python -m experiments.main --config=FILE[:ARG] --workdir=DIR \
-        --job=train|evaluate|generate [--config.a.b=value]
+    retro train [--corpus=PATH] [--config=NAME] [--config.a.b=VALUE ...] [--workdir=DIR]
+    retro evaluate [--workdir=DIR] [--config.a.b=VALUE ...]
+    retro generate [--workdir=DIR] [--config.a.b=VALUE ...] "PROMPT"
 
-The workdir gets `checkpoints/`, `metrics/`, `evaluation/`, `report.html` and `report.md`.
-The database is the folder `--database`, or else the folder `database` in the workdir. For
-`--job=generate` it may be a retrieval service: grpc://HOST:PORT, or grpcs:// with TLS.
+The workdir gets `checkpoints/`, `metrics/`, `evaluation/`, `report.html`, `report.md` and
+`settings.json`, from which later commands take what they are not told. The database is the
+folder `--database`, or else the folder `database` in the workdir. For `generate` it may be a
+retrieval service: grpc://HOST:PORT, or grpcs:// with TLS.
 
 A run in several processes needs a workdir and a database that all of them see. Each process
 gets `--coordinator=HOST:PORT --num_processes=N --process_id=I`. On TPU pods, on GKE, under
 Slurm and under Open MPI `--distributed` alone is enough.
 
-Exit statuses: 0 done; 2 a mistake or an error, told in one line; 75 stopped by SIGTERM after
-the step under way, which is saved, so that the same command goes on from it; 130 Ctrl-C.
+`python -m experiments.main --job=JOB` does one part of it: `train` builds the database, trains
+and evaluates. Exit statuses: 0 done; 2 a mistake or an error, told in one line; 75 stopped by
+SIGTERM after the step under way, which is saved, so that the same command goes on from it; 130
+Ctrl-C.
 """
 
 import contextlib
-import dataclasses
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from data_pipeline.storage.printing import protect_streams
-from experiments import command_line
-from experiments.config import Experiment
+from experiments import build_database, command_line, workdirs
 from experiments.jobs import remote_database
 from retro_jax.devices import processes
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment's settings: FILE, or FILE:ARG for a variant."
-)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-_DATABASE = flags.DEFINE_string(
-    "database",
-    None,
-    "Folder of the database, by default WORKDIR/database; for generate also a service.",
-)
 _TOKEN_FILE = flags.DEFINE_string(
     "token_file", None, "File with the token that the service wants."
 )
 _TLS_CA = flags.DEFINE_string(
     "tls_ca", None, "PEM certificate to check the service at grpcs:// with."
 )
-_JOB = flags.DEFINE_enum("job", None, ["train", "evaluate", "generate"], "What to do.")
+_JOB = flags.DEFINE_enum(
+    "job", None, ["database", "train", "evaluate", "generate"], "What to do."
+)
 _ON_OTHER_RUN = flags.DEFINE_enum(
     "on_other_run",
     "refuse",
     ["refuse", "restart"],
-    "If the workdir holds a run with other settings or data: refuse to go on, or put it "
-    "aside as previous-N and start afresh.",
+    "If the workdir holds a run with other settings: refuse to train, or put that run aside "
+    "as previous-N and train anew, also if only the database has changed.",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, for a run in several processes."
@@ -72,12 +64,22 @@ _HEARTBEAT_S = flags.DEFINE_integer(
 _JOIN_TIMEOUT_S = flags.DEFINE_integer(
     "join_timeout_s", 300, "How long to wait for all processes at the start."
 )
+flags.adopt_module_key_flags(build_database)
+_OF_BUILDING = ("stage", "engine", "ray_address", "workers")
 
 
 def main(argv: list[str]) -> None:
     """Checks the flags, then does the job, in all processes if there are several."""
+    if _JOB.value == "generate" and len(argv) == 2:
+        build_database.CONFIG.value.evaluation.prompt = argv.pop()
     command_line.no_arguments(argv)
     cluster = _cluster()
+    if _JOB.value == "database":
+        _build(cluster)
+        return
+    for name in _OF_BUILDING:  # the other jobs are parts of `retro train`, which builds
+        if _JOB.value == "generate" and command_line.is_given(name):
+            raise ValueError(f"--{name} is for building, not for generating")
     if cluster is None:
         _do_job()
         return
@@ -105,63 +107,60 @@ def _cluster() -> processes.Cluster | None:
     return cluster
 
 
+def _build(cluster: processes.Cluster | None) -> None:
+    """Builds what `--job=train` reads; several processes can't build one database."""
+    if cluster is None:
+        build_database.build([])
+    elif not (build_database.database() / "manifest.json").exists():
+        raise ValueError(
+            f"{build_database.database()} is not there: several processes train on a "
+            "database that one has built; build it with `retro database`"
+        )
+
+
 def _do_job() -> None:
     """Opens the database and does what --job says."""
-    cfg: Experiment = _CONFIG.value
-    address = _DATABASE.value or ""
-    remote_database.check(address, _TOKEN_FILE.value, _TLS_CA.value)
+    address = build_database.DATABASE.value or ""
+    token_file, tls_ca = (
+        flag.value and workdirs.expanded(flag.value) for flag in (_TOKEN_FILE, _TLS_CA)
+    )
+    remote_database.check(address, token_file, tls_ca)
     if _JOB.value != "generate":
         remote_database.folder_only(address, f"--job={_JOB.value}")
-    workdir = command_line.folder(_WORKDIR.value)
-    # Imported late: a wrong flag should be reported at once, TensorFlow takes seconds.
-    from experiments.jobs.job import Job, generate_from_service
-
-    if remote_database.is_address(address):
-        database = remote_database.RemoteDatabase.open(
-            address, token_file=_TOKEN_FILE.value, tls_ca=_TLS_CA.value
+    cfg, workdir = build_database.experiment(), build_database.workdir()
+    if _JOB.value != "train" and not (workdir / "checkpoints").is_dir():
+        raise ValueError(
+            f"{workdir} holds no trained model: train one first, with `retro train` "
+            "(`make train`)"
         )
-        with contextlib.closing(database):
-            generate_from_service(cfg, workdir, database)
+    # Imported late: a wrong flag should be reported at once, TensorFlow takes seconds.
+    from experiments.jobs import job as jobs
+
+    if _JOB.value == "generate" and not cfg.evaluation.retrieval:
+        jobs.generate_without_retrieval(cfg, workdir)
         return
-    folder = Path(address).absolute() if address else workdir / "database"
-    job = Job(cfg, workdir, folder)
-    if _JOB.value != "generate" and processes.is_first():
-        _record_settings(cfg, workdir)
+    if remote_database.is_address(address):
+        with remote_database.told_how_to_go_on():
+            database = remote_database.RemoteDatabase.open(
+                address, token_file=token_file, tls_ca=tls_ca
+            )
+            with contextlib.closing(database):
+                jobs.generate_from_service(cfg, workdir, database)
+        return
+    folder = build_database.database()
+    if command_line.is_given("config.data.corpus"):
+        workdirs.check_corpus(folder, cfg.data.corpus)
+    job = jobs.Job(cfg, workdir, folder)
     if _JOB.value == "train":
-        job.train(restart=_ON_OTHER_RUN.value == "restart")
+        with command_line.new_folder(workdir):
+            job.train(restart=_ON_OTHER_RUN.value == "restart")
     elif _JOB.value == "evaluate":
         job.evaluate()
     else:
         job.generate()
 
 
-def _record_settings(cfg: Experiment, workdir: Path) -> None:
-    """Writes what is run to `settings.json`, which the report reads."""
-    from data_pipeline.storage.files import write_json
-
-    write_json(
-        workdir / "settings.json",
-        {
-            "config": dataclasses.asdict(cfg),
-            "commit": _commit(),
-            "command": " ".join(sys.argv),
-        },
-    )
-
-
-def _commit() -> str:
-    """The commit that runs, "-dirty" if files were changed; "unknown" without git."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        check=False,
-    )
-    return described.stdout.strip() or "unknown"
-
-
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    flags.mark_flags_as_required(["config", "workdir", "job"])
+    flags.mark_flag_as_required("job")
     command_line.start(main)

@@ -1,10 +1,12 @@
 """Small corpora on disk, and what is read of them."""
 
+import bz2
 import gzip
 import json
 import lzma
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
@@ -13,12 +15,13 @@ from data_pipeline.text.corpora import Document, Skipped, read_documents
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
     ".gz": gzip.compress,
+    ".bz2": bz2.compress,
     ".xz": lambda data: lzma.compress(data, preset=0),
     ".zst": zstandard.ZstdCompressor().compress,
 }
 
 
-def read(corpus: Path | str, **options: int) -> tuple[list[Document], dict[str, int]]:
+def read(corpus: Path | str, **options: Any) -> tuple[list[Document], dict[str, int]]:
     skipped = Skipped()
     documents = list(read_documents(str(corpus), skipped, **options))
     return documents, counts(skipped)

@@ -1,6 +1,6 @@
 """One of several processes, for tests: joins the others, then does one of two things.
 
-Usage: python -m tests.joined train COORDINATOR COUNT NUMBER DATA MODEL FOLDER...
+Usage: python -m tests.joined train COORDINATOR COUNT NUMBER DATA MODEL FOLDER
        python -m tests.joined jobs --config=... (flags of experiments.main, without --job)
 """
 
@@ -11,9 +11,9 @@ import numpy as np
 
 
 def train(
-    coordinator: str, count: str, number: str, data: str, model: str, *folders: str
+    coordinator: str, count: str, number: str, data: str, model: str, folder: str
 ) -> None:
-    """Trains in each FOLDER/run, anew or from what is there; measures losses of chunks."""
+    """Trains in FOLDER/run, anew or from what is there; measures losses of chunks."""
     from retro_jax import evaluation
     from retro_jax.config import MeshConfig
     from retro_jax.devices import processes, sharding
@@ -28,8 +28,7 @@ def train(
     )
     with processes.JoinedProcesses(cluster):
         mesh = sharding.make_mesh(MeshConfig(data=int(data), model=int(model)))
-        for folder in folders:
-            state = tiny_training.run(Path(folder) / "run", mesh)
+        state = tiny_training.run(Path(folder) / "run", mesh)
         losses = evaluation.chunk_losses(
             tiny_training.CFG,
             state["params"],

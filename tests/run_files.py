@@ -103,11 +103,8 @@ def metrics(steps=60):
 
 
 def settings(arg=""):
-    command = (
-        "/a/b/experiments/main.py --config x.py --workdir=my runs/a --job=evaluate"
-    )
     return {
         "config": json.loads(json.dumps(dataclasses.asdict(tiny.get_config(arg)))),
         "commit": "v0.1-3-gabc1234",
-        "command": command,
+        "workdir": "my runs/a",
     }

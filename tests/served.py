@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import signal
 import subprocess
@@ -131,11 +132,13 @@ class Servers:
 
         made = self.run(make())
         self._closing.push_async_callback(made.close)
-        self._call(lambda: made.switch.follow(follow_s))
         endpoint = made.endpoint(most=most, timeout_s=20)
-        return self._serve(
+        served = self._serve(
             endpoint, server.Listening(drain_s=5, **listening), metrics, made
         )
+        ready = functools.partial(served.server.set_ready, router.SERVICE)
+        self._call(lambda: made.switch.follow(follow_s, ready))
+        return served
 
     def stop(self, served: Served) -> None:
         """Ends one server now."""
@@ -175,10 +178,10 @@ class Gate:
         self.open, self.waiting = threading.Event(), threading.Semaphore(0)
 
     def __call__(self, nearest):
-        def search(*arguments):
+        def search(*arguments, **options):
             self.waiting.release()
             assert self.open.wait(30)
-            return nearest(*arguments)
+            return nearest(*arguments, **options)
 
         return search
 

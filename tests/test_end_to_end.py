@@ -7,8 +7,13 @@ import shutil
 import pytest
 
 from data_pipeline.build.pipeline import Build
+from data_pipeline.database import Database
 from experiments.jobs import continuations, measurement, remote_database
-from experiments.jobs.job import Job, generate_from_service
+from experiments.jobs.job import (
+    Job,
+    generate_from_service,
+    generate_without_retrieval,
+)
 from retro_jax.runs.metrics import read_metrics
 from tests import served, tiny_corpus
 from tests.tiny_run import experiment
@@ -105,8 +110,45 @@ def test_a_model_is_measured_with_other_neighbours_than_it_was_trained_with(
     for name, same in (("off", True), ("on", False)):
         bits = [r["conditions"][name]["bits_per_byte"] for r in (before, after)]
         assert (bits[0] == bits[1]) == same
-    with pytest.raises(ValueError, match=r"other settings \(model, dataset\)"):
+    with pytest.raises(ValueError, match="other settings .*remat is 'dots' there"):
         Job(cfg, workdir, folder).train(restart=False)
+
+
+@pytest.mark.usefixtures("toy_embedder")
+def test_a_database_that_changed_keeps_the_model(
+    trained, tiny_database, tiny_corpus_folder, tmp_path, capsys
+):
+    folder = shutil.copytree(tiny_database.folder, tmp_path / "database")
+    workdir = shutil.copytree(trained[1], tmp_path / "run")
+    results = workdir / "evaluation" / "results.json"
+    before = json.loads(results.read_text())
+    cfg = experiment(tiny_corpus_folder)
+    Database.open(folder).add([{"id": "new", "text": tiny_corpus.PLANTED * 9}])
+    with pytest.raises(ValueError, match="up to date with `retro database`"):
+        Job(cfg, workdir, folder).evaluate()
+    Build(cfg.data, folder).run()
+    capsys.readouterr()
+    Job(cfg, workdir, folder).train(restart=False)
+    Job(cfg, workdir, folder).evaluate()
+    said = capsys.readouterr().out
+    assert "the database has changed since the model was trained: the model is" in said
+    assert "training: up to date, 20 steps are done, of 20 asked for" in said
+    after = json.loads(results.read_text())
+    for name, same in (("off", True), ("random", False)):
+        bits = [r["conditions"][name]["bits_per_byte"] for r in (before, after)]
+        assert (bits[0] == bits[1]) == same
+    # A longer run goes on with the new text; only who asks for it begins anew.
+    cfg = experiment(tiny_corpus_folder, steps=21)
+    Job(cfg, workdir, folder).train(restart=False)
+    assert "going on from step 20 to step 21" in capsys.readouterr().out
+    (workdir / "run.json").write_bytes((trained[1] / "run.json").read_bytes())
+    Job(experiment(tiny_corpus_folder, steps=1), workdir, folder).train(restart=True)
+    said = capsys.readouterr().out
+    aside = workdir / "previous-1"
+    assert f"--workdir={aside} --database={folder}" in said
+    for kept in ("settings.json", "run.json", "checkpoints/21", "report.html"):
+        assert (aside / kept).exists()
+    Job(experiment(tiny_corpus_folder), aside, folder).evaluate()
 
 
 def test_that_there_will_be_no_report_is_said_before_training(
@@ -116,9 +158,11 @@ def test_that_there_will_be_no_report_is_said_before_training(
     chunks = {**tiny_database.manifest["chunks"], "test": 0}
     monkeypatch.setitem(tiny_database.manifest, "chunks", chunks)
     job.train(restart=False)
-    first, second = capsys.readouterr().out.splitlines()
+    job.evaluate()
+    first, second, third = capsys.readouterr().out.splitlines()
     assert first.startswith("the test split has no text")
     assert second.startswith("training: up to date")
+    assert third.endswith("the model is trained, and there is no report")
 
 
 def test_generation_continues_and_cites(
@@ -133,6 +177,19 @@ def test_generation_continues_and_cites(
     assert sources, "no source is cited"
     known = tiny_database.snapshot.documents().column("id").to_pylist()
     assert sources[0].split()[1] in known
+
+
+def test_generation_needs_no_database_with_retrieval_off(
+    trained, tiny_corpus_folder, tmp_path, capsys
+):
+    cfg = experiment(tiny_corpus_folder)
+    cfg.evaluation.prompt, cfg.evaluation.retrieval = tiny_corpus.PLANTED, False
+    generate_without_retrieval(cfg, trained[1])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "retrieval is off: the model reads no passages"
+    assert said[-1] == "(no sources: retrieval is off, by evaluation.retrieval)"
+    with pytest.raises(ValueError, match="has no tokenizer.model, without which"):
+        generate_without_retrieval(cfg, tmp_path)
 
 
 def test_generation_through_a_service_is_the_databases(
@@ -166,15 +223,20 @@ def test_generation_through_a_service_is_the_databases(
 
 
 def test_other_settings_are_refused_or_put_the_old_run_aside(
-    trained, tiny_database, tiny_corpus_folder
+    trained, tiny_database, tiny_corpus_folder, monkeypatch
 ):
     _, workdir = trained
+    begun = []
+    monkeypatch.setattr("experiments.jobs.job.train", lambda *_, **__: begun.append(1))
     other = {"ffw_width": 48, "depth": 1, "cca_layers": (1,), "steps": 1}
     job = _again(trained, tiny_database, tiny_corpus_folder, **other)
-    with pytest.raises(ValueError, match=r"other settings \(model\)"):
+    with pytest.raises(
+        ValueError, match="other settings .*depth is 2 there and 1 here"
+    ):
         job.train(restart=False)
-    assert (workdir / "report.html").exists()
+    assert (workdir / "report.html").exists() and not begun
     job.train(restart=True)
+    assert begun
     assert (workdir / "previous-1" / "report.html").exists()
     assert list((workdir / "previous-1" / "report_files").glob("*.png"))
     assert (workdir / "previous-1" / "checkpoints" / "20").exists()
@@ -188,7 +250,7 @@ def test_a_dataset_of_another_database_is_refused(
     known = dict(tiny_database.manifest)
     try:
         tiny_database.manifest["fingerprint"] = "another"
-        with pytest.raises(ValueError, match="another database"):
+        with pytest.raises(ValueError, match="another version of the database"):
             job._sequences("train")
     finally:
         tiny_database.manifest.update(known)

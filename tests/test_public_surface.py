@@ -24,6 +24,7 @@ _DATABASE = [
     "versions",
 ]
 _COMMANDS = [
+    "experiments.retro",
     "experiments.build_database",
     "experiments.main",
     "experiments.database",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.commands import COMMANDS
 from experiments.config import setting_names
 
 _ROOT = Path(__file__).parent.parent
@@ -22,7 +23,8 @@ _ROOMS = {
         "wire server shards routing client shard_server router serve_local"
     ),
     "experiments": (
-        "config command_line configs report jobs build_database database main"
+        "interrupts config workdirs command_line configs report jobs "
+        "build_database database main commands retro"
     ),
     "tools": "benchmark faults aot",
 }
@@ -281,7 +283,9 @@ def problems_of(text: str) -> list[str]:
                 f"{module}.__main__",
             } & set(_SOURCES):
                 found.append(f"there is no module {module}")
-        if not re.match(r"(make|python|\.?/?\S*python) |--", command):
+        if word := re.match(r"retro ([a-z]\w*)", command):
+            found += [f"retro knows no {word[1]}"] * (word[1] not in COMMANDS)
+        if not re.match(r"(make|retro|python|\.?/?\S*python) |--", command):
             continue
         for flag in re.findall(r"--([a-z][\w.-]*)", command):
             part, _, setting = flag.partition(".")
@@ -305,6 +309,8 @@ def test_commands_flags_and_settings_of_a_page_exist(page):
         "    make train ARGS='--nosuch'",
         "as `--config.model.no_such=3` does",
         "    python -m experiments.nosuch --config=FILE",
+        "    retro nosuch --config=FILE",
+        "    retro train --config.no.such=1",
         "    python -m experiments.main --nosuch=FILE",
     ],
 )

@@ -6,7 +6,7 @@
     documents/  the tables as one stage; the other three go
 
 Parts and tables are made by any engine. The choice needs to know of all documents at once,
-but sees no text save that of near copies.
+but sees no text.
 """
 
 import dataclasses
@@ -22,11 +22,14 @@ import pyarrow.parquet as pq
 from data_pipeline.config import DataConfig
 from data_pipeline.storage.files import link, read_json, write_json
 from data_pipeline.storage.mapped_arrays import open_array
-from data_pipeline.text import corpora, deduplicate
+from data_pipeline.text import corpora, deduplicate, long_documents
 from data_pipeline.text.document_store import Spool, Writer
-from data_pipeline.text.documents import Skipped, write_documents
+from data_pipeline.text.documents import Document, Skipped, write_documents
+from data_pipeline.text.source_file import Reading
 
 _KEYS, _SIGNATURES, _SKIPPED = "keys.parquet", "signatures.npy", "skipped.json"
+# The grams of all documents, one after the other, and how many each has.
+_GRAMS, _GRAM_COUNTS = "grams", "gram_counts.npy"
 _KEYS_SCHEMA = pa.schema(
     {"id": pa.string(), "digest": pa.binary(), "size_bytes": pa.int64()}
 )
@@ -35,33 +38,48 @@ _FACTS = "facts.json"
 
 @dataclasses.dataclass(frozen=True)
 class TextsWork:
-    """Reads a part of the corpus; reports how many files it had."""
+    """Reads a part of the corpus; reports how many files it had.
+
+    Attributes:
+        part_bytes: a longer document is cut.
+    """
 
     cfg: DataConfig
     parts: tuple[corpora.Part, ...]
+    part_bytes: int
 
     def __call__(self, shard: str, out: Path) -> Iterator[int | str]:
         """Writes the part; raises what `corpora.read_part` raises."""
         cfg, part, skipped = self.cfg, self.parts[int(shard)], Skipped()
         if not part:
             yield f"reading {cfg.corpus_name}"
-        limit = None if cfg.corpus else cfg.embedded_size_bytes
         holds_out = cfg.validation_share + cfg.test_share > 0
         sign = _signer() if holds_out else None
         keys: dict[str, list] = {name: [] for name in _KEYS_SCHEMA.names}
-        signatures = []
-        with Writer(out) as spool:
-            for document in corpora.read_part(cfg.corpus, part, skipped, limit):
+        signatures, gram_counts = [], []
+        with Writer(out) as spool, (out / _GRAMS).open("wb") as grams:
+            for document in self._documents(part, skipped):
                 spool.append(document)
                 keys["id"].append(document.id)
                 keys["digest"].append(deduplicate.digest(document.text))
                 keys["size_bytes"].append(len(document.text.encode()))
                 if sign is not None:
-                    signatures.append(sign(document.text))
+                    grams_G = sign.grams(document.text)
+                    grams.write(grams_G.tobytes())
+                    gram_counts.append(len(grams_G))
+                    signatures.append(sign.signature(grams_G))
         pq.write_table(pa.table(keys, _KEYS_SCHEMA), out / _KEYS)
         np.save(out / _SIGNATURES, np.array(signatures, np.uint32))
+        np.save(out / _GRAM_COUNTS, np.array(gram_counts, np.int64))
         write_json(out / _SKIPPED, skipped.as_dict())
         yield len(part)
+
+    def _documents(self, part: corpora.Part, skipped: Skipped) -> Iterator[Document]:
+        cfg = self.cfg
+        limit = None if cfg.corpus else cfg.embedded_size_bytes
+        reading = Reading(cfg.text_column, cfg.max_document_bytes)
+        for document in corpora.read_part(cfg.corpus, part, skipped, limit, reading):
+            yield from long_documents.cut(document, self.part_bytes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +121,7 @@ class KeptWork:
         facts: dict = {
             "exact_duplicates": kept.exact_duplicates,
             "near_duplicates": kept.near_duplicates,
+            "contained": kept.contained,
             "skipped": skipped.as_dict(),
         }
         sizes_bytes = keys["size_bytes"].to_numpy()
@@ -112,24 +131,41 @@ class KeptWork:
             self._write_tables(out, split, numbers, ids, sizes_bytes[numbers])
             yield f"{split}: {len(numbers):,} documents, {size / 1e6:.2f} MB"
         yield (
-            f"dropped {kept.exact_duplicates} exact duplicates and "
-            f"{kept.near_duplicates} near copies of held-out documents"
+            f"dropped {kept.exact_duplicates} exact duplicates, {kept.near_duplicates} near "
+            f"copies of held-out documents and {kept.contained} that stand in another"
         )
+        if self.cfg.test_share > 0 and not kept.numbers["test"]:
+            yield (
+                "no document is left for the test split, so nothing will be measured: "
+                "it takes two documents that are not copies"
+            )
         write_json(out / _FACTS, facts)
 
     def _choose(self, ids: list[str], digests: list[bytes]) -> deduplicate.Kept:
         signatures = [open_array(text / _SIGNATURES) for text in self.texts]
+        ends = [np.cumsum(open_array(text / _GRAM_COUNTS)) for text in self.texts]
         with Spool(self.texts) as spool:
 
             def signature_of(number: int) -> np.ndarray:
                 part, row = spool.place(number)
                 return signatures[part][row]
 
+            def grams_of(number: int) -> np.ndarray:
+                part, row = spool.place(number)
+                start = int(ends[part][row - 1]) if row else 0
+                # Read when asked for: a map of each part would keep its file open.
+                return np.fromfile(
+                    self.texts[part] / _GRAMS,
+                    np.uint32,
+                    int(ends[part][row]) - start,
+                    offset=4 * start,
+                )
+
             return deduplicate.choose(
                 ids,
                 digests,
                 signature_of,
-                lambda number: spool.read(number).text,
+                grams_of,
                 self.cfg.validation_share,
                 self.cfg.test_share,
             )

@@ -1,5 +1,6 @@
 """Makes a database, stage by stage; what is there and still right is used again."""
 
+import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +10,14 @@ from data_pipeline.build.engine import Engine, Resource, Work, run_stage
 from data_pipeline.build.local_engine import LocalEngine
 from data_pipeline.config import DataConfig
 from data_pipeline.database import Snapshot, manifest, refreshed_neighbours, versions
+from data_pipeline.database.neighbours import NeighbourTable
 from data_pipeline.index import lexical
 from data_pipeline.sequences import dataset
 from data_pipeline.storage.files import remove_temporaries
 from data_pipeline.storage.progress import say
 from data_pipeline.storage.stage_record import changed_settings, contents_if_finished
-from data_pipeline.text import corpora
+from data_pipeline.storage.system_errors import explained
+from data_pipeline.text import corpora, long_documents
 from data_pipeline.text.documents import Skipped
 from data_pipeline.text.tokenizer import Tokenizer
 
@@ -27,6 +30,8 @@ STEPS = {
     "dataset": ("sequences",),
 }
 WITH_STEPS = tuple(name for stage in STAGES for name in (*STEPS.get(stage, ()), stage))
+# Settings of the dataset alone.
+_OF_SEQUENCES = ("sequence_chunks", "num_neighbours", "neighbour_len", "seed")
 # Made in one piece, in this process: which documents remain is known only from all of them;
 # the tokenizer is trained on all texts; a dataset is one folder.
 _WHOLE = {"all": 1}
@@ -59,7 +64,8 @@ class Build:
         """Makes all stages up to the last one named.
 
         The manifest is written before the neighbours, which are searched in what it opens,
-        and again before the dataset, which it does not name.
+        and again with them. It does not name the dataset. Where the database was compacted
+        only that is made.
 
         Raises:
             ValueError: for an unknown stage or model, a corpus that holds nothing usable,
@@ -71,13 +77,33 @@ class Build:
         wanted = known[: known.index(last_stage) + 1]
         shard_work.check_models(self._cfg, wanted)
         self._folder.mkdir(parents=True, exist_ok=True)
-        versions.check_not_compacted(self._folder)
-        with versions.sole_builder(self._folder):
+        with explained(self._folder), versions.sole_builder(self._folder):
             remove_temporaries(self._folder)
+            if versions.is_compacted(self._folder):
+                self._go_on_from_compacted()
+                wanted = tuple(stage for stage in wanted if stage == "dataset")
             for stage in wanted:
-                if stage == "dataset":
-                    self._write_manifest()  # with the neighbours, which it is made from
                 getattr(self, f"make_{stage}")()
+
+    def _go_on_from_compacted(self) -> None:
+        """Takes the stages as they are, of which nothing but the dataset can be made again.
+
+        Raises:
+            ValueError: if other settings would make the others anew.
+        """
+        made = manifest.read(self._folder)
+        same = all(
+            name in _OF_SEQUENCES or made["settings"].get(name, value) == value
+            for name, value in dataclasses.asdict(self._cfg).items()
+        )
+        if not same or "neighbours" not in made["contents"]:
+            raise ValueError(
+                f"{self._folder} was compacted: building here would bring back what was "
+                "deleted. With the settings of its build only the training sequences are "
+                "made again; build into another folder, or go on with add, replace and "
+                "delete"
+            )
+        self._contents = dict(made["contents"])
 
     def make_documents(self) -> None:
         """Reads the corpus, splits it and drops copies.
@@ -88,6 +114,9 @@ class Build:
         cfg = self._cfg
         settings: dict[str, object] = {
             "corpus": corpora.identity(cfg.corpus),
+            "part_bytes": cfg.part_bytes,
+            "text_column": cfg.text_column,
+            "max_document_bytes": cfg.max_document_bytes,
             "embedded_size_bytes": None if cfg.corpus else cfg.embedded_size_bytes,
             "validation_share": cfg.validation_share,
             "test_share": cfg.test_share,
@@ -98,12 +127,15 @@ class Build:
             skipped = Skipped()
             parts = tuple(corpora.parts(cfg.corpus, skipped, cfg.shard_size_bytes))
             read = {f"{number:05d}": len(part) for number, part in enumerate(parts)}
+            part_bytes = long_documents.part_bytes(
+                cfg.part_bytes, corpora.file_sizes(cfg.corpus, parts)
+            )
             self._stage(
                 "texts",
                 settings,
                 (),
                 read,
-                documents_stage.TextsWork(cfg, parts),
+                documents_stage.TextsWork(cfg, parts, part_bytes),
                 engine=LocalEngine() if parts == ((),) else None,
                 unit="files",
             )
@@ -235,12 +267,25 @@ class Build:
         merge = shard_work.NeighboursWork(self._folder, indexes, candidates)
         self._stage("neighbours", settings, inputs, shards, merge)
         self._give_up_steps("neighbours")
+        self._write_manifest()  # with the neighbours, which the dataset is made from
+        self._warn_of_few_neighbours()
+
+    def _warn_of_few_neighbours(self) -> None:
+        """Says how many training chunks have no neighbour, if it is more than a tenth."""
+        names = self._shard_names("train")
+        table = NeighbourTable([self._folder / "neighbours" / name for name in names])
+        alone = table.count_alone()
+        if alone > len(table) / 10:
+            say(
+                f"{alone:,} of {len(table):,} training chunks have no neighbour: a chunk's "
+                "neighbours are of other documents, and there are too few. A model learns "
+                "nothing of retrieval from chunks without neighbours: give more documents"
+            )
 
     def make_dataset(self) -> None:
         """Packs chunks and neighbours into sequences, and joins these into a dataset."""
-        fields = ("sequence_chunks", "num_neighbours", "neighbour_len", "seed")
         settings: dict[str, object] = {
-            name: getattr(self._cfg, name) for name in fields
+            name: getattr(self._cfg, name) for name in _OF_SEQUENCES
         }
         opened = Snapshot.open(self._folder)
         if opened.version:  # of the build the neighbours are there

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from data_pipeline.config import DataConfig
 from data_pipeline.database import Snapshot
@@ -43,8 +43,8 @@ class TokenizerWork:
             path.write_bytes(Path(self.given).read_bytes())
             return
         yield "training the tokenizer"
-        shards = shard_names(self.folder, "train")
-        tables = (read_documents(self.folder, name, ["text"]) for name in shards)
+        names = _train(self.folder)
+        tables = (read_documents(self.folder, name, ["text"]) for name in names)
         texts = (text.as_py() for table in tables for text in table.column("text"))
         Tokenizer.train(texts, self.vocab_size, path)
 
@@ -103,10 +103,10 @@ class LexicalWork:
 
     folder: Path
     tokenizer: str
-    parts: tuple[tuple[str, ...], ...]
+    parts: tuple[range, ...]
 
     def __call__(self, shard: str, out: Path) -> Iterator[str]:
-        table, _, ids_T = _searchable(self.folder, self.parts, int(shard))
+        table, ids_T = _searchable(self.folder, self.parts[int(shard)])
         yield f"indexing the words of {len(ids_T):,} chunks"
         tokenizer = _tokenizer(self.folder, self.tokenizer)
         lexical.write_shard(out, ids_T, lexical.texts_of(table, ids_T, tokenizer))
@@ -114,11 +114,11 @@ class LexicalWork:
 
 @dataclasses.dataclass(frozen=True)
 class IndexWork:
-    """Indexes consecutive shards of the training split, and measures recall and speed.
+    """Indexes consecutive chunks of the training split, and measures recall and speed.
 
     Attributes:
         width: W of the embeddings.
-        parts: shards that each shard of the index is over.
+        parts: chunks that each shard of the index is over.
         held_out: shards of the other splits, for queries.
     """
 
@@ -126,19 +126,22 @@ class IndexWork:
     kind: str
     recall_target: float
     width: int
-    parts: tuple[tuple[str, ...], ...]
+    parts: tuple[range, ...]
     held_out: tuple[str, ...]
 
     def __call__(self, shard: str, out: Path) -> Iterator[str | SearchSpeed]:
-        _, ids, ids_T = _searchable(self.folder, self.parts, int(shard))
-        vectors_TW = self._vectors(self.parts[int(shard)])[ids_T - ids.start]
+        _, ids_T = _searchable(self.folder, self.parts[int(shard)])
+        stored = chunk_vectors.all_vectors(self._embeddings(_train(self.folder)))
+        vectors_TW = stored.take(ids_T).astype(np.float32)
         yield f"indexing {len(vectors_TW):,} vectors"
         index, facts, speed = sharded.build_shard(
             ids_T,
             vectors_TW,
             self.kind,
             recall_target=self.recall_target,
-            queries_QW=self._vectors(self.held_out, sharded.MAX_QUERIES),
+            queries_QW=chunk_vectors.read_vectors(
+                self._embeddings(self.held_out), self.width, sharded.MAX_QUERIES
+            ),
             scratch=out,
         )
         index.save(out)
@@ -146,11 +149,8 @@ class IndexWork:
         yield speed
         yield f"{facts['kind']}: {sharded.in_words(facts, speed.queries_per_s)}"
 
-    def _vectors(
-        self, shards: Sequence[str], at_most: int | None = None
-    ) -> Float[np.ndarray, "T W"]:
-        folders = [self.folder / "embeddings" / shard for shard in shards]
-        return chunk_vectors.read_vectors(folders, self.width, at_most)
+    def _embeddings(self, shards: Sequence[str]) -> list[Path]:
+        return [self.folder / "embeddings" / shard for shard in shards]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,13 +245,14 @@ class DatasetWork:
         dataset.join(snapshot, self.cfg, self.folder / "sequences", out)
 
 
-def _searchable(folder: Path, parts: Sequence[Sequence[str]], number: int):
-    """The table of training chunks; ids of a part of it, and of those that have text."""
-    table = chunk_table(folder, [name for part in parts for name in part])
-    part = parts[number]
-    first, last = (int(name.split("-")[1]) for name in (part[0], part[-1]))
-    ids = range(table.rows_of_shard(first).start, table.rows_of_shard(last).stop)
-    return table, ids, np.asarray(ids, np.int64)[table.has_text(ids)]
+def _searchable(folder: Path, ids: range):
+    """The table of training chunks, and of some of their ids those that have text."""
+    table = chunk_table(folder, _train(folder))
+    return table, np.asarray(ids, np.int64)[table.has_text(ids)]
+
+
+def _train(folder: Path) -> list[str]:
+    return shard_names(folder, "train")
 
 
 def shard_names(folder: Path, split: str = "*") -> list[str]:
@@ -271,11 +272,10 @@ def chunk_table(folder: Path, shards: Sequence[str]) -> chunks.ChunkTable:
     return chunks.ChunkTable([folder / "chunks" / shard for shard in shards])
 
 
-def index_parts(folder: Path, max_rows: int) -> tuple[tuple[str, ...], ...]:
-    """Shards of the training split for each shard of the index, of `max_rows` or fewer."""
-    names = shard_names(folder, "train")
-    sizes = {name: len(chunk_table(folder, [name])) for name in names}
-    return tuple(map(tuple, sharded.split_rows(sizes, max_rows).values()))
+def index_parts(folder: Path, max_rows: int) -> tuple[range, ...]:
+    """Chunks of the training split for each shard of the index, `max_rows` or fewer."""
+    sizes = [len(chunk_table(folder, [name])) for name in _train(folder)]
+    return tuple(sharded.split_rows(sizes, max_rows))
 
 
 def check_models(cfg: DataConfig, wanted: Sequence[str]) -> None:
@@ -320,5 +320,7 @@ def _packed(
 
 @functools.lru_cache(maxsize=1)
 def _index_shard(folder: Path, shard: str, fingerprint: str) -> sharded.ShardedIndex:
-    width = _snapshot(folder, fingerprint).manifest["embedding_width"]
-    return sharded.ShardedIndex([sharded.load_shard(folder / "index" / shard)], width)
+    snapshot = _snapshot(folder, fingerprint)
+    width, total = snapshot.manifest["embedding_width"], len(snapshot.chunks())
+    loaded = sharded.load_shard(folder / "index" / shard, width, total)
+    return sharded.ShardedIndex([loaded], width)

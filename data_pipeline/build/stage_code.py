@@ -31,16 +31,16 @@ _GOLDEN = Path(__file__).with_name("stage_code.json")
 # Number of each stage, and what makes it: its work, and what divides the work into shards if
 # the names of the shards do not tell.
 _STAGES: dict[str, tuple[int, tuple[Callable, ...]]] = {
-    "texts": (1, (documents_stage.TextsWork,)),
-    "kept": (1, (documents_stage.KeptWork,)),
+    "texts": (2, (documents_stage.TextsWork,)),
+    "kept": (2, (documents_stage.KeptWork,)),
     "tables": (1, (documents_stage.TablesWork,)),
     "documents": (1, (documents_stage.DocumentsWork,)),
     "tokenizer": (1, (shard_work.TokenizerWork,)),
     "chunks": (1, (shard_work.ChunksWork,)),
     "embeddings": (1, (shard_work.EmbeddingsWork,)),
     "index": (2, (shard_work.IndexWork, shard_work.index_parts)),
-    "lexical": (1, (shard_work.LexicalWork, shard_work.index_parts)),
-    "searches": (2, (shard_work.SearchesWork,)),
+    "lexical": (2, (shard_work.LexicalWork, shard_work.index_parts)),
+    "searches": (3, (shard_work.SearchesWork,)),
     "neighbours": (2, (shard_work.NeighboursWork,)),
     "sequences": (1, (shard_work.SequencesWork,)),
     "dataset": (1, (shard_work.DatasetWork,)),

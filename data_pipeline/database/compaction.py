@@ -17,13 +17,18 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
-from data_pipeline.database import updates, versions
+from data_pipeline.database import deltas, versions
 from data_pipeline.database.snapshot import Snapshot
+from data_pipeline.database.version_paths import VersionPaths
 from data_pipeline.embedding import chunk_vectors
 from data_pipeline.index import lexical
 from data_pipeline.storage import files
 from data_pipeline.storage.mapped_arrays import open_array
-from data_pipeline.text.chunks import ARRAYS, ChunkTable
+from data_pipeline.text.chunks import ARRAYS
+from data_pipeline.text.deduplicate import SPLITS
+
+# What a build leaves while it is under way, and the sequences: all of it holds text.
+_MADE_OF_TEXT = ("texts", "kept", "tables", "searches", "sequences", "dataset")
 
 
 def compact(snapshot: Snapshot) -> Snapshot:
@@ -36,66 +41,80 @@ def compact(snapshot: Snapshot) -> Snapshot:
         snapshot = snapshot.at()  # another process may have changed it
         folder, state = snapshot.folder, snapshot.state
         number = versions.next_number(folder)
-        replaced = _replace_shards(snapshot, f"compacted/{versions.name_of(number)}")
-        deltas = _merge_deltas(snapshot, versions.name_of(number))
-        if replaced or deltas != state.deltas:
-            num_built = sum(map(len, _document_rows(snapshot)))
+        into = f"compacted/{versions.name_of(number)}"
+        replaced = _replace_shards(snapshot, into)
+        left = _merge_deltas(snapshot, versions.name_of(number))
+        if replaced or left != state.deltas:
+            paths = snapshot.paths
+            built = [_documents(paths, name) for name in paths.built_shards("train")]
+            num_built = sum(len(_rows(path)) for path in built)
             new = dataclasses.replace(
                 state,
                 number=number,
-                deltas=deltas,
+                deltas=left,
                 # A merged delta holds no deleted document.
                 deleted_D=state.deleted_D[state.deleted_D < num_built],
                 replaced={**state.replaced, **replaced},
             )
             versions.publish(folder, new)
             snapshot = snapshot.at()
-        shutil.rmtree(folder / "dataset", ignore_errors=True)  # holds the text
+        for name in _MADE_OF_TEXT:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        files.remove_temporaries(folder)
         versions.forget_before(folder, snapshot.version)
         return snapshot
 
 
-def _document_rows(snapshot: Snapshot) -> list[np.ndarray]:
-    """Rows of the documents of each shard of the build's training split."""
-    names = snapshot.paths.built_shards("train")
-    paths = [snapshot.paths.built(f"documents/all/{name}.parquet") for name in names]
-    return [
-        pa.parquet.read_table(path, columns=["row"]).column("row").to_numpy()
-        for path in paths
-    ]
+def _documents(paths: VersionPaths, shard: str) -> Path:
+    return paths.built(f"documents/all/{shard}.parquet")
+
+
+def _rows(table: Path) -> np.ndarray:
+    return pa.parquet.read_table(table, columns=["row"]).column("row").to_numpy()
 
 
 def _replace_shards(snapshot: Snapshot, into: str) -> dict[str, str]:
     """Writes shards that hold deleted text again; what each of them stands in for."""
-    paths = snapshot.paths
-    dead_ids: list[np.ndarray] = []
     replaced: dict[str, str] = {}
-    table = snapshot.chunks()
-    names = paths.built_shards("train")
-    for number, (name, rows) in enumerate(
-        zip(names, _document_rows(snapshot), strict=True)
-    ):
-        ids = np.asarray(table.rows_of_shard(number))
-        documents = table.take("documents", ids)
-        dead = snapshot.state.is_deleted(documents)
-        dead &= table.take("lengths", ids) > 0  # not emptied before
-        if not dead.any():
-            continue
-        gone = snapshot.state.is_deleted(rows)
-        source = {
-            stage: paths.built(f"{stage}/{name}") for stage in ("chunks", "embeddings")
-        }
-        text = paths.built(f"documents/all/{name}.parquet")
-        files.make_folder(
-            snapshot.folder / into / name,
-            functools.partial(_empty, source, text, dead, gone),
-        )
-        replaced |= {f"{stage}/{name}": f"{into}/{name}" for stage in source}
-        replaced[f"documents/all/{name}.parquet"] = f"{into}/{name}/documents.parquet"
-        dead_ids.append(ids[dead])
-    if dead_ids:
-        replaced |= _replace_indexes(snapshot, np.concatenate(dead_ids), into)
+    for split in SPLITS:
+        dead_ids = []
+        for number, name in enumerate(snapshot.paths.built_shards(split)):
+            ids, dead = _dead_chunks(snapshot, split, number)
+            if dead.any():
+                _replace_shard(snapshot, split, name, dead, into)
+                replaced |= {
+                    f"{stage}/{name}": f"{into}/{name}"
+                    for stage in ("chunks", "embeddings")
+                }
+                table = f"{into}/{name}/documents.parquet"
+                replaced[f"documents/all/{name}.parquet"] = table
+                dead_ids.append(ids[dead])
+        if split == "train" and dead_ids:
+            replaced |= _replace_indexes(snapshot, np.concatenate(dead_ids), into)
     return replaced
+
+
+def _dead_chunks(snapshot: Snapshot, split: str, number: int):
+    """Ids of a shard's chunks, and which of them are deleted and not emptied yet."""
+    table = snapshot.chunks(split)
+    ids = np.asarray(table.rows_of_shard(number))
+    dead = snapshot.state.is_deleted(table.take("documents", ids), split)
+    return ids, dead & (table.take("lengths", ids) > 0)
+
+
+def _replace_shard(
+    snapshot: Snapshot, split: str, name: str, dead: np.ndarray, into: str
+) -> None:
+    paths = snapshot.paths
+    text = _documents(paths, name)
+    source = {
+        stage: paths.built(f"{stage}/{name}") for stage in ("chunks", "embeddings")
+    }
+    gone = snapshot.state.is_deleted(_rows(text), split)
+    files.make_folder(
+        snapshot.folder / into / name,
+        functools.partial(_empty, source, text, dead, gone),
+    )
 
 
 def _empty(source: dict[str, Path], text: Path, dead, gone, folder: Path) -> None:
@@ -138,7 +157,7 @@ def _replace_indexes(
         files.make_folder(
             snapshot.folder / into / f"index-{name}",
             functools.partial(
-                updates.write_index, snapshot.manifest, kept, texts, vectors_TW
+                deltas.write_index, snapshot.manifest, kept, texts, vectors_TW
             ),
         )
         replaced[f"index/{name}"] = f"{into}/index-{name}"
@@ -152,38 +171,14 @@ def _merge_deltas(snapshot: Snapshot, name: str) -> tuple[str, ...]:
     folders = snapshot.paths.deltas()
     if not folders:
         return ()
-    documents = pa.concat_tables(
-        [pa.parquet.read_table(folder / "documents.parquet") for folder in folders]
-    )
-    rows = documents.column("row").to_numpy()
-    there = ~snapshot.state.is_deleted(rows)
-    if there.all() and len(folders) == 1:
+    rows = deltas.read_documents(folders).column("row").to_numpy()
+    there_D = ~snapshot.state.is_deleted(rows)
+    if there_D.all() and len(folders) == 1:
         return snapshot.state.deltas
-    if not there.any():
+    if not there_D.any():
         return ()
-    kept = documents.filter(pa.array(there))
-    old_rows, new_rows = rows[there], rows[0] + np.arange(there.sum())
-    place = kept.schema.get_field_index("row")
-    kept = kept.set_column(place, "row", pa.array(new_rows))
-    table = ChunkTable(folders)
-    ids = np.flatnonzero(np.isin(table.column("documents"), old_rows))
-    first_id = len(snapshot.chunks()) - len(table)
-
-    def write_delta(folder: Path) -> None:
-        """Copies rows: nothing is tokenised or embedded again."""
-        pyarrow.parquet.write_table(
-            kept, folder / "documents.parquet", compression="zstd"
-        )
-        for column in ARRAYS:
-            array = table.take(column, ids)
-            if column == "documents":
-                array = new_rows[np.searchsorted(old_rows, array)]
-            np.save(folder / f"{column}.npy", array, allow_pickle=False)
-        vectors_TW = snapshot.vectors(first_id + ids)
-        np.save(folder / "vectors.npy", vectors_TW, allow_pickle=False)
-        updates.write_index_of_delta(
-            snapshot, ChunkTable([folder]), first_id, vectors_TW, folder
-        )
-
-    files.make_folder(snapshot.folder / "deltas" / name, write_delta)
+    files.make_folder(
+        snapshot.folder / "deltas" / name,
+        functools.partial(deltas.write_merged, snapshot, 0, there_D),
+    )
     return (name,)

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 
 from data_pipeline.database import (
+    arguments,
     compaction,
     integrity,
     manifest,
@@ -77,14 +78,14 @@ class Database:
         before, self.snapshot = self.snapshot, self.snapshot.at()
         return self.snapshot is not before
 
-    def newest(self) -> "Database":
-        """The version in force, opened beside this one, which goes on showing its own.
+    def beside(self, version: int | None = None) -> "Database":
+        """A version, the one in force if none is given, opened beside this one.
 
-        What both have in common is shared and not checked again. It is this one itself, if
-        it shows that version. Raises as `open`.
+        This one goes on showing its own. What both have in common is shared and not checked
+        again. It is this one itself, if it shows that version. Raises as `open`.
         """
         before = self.snapshot
-        state = versions.read(self.folder, manifest.read(self.folder))
+        state = versions.read(self.folder, manifest.read(self.folder), version)
         if state.number == before.version:
             return self
         integrity.check_quickly(self.folder, state, since=before.state)
@@ -107,7 +108,9 @@ class Database:
         return self._change(lambda: updates.add(self.snapshot, parsed, replace=True))
 
     def delete(self, document_ids: Collection[str]) -> int:
-        """Deletes documents by id; they are never found again. Returns as `add`.
+        """Deletes documents by id, held-out ones too; they are never found again.
+
+        Returns as `add`.
 
         Raises:
             ValueError: if one is not in the database; then none is deleted.
@@ -117,7 +120,8 @@ class Database:
     def compact(self) -> int:
         """Merges what was added and takes deleted text off the disk.
 
-        Older versions can't be opened any more, nor can the build go on in this folder.
+        Older versions can't be opened any more. A build makes only the training sequences
+        again in this folder.
         Returns as `add`.
         """
         return self._change(lambda: compaction.compact(self.snapshot))
@@ -141,8 +145,10 @@ class Database:
             exclude_documents: ids of documents that must not be found.
             rank: "dense", by distance, or "hybrid", by distance and words (`search.py`).
         Raises:
-            ValueError: if k is not positive, an id or the words are not in the database.
+            ValueError: if `texts` is one text, or one of them is empty or holds NUL; if k
+                is not positive, an id or the words are not in the database.
         """
+        arguments.check_queries(texts)
         snapshot = self.snapshot  # one version, even if another is shown meanwhile
         ids_QN, distances_QN = search.search(
             snapshot, texts, k, exclude_documents, rank
@@ -167,14 +173,26 @@ class Database:
             num_neighbours: N.
             neighbour_len: R; match and one continuation, if not given.
             exclude_documents, rank: see `search`.
+        Raises:
+            ValueError: for what are no tokens or no numbers of passages and tokens.
         """
         snapshot = self.snapshot  # one version, even if another is shown meanwhile
+        tokens_QM = arguments.tokens(tokens_QM, snapshot.tokenizer.vocab_size)
+        passage_len = arguments.positive(
+            2 * self.chunk_len if neighbour_len is None else neighbour_len,
+            "neighbour_len",
+        )
+        if passage_len % self.chunk_len:
+            raise ValueError(
+                f"neighbour_len must be a multiple of {self.chunk_len}, is {passage_len}"
+            )
         texts = [snapshot.tokenizer.decode(tokens_M) for tokens_M in tokens_QM]
         ids_QN, distances_QN = search.search(
             snapshot, texts, num_neighbours, exclude_documents, rank
         )
-        shape = (num_neighbours, neighbour_len or 2 * self.chunk_len)
-        return results.retrieved_at(snapshot, ids_QN, distances_QN, *shape)
+        return results.retrieved_at(
+            snapshot, ids_QN, distances_QN, num_neighbours, passage_len
+        )
 
     def nearest(
         self,
@@ -188,8 +206,13 @@ class Database:
         return search.nearest(self.snapshot, vectors_QW, k, exclude_documents, shards)
 
     def found(self, chunk_id: int, distance: float = float("nan")) -> Found:
-        """The passage at a chunk, with its source."""
+        """The passage at a chunk, with its source; IndexError if there is no such chunk."""
+        row, total = arguments.whole(chunk_id, "chunk_id"), len(self.snapshot.chunks())
+        if not 0 <= row < total:
+            raise IndexError(
+                f"there is no chunk {row} in {self.folder}, it has 0..{total - 1}"
+            )
         (found,) = results.passages_at(
-            self.snapshot, np.array([chunk_id]), np.array([distance])
+            self.snapshot, np.array([row]), np.array([distance])
         )
         return found

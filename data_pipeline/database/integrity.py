@@ -5,12 +5,14 @@ searches give back (text, tokens, tokenizer) up to a gigabyte; an index is check
 loaded. `verify.py` checks everything.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from data_pipeline.database import manifest as manifests
 from data_pipeline.database.versions import Version
+from data_pipeline.storage.confined import is_description
 from data_pipeline.storage.files import fingerprint, read_json, sha256_of
+from data_pipeline.storage.stage_record import read_stage
 
 _READ_STAGES = ("documents", "tokenizer", "chunks", "lexical")
 _VERSIONS = ("deltas", "compacted")
@@ -45,7 +47,7 @@ def described(folder: Path, version: Version) -> Iterator[tuple[Path, dict]]:
     """
     manifest = manifests.read(folder)
     for stage in manifest["contents"]:
-        made = read_json(folder / stage / "stage.json") or {"files": {}}
+        made = read_stage(folder / stage) or {"files": {}}
         for shard, files in made["files"].items():
             for name, entry in files.items():
                 path = f"{stage}/{shard}"
@@ -61,7 +63,7 @@ def _description(shard: Path, version: Version, name: str) -> dict[str, dict]:
     """What the `shard.json` holds that a version was published with."""
     path = shard / "shard.json"
     described = read_json(path)
-    if described is None:
+    if described is None or not is_description(described):
         raise ValueError(f"{path} is missing or damaged: restore it, or {shard}")
     # A whole shard of another database has right checksums too, but not these.
     if version.contents.get(name) != fingerprint(described):
@@ -102,9 +104,10 @@ def _own_folders(version: Version) -> set[tuple[str, ...]]:
     return {tuple(path.split("/")[:2]) for path in version.own_shards}
 
 
-def check_below(shard: Path, folder: Path, version: Version) -> None:
-    """Checks all files of one shard; raises ValueError naming one that is not whole."""
-    for path, entry in described(folder, version):
-        if path.is_relative_to(shard):
+def check_below(shards: Collection[Path], folder: Path, version: Version) -> None:
+    """Checks all files of some shards; raises ValueError naming one that is not whole."""
+    wanted = set(shards)
+    for path, entry in described(folder, version) if wanted else ():
+        if not wanted.isdisjoint(path.parents):
             check_size(path, entry)
             check_sum(path, entry)

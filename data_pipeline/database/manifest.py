@@ -19,6 +19,10 @@ from data_pipeline.storage.stage_record import read_stage
 from data_pipeline.text.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
+_STAGES = ("documents", "tokenizer", "chunks", "embeddings", "index")
+_MORE_STAGES = ("lexical", "neighbours")  # where they are made
+_TEXTS = ("fingerprint", "tokenizer_fingerprint", "embedder", "embedder_fingerprint")
+_MOST = 2**20  # of what is a shape; arrays of it are made before any file is looked at
 
 
 def write(
@@ -72,17 +76,17 @@ def read(folder: Path) -> dict:
     if not path.exists():
         raise ValueError(
             f"{folder} holds no finished database (no manifest.json): build it with "
-            "python -m experiments.build_database"
+            "`retro database` (`make database`)"
         )
     manifest = read_sealed(path)
-    if manifest is None:
-        raise ValueError(
-            f"{path} is damaged: run the build again, it makes what is missing"
-        )
-    if manifest.get("format_version") != FORMAT_VERSION:
+    if manifest and manifest.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{folder} has database format {manifest.get('format_version')}, this "
             f"code reads {FORMAT_VERSION}: build it again"
+        )
+    if manifest is None or not _is_manifest(manifest):
+        raise ValueError(
+            f"{path} is damaged: run the build again, it makes what is missing"
         )
     for stage, contents in manifest["contents"].items():
         made = read_stage(folder / stage) or {}
@@ -92,6 +96,19 @@ def read(folder: Path) -> dict:
                 "a build was broken off, start it again"
             )
     return manifest
+
+
+def _is_manifest(manifest: Mapping) -> bool:
+    """Whether it has what readers count on, and names no other folders than stages."""
+    contents, sizes = manifest.get("contents"), ("chunk_len", "embedding_width")
+    return (
+        isinstance(contents, dict)
+        and set(_STAGES) <= contents.keys() <= {*_STAGES, *_MORE_STAGES}
+        and all(type(manifest.get(name)) is str for name in _TEXTS)
+        and all(type(manifest.get(name)) is int for name in sizes)
+        and all(1 <= manifest[name] <= _MOST for name in sizes)
+        and all(isinstance(manifest.get(n), dict) for n in ("index", "settings"))
+    )
 
 
 def load_embedder_of(folder: Path, manifest: dict) -> Embedder:

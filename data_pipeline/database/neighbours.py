@@ -20,38 +20,48 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from data_pipeline.index import exact
-from data_pipeline.index.protocol import Searchable
-from data_pipeline.storage.mapped_arrays import Column
+from data_pipeline.index.sharded import ShardedIndex
+from data_pipeline.storage.mapped_arrays import Column, open_array
 
+VectorsOf = Callable[[np.ndarray], np.ndarray]
 _QUERIES_AT_ONCE = 2048
+_ROWS_AT_ONCE = 65_536
+# Candidates that are looked at for each neighbour, at first and then: four are enough for
+# most chunks of a long document. In a small database comparing all takes no longer than the
+# second search would.
+_CANDIDATES_OF_NEIGHBOUR = (4, 16)
+_SMALL = 2**16
 _CHANGES = ("rows", "ids", "distances")
 
 
 def find_neighbours(
-    index: Searchable,
+    index: ShardedIndex,
     queries_QW: Float[np.ndarray, "Q W"],
     num_neighbours: int,
-    allowed: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    allowed: exact.Allowed,
+    vectors_of: VectorsOf,
 ) -> tuple[Int[np.ndarray, "Q N"], Float[np.ndarray, "Q N"]]:
     """The nearest allowed entries of each query.
 
-    A query whose nearest entries are mostly forbidden (a long document full of its own
-    kind) is asked again with four times the candidates, until it has enough or the whole
-    database was looked at: a fixed margin would leave such chunks without neighbours.
+    A query whose nearest entries are mostly forbidden is asked again, once, with four times
+    the candidates. What still has too few is compared with all that it may find: the chunks
+    of a long document that are all alike would otherwise ask for more and more of themselves.
 
     Args:
-        allowed: called with query rows (Q,) and candidate ids (Q, K); False forbids.
+        allowed: called with query rows (Q,) and candidate ids (Q, K), or (1, K) for the same
+            of all; False forbids.
+        vectors_of: gives the (P, W) stored vectors of ids (P,).
     Returns:
         Ids and squared distances; -1 and inf where the database holds no more.
     """
     ids_QN = np.full((len(queries_QW), num_neighbours), -1, np.int64)
     distances_QN = np.full(ids_QN.shape, np.inf, np.float32)
     open_rows = np.arange(len(queries_QW))
-    num_candidates = 4 * num_neighbours  # enough for most chunks of a long document
-    while len(open_rows) and index.size:
-        num_candidates = min(num_candidates, index.size)
-        lacking = []
-        for start in range(0, len(open_rows), _QUERIES_AT_ONCE):
+    num_searches = 1 if index.size <= _SMALL else 2
+    for multiple in _CANDIDATES_OF_NEIGHBOUR[:num_searches]:
+        num_candidates = min(multiple * num_neighbours, index.size)
+        lacking = [np.zeros(0, np.int64)]
+        for start in range(0, len(open_rows) if index.size else 0, _QUERIES_AT_ONCE):
             rows = open_rows[start : start + _QUERIES_AT_ONCE]
             ids, distances = index.search(
                 np.asarray(queries_QW[rows], np.float32), num_candidates
@@ -61,19 +71,28 @@ def find_neighbours(
                 ids, distances, keep, num_neighbours
             )
             lacking.append(rows[counts < num_neighbours])
-        if num_candidates == index.size:
-            break
         open_rows = np.concatenate(lacking)
-        num_candidates *= 4
+        if num_candidates == index.size:
+            return ids_QN, distances_QN
+    if len(open_rows):
+        ids_T = np.sort(index.ids)  # equal distances are ordered by id
+        places_QN, distances_QN[open_rows] = exact.nearest_rows(
+            lambda places: vectors_of(ids_T[places]),
+            len(ids_T),
+            np.asarray(queries_QW[open_rows], np.float32),
+            num_neighbours,
+            lambda rows, places: allowed(open_rows[rows], ids_T[places]),
+        )
+        ids_QN[open_rows] = np.where(places_QN < 0, -1, ids_T[places_QN])
     return ids_QN, distances_QN
 
 
 def exact_neighbours(
-    index: Searchable,
+    index: ShardedIndex,
     queries_QW: Float[np.ndarray, "Q W"],
     num_neighbours: int,
-    allowed: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    vectors_of: Callable[[np.ndarray], np.ndarray],
+    allowed: exact.Allowed,
+    vectors_of: VectorsOf,
 ) -> tuple[Int[np.ndarray, "Q N"], Float[np.ndarray, "Q N"]]:
     """The neighbours that a table holds: `find_neighbours`, `with_exact_distances`.
 
@@ -81,8 +100,7 @@ def exact_neighbours(
     other searches, for only searches use all cores (`BENCHMARKS.md`, "Growth").
 
     Args:
-        index, queries_QW, num_neighbours, allowed: as `find_neighbours`.
-        vectors_of: as `with_exact_distances`.
+        index, queries_QW, num_neighbours, allowed, vectors_of: as `find_neighbours`.
     Returns:
         Ids and squared distances, nearest first; -1 and inf where there are no more.
     """
@@ -93,6 +111,7 @@ def exact_neighbours(
             queries_QW[part],
             num_neighbours,
             lambda rows, ids: allowed(part.start + rows, ids),
+            vectors_of,
         )
         return with_exact_distances(ids_QN, queries_QW[part], vectors_of)
 
@@ -106,7 +125,7 @@ def exact_neighbours(
 def with_exact_distances(
     ids_QN: Int[np.ndarray, "Q N"],
     queries_QW: Float[np.ndarray, "Q W"],
-    vectors_of: Callable[[np.ndarray], np.ndarray],
+    vectors_of: VectorsOf,
 ) -> tuple[Int[np.ndarray, "Q N"], Float[np.ndarray, "Q N"]]:
     """The same neighbours at `ExactIndex`'s distances, in the order that these give.
 
@@ -115,7 +134,7 @@ def with_exact_distances(
 
     Args:
         ids_QN: -1 = absent.
-        vectors_of: gives the (P, W) stored vectors of ids (P,).
+        vectors_of: as `find_neighbours`.
     Returns:
         Ids and squared distances, nearest first, equal distances by id; -1 and inf where
         absent.
@@ -163,8 +182,8 @@ def write_changes(changed: tuple[np.ndarray, ...], folder: Path) -> None:
 
 
 def read_changes(folder: Path) -> list[np.ndarray]:
-    """What `write_changes` wrote, in memory: the arguments of `NeighbourTable.patched`."""
-    return [np.load(folder / f"{name}.npy") for name in _CHANGES]
+    """What `write_changes` wrote: the arguments of `NeighbourTable.patched`."""
+    return [open_array(folder / f"{name}.npy") for name in _CHANGES]
 
 
 class NeighbourTable:
@@ -200,6 +219,16 @@ class NeighbourTable:
             ids_TN[changed] = self._new_ids_XN[places[changed]]
             distances_TN[changed] = self._new_distances_XN[places[changed]]
         return ids_TN, distances_TN
+
+    def count_alone(self) -> int:
+        """Counts the chunks that have no neighbour."""
+        alone = 0
+        for first in range(0, len(self), _ROWS_AT_ONCE):
+            ids_TN, _ = self.rows(
+                np.arange(first, min(first + _ROWS_AT_ONCE, len(self)))
+            )
+            alone += int(np.count_nonzero(ids_TN[:, 0] < 0))
+        return alone
 
     def patched(
         self,

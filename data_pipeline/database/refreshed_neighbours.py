@@ -71,7 +71,11 @@ def _neighbours(snapshot: Snapshot, split: str, rows, vectors_QW, before):
     num_neighbours, document_of = ids_QN.shape[1], snapshot.document_of_chunk
     gone = snapshot.state.is_deleted(document_of[np.maximum(ids_QN, 0)]) & (ids_QN >= 0)
     is_short = ids_QN[:, -1] < 0  # new, or there was nothing more to find
-    again = gone.any(axis=1) | is_short
+    of_rows = snapshot.chunks(split).take("documents", rows)
+    dead = snapshot.state.is_deleted(
+        of_rows, split
+    )  # and maybe without a vector by now
+    again = (gone.any(axis=1) | is_short) & ~dead
     ids_QN[again], distances_QN[again] = _search(
         snapshot,
         snapshot.index(),
@@ -80,8 +84,8 @@ def _neighbours(snapshot: Snapshot, split: str, rows, vectors_QW, before):
         vectors_QW[again],
         num_neighbours,
     )
-    if not again.all():
-        kept = np.flatnonzero(~again)
+    if not (again | dead).all():
+        kept = np.flatnonzero(~(again | dead))
         found = _search(
             snapshot,
             _added(snapshot),
@@ -92,9 +96,7 @@ def _neighbours(snapshot: Snapshot, split: str, rows, vectors_QW, before):
         )
         old = ids_QN[kept], distances_QN[kept]
         ids_QN[kept], distances_QN[kept] = merge([old, found], num_neighbours)
-    if split == "train":
-        dead = snapshot.state.is_deleted(document_of[rows])
-        ids_QN[dead], distances_QN[dead] = -1, np.inf
+    ids_QN[dead], distances_QN[dead] = -1, np.inf
     return ids_QN, distances_QN
 
 

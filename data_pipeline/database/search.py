@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from data_pipeline.database import arguments
 from data_pipeline.database.neighbours import find_neighbours
 from data_pipeline.database.snapshot import Snapshot
-from data_pipeline.index import exact
+from data_pipeline.index import checks, exact
 
 RANKS = ("dense", "hybrid")
 # The source's: what is first in one ranking does not drown the other.
@@ -51,8 +52,7 @@ def search(
     if rank not in RANKS:
         raise ValueError(f"rank must be one of {', '.join(RANKS)}, is {rank!r}")
     lexical = snapshot.lexical if rank == "hybrid" else None
-    if k < 1:
-        raise ValueError(f"k must be at least 1, is {k}")
+    k = arguments.positive(k, "k")
     vectors_QW = snapshot.embedder.embed(list(texts))
     if lexical is None:
         return nearest(snapshot, vectors_QW, k, exclude_documents)
@@ -82,15 +82,18 @@ def nearest(
         ValueError: if k is not positive, an id is not in the database or a vector is zero,
             not finite or of another width.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, is {k}")
+    k = arguments.positive(k, "k")
     allowed = allowed_outside(snapshot, exclude_documents)
     index = snapshot.index(shards)
-    return find_neighbours(index, vectors_QW, min(k, max(index.size, 1)), allowed)
+    vectors_QW = np.asarray(vectors_QW)
+    checks.check_queries(vectors_QW, k, index.width)
+    num_neighbours = min(k, max(index.size, 1))
+    return find_neighbours(index, vectors_QW, num_neighbours, allowed, snapshot.vectors)
 
 
 def allowed_outside(snapshot: Snapshot, exclude_documents: Collection[str]) -> Filter:
     """A filter that allows chunks that are not deleted and of none of these documents."""
+    arguments.check_strings(exclude_documents, "exclude_documents")
     document_of = snapshot.document_of_chunk
     excluded = snapshot.rows_of(exclude_documents)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Float16, Int
 
 from data_pipeline.database import integrity, versions
@@ -21,9 +22,11 @@ from data_pipeline.database.versions import Version
 from data_pipeline.embedding import chunk_vectors
 from data_pipeline.embedding.embedder import Embedder
 from data_pipeline.index.lexical import Lexical
-from data_pipeline.index.sharded import Shard, ShardedIndex, load_shard
+from data_pipeline.index.sharded import ShardedIndex, load_shard
+from data_pipeline.storage.confined import check_links
 from data_pipeline.storage.files import read_json
 from data_pipeline.storage.mapped_arrays import Column
+from data_pipeline.storage.system_errors import explained
 from data_pipeline.text.chunks import ChunkTable
 from data_pipeline.text.documents import read_sources, row_of_id
 from data_pipeline.text.tokenizer import Tokenizer
@@ -64,7 +67,8 @@ class Snapshot:
 
     def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         if key not in self._opened:
-            self._opened[key] = make()
+            with explained(self.folder):
+                self._opened[key] = make()
         return self._opened[key]
 
     @classmethod
@@ -73,12 +77,17 @@ class Snapshot:
 
         Raises:
             ValueError: if there is no database, or none of that version or this format, a
-                later build was broken off, a file is missing or damaged; says what to do.
+                later build was broken off, a file is missing or damaged, a link leads out
+                of the folder; says what to do.
+            OSError: if the system can't read a file; names it and says what to do.
         """
         folder = Path(folder)
-        manifest = manifests.read(folder)
-        state = versions.read(folder, manifest, version)
-        integrity.check_quickly(folder, state)
+        with explained(folder):
+            if folder.is_dir():
+                check_links(folder)
+            manifest = manifests.read(folder)
+            state = versions.read(folder, manifest, version)
+            integrity.check_quickly(folder, state)
         return cls(folder, manifest, state)
 
     def at(self, state: Version | None = None) -> "Snapshot":
@@ -120,14 +129,17 @@ class Snapshot:
         Loads these and no others. Raises ValueError naming a file that is damaged.
         """
         shards = tuple(range(self.num_shards)) if shards is None else shards
-        folders = [self._index_folders[shard] for shard in shards]
-        loaded = [self._once(f, functools.partial(self._load, f)) for f in folders]
-        width = self.manifest["embedding_width"]
-        return self._once(("index", shards), lambda: ShardedIndex(loaded, width))
+        return self._once(("index", shards), lambda: self._index(shards))
 
-    def _load(self, folder: Path) -> Shard:
-        integrity.check_below(folder, self.folder, self.state)
-        return load_shard(folder)
+    def _index(self, shards: tuple[int, ...]) -> ShardedIndex:
+        folders = [self._index_folders[shard] for shard in shards]
+        width = self.manifest["embedding_width"]
+        # In one go: each look at the records reads those of all shards.
+        fresh = [folder for folder in folders if folder not in self._opened]
+        integrity.check_below(fresh, self.folder, self.state)
+        for folder in fresh:
+            self._opened[folder] = load_shard(folder, width, len(self.chunks()))
+        return ShardedIndex([self._opened[folder] for folder in folders], width)
 
     @property
     def lexical(self) -> Lexical:
@@ -141,9 +153,14 @@ class Snapshot:
 
     def chunks(self, split: str = "train") -> ChunkTable:
         """The table of a split's chunks, those of deleted documents included."""
-        return self._once(
-            ("chunks", split), lambda: ChunkTable(self.paths.shards("chunks", split))
-        )
+        return self._once(("chunks", split), lambda: self._open_chunks(split))
+
+    def _open_chunks(self, split: str) -> ChunkTable:
+        table = ChunkTable(self.paths.shards("chunks", split))
+        tables = self.paths.document_tables(split)
+        num_documents = sum(pq.read_metadata(path).num_rows for path in tables)
+        table.check(self.chunk_len, num_documents)
+        return table
 
     def neighbours(self, split: str) -> NeighbourTable:
         """The table of a split's neighbours; ValueError if it is not computed yet."""
@@ -189,21 +206,22 @@ class Snapshot:
         ids_T = Column([folder / "ids.npy" for folder in self._index_folders]).whole()
         return ids_T[~self.state.is_deleted(self.document_of_chunk[ids_T])]
 
-    @property
-    def _row_of_document(self) -> dict[str, int]:
+    def _row_of_document(self, split: str) -> dict[str, int]:
         return self._once(
-            "row_of_document",
-            lambda: row_of_id(self.documents(), self.state.deleted_D),
+            ("row_of_document", split),
+            lambda: row_of_id(self.documents(split), self.state.deleted(split)),
         )
 
-    def has_document(self, document_id: str) -> bool:
-        """Whether a document can be found: it is in the training split, not deleted."""
-        return document_id in self._row_of_document
+    def has_document(self, document_id: str, split: str = "train") -> bool:
+        """Whether a document is in a split, not deleted. Those for training are found."""
+        return document_id in self._row_of_document(split)
 
-    def rows_of(self, document_ids: Collection[str]) -> Int[np.ndarray, " D"]:
+    def rows_of(
+        self, document_ids: Collection[str], split: str = "train"
+    ) -> Int[np.ndarray, " D"]:
         """Rows of documents; ValueError naming one that is not (or no longer) there."""
+        row_of = self._row_of_document(split)
         for name in document_ids:
-            if not self.has_document(name):
+            if name not in row_of:
                 raise ValueError(f"document {name!r} is not in {self.folder}")
-        rows = [self._row_of_document[name] for name in document_ids]
-        return np.array(rows, np.int64)
+        return np.array([row_of[name] for name in document_ids], np.int64)

@@ -1,27 +1,24 @@
 """Changes a finished database while others read it: adds, replaces and deletes documents.
 
 Nothing that is there is written over. What is added becomes a delta, what is deleted a row
-in a list, and a new version puts both in force at once (`versions.py`). Embedder, tokenizer
-and chunk length are the build's.
+in a list, and a new version puts both in force at once (`versions.py`). Where there would be
+many deltas some are merged first (`deltas.py`). Embedder, tokenizer and chunk length are
+the build's.
 
 Letters here: D documents.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float16
 
-from data_pipeline.database import versions
+from data_pipeline.database import arguments, deltas, versions
 from data_pipeline.database.snapshot import Snapshot
-from data_pipeline.embedding.chunk_vectors import embed_chunks
-from data_pipeline.index import lexical, sharded
-from data_pipeline.storage.files import make_folder, write_json
-from data_pipeline.text import chunks
-from data_pipeline.text.documents import FIELDS, Document, write_documents
+from data_pipeline.database.versions import HELD_OUT
+from data_pipeline.storage.files import make_folder
+from data_pipeline.text.documents import FIELDS, Document
 
 
 def parse_documents(records: Sequence[Mapping]) -> list[Document]:
@@ -33,6 +30,7 @@ def parse_documents(records: Sequence[Mapping]) -> list[Document]:
         ValueError: naming the record, for an unknown field, a value that is no string, a
             text without a visible character or that is not Unicode, or an id twice.
     """
+    arguments.check_list(records, "documents")
     documents: dict[str, Document] = {}
     for number, record in enumerate(records):
         if not isinstance(record, Mapping):
@@ -90,12 +88,12 @@ def add(
         delta = versions.name_of(number)
         make_folder(
             snapshot.folder / "deltas" / delta,
-            lambda folder: _write_delta(snapshot, documents, folder),
+            lambda folder: deltas.write(snapshot, documents, folder),
         )
         new = dataclasses.replace(
             state,
             number=number,
-            deltas=(*state.deltas, delta),
+            deltas=(*deltas.merged(snapshot, f"{delta}-merged"), delta),
             deleted_D=np.union1d(state.deleted_D, snapshot.rows_of(there)),
         )
         versions.publish(snapshot.folder, new)
@@ -103,80 +101,37 @@ def add(
 
 
 def delete(snapshot: Snapshot, document_ids: Collection[str]) -> Snapshot:
-    """Deletes documents; they are never found again. `compact` takes them off the disk.
+    """Deletes documents of any split: they are never found, trained with or scored again.
+
+    `compact` takes them off the disk.
 
     Returns:
         The new version, which is in force; the one before, if there is nothing to do.
     Raises:
         ValueError: if an id is not in the database; then nothing is deleted.
     """
-    if type(document_ids) is str:
-        raise ValueError(f"ids of documents must be a list, are {document_ids!r}")
+    arguments.check_strings(document_ids, "ids of documents")
     with versions.sole_writer(snapshot.folder):
         snapshot = snapshot.at()  # another process may have changed it
-        rows_D = snapshot.rows_of(sorted(set(document_ids)))
-        if len(rows_D):
+        state, names = snapshot.state, sorted(set(document_ids))
+        held_out = {
+            split: [name for name in names if snapshot.has_document(name, split)]
+            for split in HELD_OUT
+        }
+        others = set(names).difference(*held_out.values())
+        train = [n for n in names if n in others or snapshot.has_document(n)]
+        deleted_D = np.union1d(state.deleted_D, snapshot.rows_of(train))
+        if names:
             new = dataclasses.replace(
-                snapshot.state,
+                state,
                 number=versions.next_number(snapshot.folder),
-                deleted_D=np.union1d(snapshot.state.deleted_D, rows_D),
+                deleted_D=deleted_D,
+                held_out={
+                    split: np.union1d(
+                        state.deleted(split), snapshot.rows_of(ids, split)
+                    ).tolist()
+                    for split, ids in held_out.items()
+                },
             )
             versions.publish(snapshot.folder, new)
         return snapshot.at()
-
-
-def _write_delta(
-    snapshot: Snapshot, documents: Sequence[Document], folder: Path
-) -> None:
-    """A shard of every stage, whose rows and ids follow what the database holds."""
-    table, first_row = snapshot.chunks(), snapshot.documents().num_rows
-    tokenizer = snapshot.tokenizer
-    write_documents(folder / "documents.parquet", documents, first_row=first_row)
-    texts = [document.text for document in documents]
-    chunks.write_shard(texts, first_row, tokenizer, snapshot.chunk_len, folder)
-    added = chunks.ChunkTable([folder])
-    tokens_TM = added.take("tokens", np.arange(len(added)))
-    vectors_TW = embed_chunks(tokens_TM, tokenizer, snapshot.embedder)
-    np.save(folder / "vectors.npy", vectors_TW, allow_pickle=False)
-    write_index_of_delta(snapshot, added, len(table), vectors_TW, folder)
-
-
-def write_index_of_delta(
-    snapshot: Snapshot,
-    added: chunks.ChunkTable,
-    first_id: int,
-    vectors_TW: Float16[np.ndarray, "T W"],
-    folder: Path,
-) -> None:
-    """An index of the chunks of a delta that have text, as `write_index`.
-
-    Args:
-        first_id: the id of the delta's first chunk.
-    """
-    rows_T = np.flatnonzero(added.has_text(range(len(added))))
-    texts = lexical.texts_of(added, rows_T, snapshot.tokenizer)
-    write_index(snapshot.manifest, first_id + rows_T, texts, vectors_TW[rows_T], folder)
-
-
-def write_index(
-    manifest: Mapping,
-    ids_T: np.ndarray,
-    texts: Iterable[str],
-    vectors_TW: np.ndarray,
-    folder: Path,
-) -> None:
-    """An index as the build would make it, of words too if it did, into a folder."""
-    settings = manifest["settings"]
-    shard, facts, _ = sharded.build_shard(
-        ids_T,
-        vectors_TW.astype(np.float32),
-        settings["index"],
-        recall_target=settings["recall_target"],
-        queries_QW=np.zeros((0, vectors_TW.shape[1]), np.float32),
-        scratch=folder,
-    )
-    shard.save(folder)
-    write_json(folder / "facts.json", facts)
-    if "lexical" in manifest["contents"]:
-        (folder / "lexical").mkdir()
-        lexical.write_shard(folder / "lexical", ids_T, texts)

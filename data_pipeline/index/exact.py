@@ -10,14 +10,23 @@ Letters here: P pairs of a query and a row, G groups of rows, M proposed rows.
 import concurrent.futures
 import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from data_pipeline.index import exact_jax
-from data_pipeline.index.checks import as_float32, check_queries, squared_norms
+from data_pipeline.index.checks import (
+    as_float32,
+    check_queries,
+    check_vectors,
+    squared_norms,
+)
 from data_pipeline.index.index_files import save_folder
+from data_pipeline.storage.mapped_arrays import open_array
 
+# Says of queries (Q,) and rows (Q, T) or (1, T) which may be found, (Q, T).
+Allowed = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _QUERIES = 1024
 _ROWS = 32_768  # a block of scores is 128 MB
 _PAIRS = 256  # so that their differences stay in a cache
@@ -60,10 +69,10 @@ class ExactIndex:
         queries_QW = as_float32(queries_QW)
         proposed = self._proposer.nearest(queries_QW, k)
         if proposed is None:
-            return self._search_all(queries_QW, k)
+            return self._compared(queries_QW, k)
         *found, is_sure_Q = self._nearest_proposed(queries_QW, k, *proposed)
         if not is_sure_Q.all():
-            again = self._search_all(queries_QW[~is_sure_Q], k)
+            again = self._compared(queries_QW[~is_sure_Q], k)
             for found_QN, again_QN in zip(found, again, strict=True):
                 found_QN[~is_sure_Q] = again_QN
         return found[0], found[1]
@@ -91,25 +100,8 @@ class ExactIndex:
         shape = (len(queries_QW), k)
         return *_nearest_pairs(query_P, row_P, distance_P, shape), is_sure_Q
 
-    def _search_all(
-        self, queries_QW: np.ndarray, k: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Compares every query with every row in numpy, block by block."""
-        ids_QN = np.full((len(queries_QW), k), -1, np.int64)
-        distances_QN = np.full((len(queries_QW), k), np.inf, np.float32)
-        for row in range(0, self.size, _ROWS):
-            rows_TW = as_float32(self._vectors_TW[row : row + _ROWS])
-            norms_T = squared_norms(rows_TW)
-            for start in range(0, len(queries_QW), _QUERIES):
-                block = slice(start, start + _QUERIES)
-                ids_QN[block], distances_QN[block] = _merge(
-                    rows_TW,
-                    norms_T,
-                    queries_QW[block],
-                    (ids_QN[block], distances_QN[block]),
-                    row,
-                )
-        return ids_QN, distances_QN
+    def _compared(self, queries_QW: np.ndarray, k: int):
+        return nearest_rows(self._vectors_TW.__getitem__, self.size, queries_QW, k)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Saves vectors.npy in the dtype it has, and meta.json."""
@@ -122,21 +114,63 @@ class ExactIndex:
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> "ExactIndex":
-        """Opens the memory map in a folder that `load_index` has checked."""
-        vectors_TW = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        """Opens the vectors in a folder that `load_index` has checked."""
+        path = folder / "vectors.npy"
+        vectors_TW = open_array(path)
+        check_vectors(vectors_TW, str(path))
         return cls(vectors_TW)
+
+
+def nearest_rows(
+    vectors_of: Callable[[slice], np.ndarray],
+    num_rows: int,
+    queries_QW: Float32[np.ndarray, "Q W"],
+    k: int,
+    allowed: Allowed | None = None,
+) -> tuple[Int64[np.ndarray, "Q N"], Float32[np.ndarray, "Q N"]]:
+    """Compares every query with every row in numpy, block by block.
+
+    Args:
+        vectors_of: gives the vectors of a slice of the rows.
+        allowed: says which pairs count; all, if not given. Where none does, nothing is
+            read or compared.
+    Returns:
+        Rows and squared distances as `Index.search` gives them.
+    """
+    ids_QN = np.full((len(queries_QW), k), -1, np.int64)
+    distances_QN = np.full((len(queries_QW), k), np.inf, np.float32)
+    for first in range(0, num_rows, _ROWS):
+        rows = slice(first, min(first + _ROWS, num_rows))
+        rows_TW = None
+        for start in range(0, len(queries_QW), _QUERIES):
+            block = slice(start, min(start + _QUERIES, len(queries_QW)))
+            mask_QT = None
+            if allowed is not None:
+                mask_QT = allowed(
+                    np.arange(block.start, block.stop),
+                    np.arange(first, rows.stop)[None],
+                )
+                if not mask_QT.any():
+                    continue
+            if rows_TW is None:
+                rows_TW = as_float32(vectors_of(rows))
+            best = ids_QN[block], distances_QN[block]
+            ids_QN[block], distances_QN[block] = _merge(
+                rows_TW, queries_QW[block], best, first, mask_QT
+            )
+    return ids_QN, distances_QN
 
 
 def _merge(
     rows_TW: np.ndarray,
-    norms_T: np.ndarray,
     queries_QW: np.ndarray,
     best: tuple[np.ndarray, np.ndarray],
     first_row: int,
+    mask_QT: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k best of what is known and of one block of rows."""
     ids_QN, distances_QN = best
-    query_P, row_P = _candidates(rows_TW, norms_T, queries_QW, distances_QN)
+    query_P, row_P = _candidates(rows_TW, queries_QW, distances_QN, mask_QT)
     distance_P = pair_distances(rows_TW, queries_QW, query_P, row_P)
     known_P, place_P = np.nonzero(ids_QN >= 0)
     query_P = np.concatenate([known_P, query_P])
@@ -165,9 +199,9 @@ def _nearest_pairs(
 
 def _candidates(
     rows_TW: np.ndarray,
-    norms_T: np.ndarray,
     queries_QW: np.ndarray,
     distances_QN: np.ndarray,
+    mask_QT: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs that may be among the k nearest: all that are, and few that are not.
 
@@ -175,10 +209,12 @@ def _candidates(
     from above. It costs two passes over the scores, far less than a partition of them.
     """
     k, num_rows = distances_QN.shape[1], len(rows_TW)
-    query_norms_Q = squared_norms(queries_QW)
+    query_norms_Q, norms_T = squared_norms(queries_QW), squared_norms(rows_TW)
     scores_QT = queries_QW @ rows_TW.T
     scores_QT *= -2
     scores_QT += norms_T
+    if mask_QT is not None:
+        scores_QT = np.where(mask_QT, scores_QT, np.inf)
     limit_Q = distances_QN[:, -1] - query_norms_Q
     if k <= num_rows:
         group = min(32, num_rows // k)
@@ -188,7 +224,10 @@ def _candidates(
         kth_Q = np.partition(minima_QT, k - 1, axis=1)[:, k - 1]
         limit_Q = np.minimum(limit_Q, kth_Q)
     limit_Q += 2 * _SLACK * (query_norms_Q + norms_T.max())
-    query_P, row_P = np.nonzero(scores_QT <= limit_Q[:, None])
+    is_near_QT = scores_QT <= limit_Q[:, None]
+    if mask_QT is not None:  # where fewer than k are allowed the limit is infinite, too
+        is_near_QT &= mask_QT
+    query_P, row_P = np.nonzero(is_near_QT)
     return query_P, row_P
 
 

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from data_pipeline.storage.confined import is_inside
 from data_pipeline.storage.files import new_folder
 
 META = "meta.json"
@@ -34,15 +35,18 @@ def check_files(folder: pathlib.Path, meta: dict[str, Any]) -> None:
 
     Raises:
       ValueError: naming the file that is missing, truncated or not of this index.
+      OSError: if one can't be opened; libraries that read them say no more than "failed".
     """
     if meta.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{folder / META} has format version {meta.get('format_version')!r}, this "
             f"code reads {FORMAT_VERSION}: build the index again"
         )
-    sizes = meta["file_sizes_bytes"]
+    sizes = meta.get("file_sizes_bytes")
+    if not isinstance(sizes, dict) or not all(map(is_inside, sizes)):
+        raise ValueError(f"{folder / META} is damaged: build the index again")
     extra = sorted({path.name for path in folder.iterdir()} - set(sizes) - {META})
-    if extra:  # ScaNN would unpickle a file of document ids if it found one
+    if extra:
         raise ValueError(f"{folder / extra[0]} does not belong to this index")
     for name, size_bytes in sorted(sizes.items()):
         path = folder / name
@@ -52,3 +56,5 @@ def check_files(folder: pathlib.Path, meta: dict[str, Any]) -> None:
                 f"{path} has {found_bytes} bytes, {size_bytes} were written: "
                 "build the index again"
             )
+        with path.open("rb"):
+            pass

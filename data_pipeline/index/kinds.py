@@ -1,6 +1,5 @@
 """The kinds of index: which one a setting stands for, and which one a folder holds."""
 
-import json
 import os
 import pathlib
 
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from data_pipeline.config import INDEX_KINDS
 from data_pipeline.index import checks, exact, faiss, index_files, scann
 from data_pipeline.index.protocol import Index
+from data_pipeline.storage.files import read_json
 
 AUTO_SCANN_ROWS = 20_000  # below this exact search is as fast and needs no tuning
 
@@ -101,10 +101,9 @@ def load_index(folder: str | os.PathLike[str]) -> Index:
     path = folder / index_files.META
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no index: there is no {path}")
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    meta = read_json(path)
+    if meta is None or not {"kind", "size", "width"} <= meta.keys():
+        raise ValueError(f"{path} is damaged: build the index again")
     index_files.check_files(folder, meta)
     if meta["kind"] == "exact":
         return exact.ExactIndex.load(folder)

@@ -7,15 +7,14 @@ name. BM25 knows nothing else. A shard is a folder:
     facts.json   how many chunks and how many different words
     *.index.*    bm25s's own arrays, parameters and vocabulary, if there are words: no pickle
 
-Words are runs of letters, digits and underscores of any script, lower-cased, with neither
-stemming nor stop words: what BM25 finds here is the exact word. Scripts that write no
-spaces are found by whole runs only.
+Words are those of `text/words.py`, with neither stemming nor stop words: what BM25 finds
+here is the exact word. Scripts that write no spaces are found by characters and by pairs.
 """
 
 import contextlib
 import importlib
+import json
 import logging
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,16 +27,12 @@ from data_pipeline.storage.files import read_json, write_json
 from data_pipeline.storage.mapped_arrays import open_array
 from data_pipeline.text.chunks import ChunkTable
 from data_pipeline.text.tokenizer import Tokenizer
+from data_pipeline.text.words import rest_of_word, search_terms
 
 # What the files depend on, for a build to know.
 SETTINGS = {"method": "lucene", "k1": 1.5, "b": 0.75}
+_ARRAYS = ("data", "indices", "indptr")
 _TEXTS_AT_ONCE = 1024
-_WORD = re.compile(r"\w+")
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, in order; none for the empty text or punctuation."""
-    return _WORD.findall(text.lower())
 
 
 def import_bm25s() -> Any:
@@ -86,9 +81,8 @@ def texts_of(
         tokens_TR, lengths_T = table.passages(block, 2 * chunk_len)
         for tokens_R, length in zip(tokens_TR, lengths_T, strict=True):
             text = tokenizer.decode(tokens_R[: min(length, chunk_len)])
-            rest = _WORD.match(tokenizer.decode(tokens_R[chunk_len:length]))
-            is_cut = rest and _WORD.match(text[-1:])
-            yield text + rest.group() if rest and is_cut else text
+            following = tokenizer.decode(tokens_R[chunk_len:length])
+            yield text + rest_of_word(text, following)
 
 
 def write_shard(
@@ -101,7 +95,7 @@ def write_shard(
     Source: Robertson et al. 1994 (BM25), in Lucene's form; scores computed before any
         query: Lù 2024 (arXiv 2407.03618).
     """
-    words_of = [words(text) for text in texts]
+    words_of = [search_terms(text) for text in texts]
     vocabulary = {w: i for i, w in enumerate(sorted(set().union(*words_of)))}
     np.save(folder / "ids.npy", ids_T, allow_pickle=False)
     write_json(folder / "facts.json", {"chunks": len(ids_T), "words": len(vocabulary)})
@@ -122,7 +116,7 @@ class LexicalShard:
         facts = read_json(folder / "facts.json") or {}
         if facts.get("chunks") != len(self.ids_T):
             raise ValueError(f"{folder} is damaged: build it again")
-        self._bm25 = _load(folder) if facts["words"] else None
+        self._bm25 = _load(folder, len(self.ids_T)) if facts.get("words") else None
         if self._bm25 is not None and not _fits(self._bm25, facts):
             raise ValueError(f"{folder} is damaged: build it again")
 
@@ -174,7 +168,7 @@ class Lexical:
         scores_QN = np.zeros((len(texts), k), np.float32)
         for query, text in enumerate(texts):
             found = [
-                shard.search(words(text), k, allowed_T)
+                shard.search(search_terms(text), k, allowed_T)
                 for shard, allowed_T in zip(self.shards, allowed_of, strict=True)
             ]
             ids = np.concatenate([ids for ids, _ in found] or [ids_QN[0, :0]])
@@ -185,18 +179,26 @@ class Lexical:
         return ids_QN, scores_QN
 
 
-def _load(folder: Path) -> Any:
+def _load(folder: Path, num_chunks: int) -> Any:
+    """Opens what `write_shard` saved; bm25s's own loading keeps a descriptor an array."""
     try:
-        return import_bm25s().BM25.load(folder, mmap=True, allow_pickle=False)
-    except (ValueError, TypeError, KeyError, OSError, EOFError) as error:
+        vocabulary = json.loads((folder / "vocab.index.json").read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{error.filename} is missing: build it again") from error
+    except ValueError as error:
         raise ValueError(f"{folder} is damaged ({error}): build it again") from error
+    made = import_bm25s().BM25(**SETTINGS)
+    arrays = {name: open_array(folder / f"{name}.csc.index.npy") for name in _ARRAYS}
+    made.scores = {**arrays, "num_docs": num_chunks}
+    made.vocab_dict, made.nonoccurrence_array = vocabulary, None
+    return made
 
 
 def _fits(bm25: Any, facts: dict) -> bool:
     """Whether no array can be read past its end."""
     ends, rows = bm25.scores["indptr"], bm25.scores["indices"]
     return bool(
-        bm25.scores["num_docs"] == facts["chunks"]
+        isinstance(bm25.vocab_dict, dict)
         and len(bm25.vocab_dict) == facts["words"] == len(ends) - 1
         and ends[-1] == len(rows) == len(bm25.scores["data"])
     )

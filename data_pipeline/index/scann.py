@@ -16,9 +16,11 @@ from jaxtyping import Float, Float32, Int64
 
 from data_pipeline.index import checks, index_files, scann_training
 from data_pipeline.index.recall import Effort, Goal
+from data_pipeline.storage.mapped_arrays import open_array
 
 MIN_ROWS = 1_000  # fewer do not train its quantiser
 _PARALLEL_QUERIES = 64
+_PICKLE = "scann_docids.pkl"
 _NORMS = "squared_norms.npy"
 _UNIT = 2e-3  # how far float16 may move the squared norm of a unit vector
 
@@ -208,11 +210,16 @@ class ScannIndex:
             for name, value in meta.items()
             if name not in ("format_version", "file_sizes_bytes")
         }
+        if (folder / _PICKLE).exists():  # ScaNN would run what is in it
+            raise ValueError(f"{folder / _PICKLE} does not belong to this index")
+        assets = (folder / "scann_assets.pbtxt").read_text()
+        if "/" in assets or "\\" in assets:  # as written they are names in this folder
+            raise ValueError(f"{folder} is damaged: its assets lie elsewhere")
         try:
             searcher = import_scann().load_searcher(
                 os.fspath(folder), assets_backcompat_shim=False
             )
         except RuntimeError as error:
             raise ValueError(f"ScaNN cannot read {folder}: {error}") from error
-        norms_T = np.load(folder / _NORMS, allow_pickle=False)
+        norms_T = open_array(folder / _NORMS)
         return cls(searcher, norms_T, facts)

@@ -109,21 +109,24 @@ def in_words(facts: Mapping, queries_per_s: float | None) -> str:
     return ", ".join([*recall, *speed]) or "too few vectors to measure it"
 
 
-def split_rows(sizes: Mapping[str, int], max_rows: int) -> dict[str, list[str]]:
-    """Consecutive shards, as many to an index as it may have rows; at least one.
+def split_rows(sizes: Sequence[int], max_rows: int) -> list[range]:
+    """Consecutive rows, for each index as many as it may have.
+
+    Whole shards as long as they fit; one that is larger than an index is cut.
 
     Args:
-        sizes: rows of each shard by its name, in order.
+        sizes: rows of each shard, in order.
     """
-    parts: list[list[str]] = [[]]
-    rows = 0
-    for shard, size in sizes.items():
-        if parts[-1] and rows + size > max_rows:
-            parts.append([])
-            rows = 0
-        parts[-1].append(shard)
-        rows += size
-    return {f"{number:05d}": part for number, part in enumerate(parts)}
+    parts, start, stop = [], 0, 0
+    for size in sizes:
+        if start < stop and stop + size - start > max_rows:
+            parts.append(range(start, stop))
+            start = stop
+        stop += size
+        while stop - start > max_rows:
+            parts.append(range(start, start + max_rows))
+            start += max_rows
+    return [*parts, range(start, stop)]
 
 
 def combined_facts(each: Sequence[dict]) -> dict:
@@ -143,15 +146,22 @@ def combined_facts(each: Sequence[dict]) -> dict:
     }
 
 
-def load_shard(folder: Path) -> Shard:
-    """Opens a saved shard; ValueError naming a file that is damaged."""
+def load_shard(folder: Path, width: int, num_chunks: int) -> Shard:
+    """Opens a saved shard over some of `num_chunks` chunks.
+
+    Raises:
+        ValueError: naming a file that is damaged, or not of these chunks and this width.
+    """
     ids_T = open_array(folder / "ids.npy")
     index = kinds.load_index(folder / "index")
-    if index.size != len(ids_T):
+    if ids_T.shape != (index.size,) or index.width != width:
         raise ValueError(
-            f"{folder / 'ids.npy'} names {len(ids_T)} chunks for {index.size} rows; build "
-            "it again"
+            f"{folder / 'ids.npy'} names {ids_T.shape} chunks of width {width} for "
+            f"{index.size} rows of width {index.width}; build it again"
         )
+    ascend = ids_T.dtype == np.int64 and (np.diff(ids_T, prepend=-1) > 0).all()
+    if len(ids_T) and not (ascend and ids_T[-1] < num_chunks):
+        raise ValueError(f"{folder / 'ids.npy'} names chunks that are not there")
     return Shard(ids_T, index)
 
 

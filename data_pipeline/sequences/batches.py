@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.database import Snapshot, integrity
-from data_pipeline.sequences.dataset import VERSION
+from data_pipeline.sequences.dataset import VERSION, check_names
+from data_pipeline.storage.confined import check_links
 from data_pipeline.storage.stage_record import read_stage
 
 Batch = dict[str, np.ndarray]
@@ -40,19 +41,25 @@ class Sequences:
             split: train, validation or test.
         Raises:
             ValueError: if there is no dataset, or no sequence in the split; naming a file
-                that is not as written. What the records hold is checked when it is read.
+                that is not as written, or that names Python of others. What the records
+                hold is checked when it is read.
         """
         import tensorflow_datasets as tfds
 
         _keep_tensorflow_off_accelerators()
         place = folder / "retro" / VERSION
         if not (place / "dataset_info.json").exists():
-            raise ValueError(f"{folder} holds no dataset: build the database")
+            raise ValueError(
+                f"{folder} holds no dataset: build the database (where it was compacted, "
+                "with the settings of its build: that makes the dataset alone)"
+            )
+        check_links(folder)
         self._described = _described(folder)
         for path, entry in self._described.items():
             integrity.check_size(path, entry)
             if path.suffix == ".json":
                 integrity.check_sum(path, entry)
+        check_names(place)
         info = tfds.builder_from_directory(place).info
         if split not in info.splits:
             raise ValueError(
@@ -60,6 +67,9 @@ class Sequences:
                 "for the split's share of documents"
             )
         self._info, self._features = info.splits[split], dict(info.features.items())
+        for path in map(Path, self._info.filepaths):
+            if path.parent != place:
+                raise ValueError(f"{place} names records that lie elsewhere: {path}")
         self.metadata: dict = dict(info.metadata or {})
 
     def __len__(self) -> int:

@@ -8,6 +8,8 @@ A shard is a record file of consecutive sequences of a split, SPLIT-00000 and so
 by itself (`write_shard`); `join` makes one dataset of all. Same input, same bytes.
 """
 
+import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,12 +20,18 @@ from jaxtyping import Int
 from data_pipeline.config import DataConfig
 from data_pipeline.database import Snapshot
 from data_pipeline.sequences.packing import blocks, pack
-from data_pipeline.storage.files import link
+from data_pipeline.storage.files import link, read_json
 from data_pipeline.text.deduplicate import SPLITS
 
 VERSION = "1.0.0"
 _NAME = "retro"
 _FILE = "sequences.tfrecord"
+# All that our datasets are of, by what describes it; TFDS imports whatever is named.
+_FEATURES = {
+    "featuresDict": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+    "tensor": "tensorflow_datasets.core.features.tensor_feature.Tensor",
+}
+_MOST_NUMBERS = 2**24  # of a feature of one sequence
 _SHARD_CHUNKS = 2**16  # about 70 MB with two neighbours of 128 tokens
 
 
@@ -123,6 +131,48 @@ def join(database: Snapshot, cfg: DataConfig, shards: Path, folder: Path) -> Non
     info = _info(metadata, cfg, place)
     info.set_splits(tfds.core.SplitDict(splits))
     info.write_to_directory(place)
+
+
+def check_names(place: Path) -> None:
+    """Refuses a dataset from elsewhere whose description names Python of others.
+
+    TFDS imports the modules of the features that it reads: this comes before.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    for path in (place / "features.json", *place.rglob("features.json")):
+        if not _is_feature(read_json(path)):
+            raise ValueError(
+                f"{path} is damaged, or describes what no dataset of ours has: build the "
+                "database again"
+            )
+    info = read_json(place / "dataset_info.json") or {}
+    if info.get("moduleName", __name__) != __name__ or "module_name" in info:
+        raise ValueError(f"{place / 'dataset_info.json'} is of another dataset")
+
+
+def _is_feature(feature: object) -> bool:
+    if not isinstance(feature, dict):
+        return False
+    kinds = feature.keys() - {"pythonClassName"}
+    if len(kinds) != 1 or feature.get("pythonClassName") != _FEATURES.get(*kinds):
+        return False
+    (inner,) = (feature[kind] for kind in kinds)
+    if "tensor" in kinds:
+        return _is_tensor(inner)
+    features = inner.get("features") if isinstance(inner, dict) else None
+    return isinstance(features, dict) and all(map(_is_feature, features.values()))
+
+
+def _is_tensor(tensor: object) -> bool:
+    shape = tensor.get("shape") if isinstance(tensor, dict) else None
+    sizes = shape.get("dimensions") if isinstance(shape, dict) else None
+    return (
+        isinstance(sizes, list)
+        and all(isinstance(n, str) and re.fullmatch(r"\d{1,8}", n) for n in sizes)
+        and math.prod(map(int, sizes)) <= _MOST_NUMBERS
+    )
 
 
 def _info(metadata: dict, cfg: DataConfig, place: Path):

@@ -16,7 +16,7 @@ _AT_ONCE = 256  # sequences that are gathered together: the fewer reads of a sha
 
 
 def windows(
-    documents: Int[np.ndarray, " D"],
+    documents: Int[np.ndarray, " _"],
     first_chunk_D: Int[np.ndarray, " D"],
     num_chunks_D: Int[np.ndarray, " D"],
     sequence_chunks: int,
@@ -62,9 +62,8 @@ def pack(database: Snapshot, split: str, cfg: DataConfig) -> Int[np.ndarray, "S 
         return_counts=True,
     )
     is_train = split == "train"
-    order = np.arange(len(rows))
+    order = np.flatnonzero(~database.state.is_deleted(rows, split))
     if is_train:
-        order = order[~database.state.is_deleted(rows)]
         np.random.default_rng(cfg.seed).shuffle(order)
     return windows(
         order,

@@ -5,10 +5,12 @@
 
 It is a `Retriever` (`retro_jax/generation.py`): a model generates with it in the database's
 place. Mistakes of the caller are ValueErrors, as the database's are; a service that is not
-there, too busy or too slow is a ConnectionError.
+there, too busy or too slow is a ConnectionError, and one whose answers are none a
+`BadAnswerError`, which is a ConnectionError too (`wire/answers.py` checks all of them).
 """
 
 import functools
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +19,8 @@ import grpc
 import numpy as np
 from jaxtyping import Float, Integer
 
-from data_pipeline.database import Found, Retrieved
-from data_pipeline.service.wire import messages, security
+from data_pipeline.database import Found, Retrieved, arguments
+from data_pipeline.service.wire import addresses, answers, messages, security
 from data_pipeline.service.wire import retrieval_pb2 as pb
 from data_pipeline.service.wire.stubs import stub_of
 
@@ -46,7 +48,9 @@ class RetrievalClient:
         """Reads the certificate; connects at the first call.
 
         Args:
-            address: grpc://host:port, or grpcs://host:port for TLS.
+            address: grpc://host:port, or grpcs://host:port for TLS; an IPv6 address in
+                brackets, grpc://[::1]:50050. A host that is not this machine is asked
+                through the proxy that the environment names, if it names one.
             timeout_s: of each call.
             tls_ca: PEM certificate that vouches for the server's, for grpcs; the
                 system's, if not given.
@@ -55,22 +59,12 @@ class RetrievalClient:
         Raises:
             ValueError: for another form of address or a certificate that is none.
         """
-        scheme = next((s for s in SCHEMES if address.startswith(s)), None)
-        target = address.removeprefix(scheme or "")
-        if scheme is None or not target.rpartition(":")[2].isdecimal():
-            raise ValueError(
-                f"{address!r} is no address of a retrieval service: grpc://host:port or, "
-                "with TLS, grpcs://host:port"
-            )
+        scheme, target = _parts(address)
         if timeout_s <= 0:
             raise ValueError(f"timeout_s must be positive, is {timeout_s}")
         if tls_ca is not None and scheme != "grpcs://":
             raise ValueError(f"tls_ca needs grpcs://, the address is {address}")
-        options = [
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_reconnect_backoff_ms", 2000),
-        ]
+        options = addresses.channel_options(target)
         if scheme == "grpcs://":
             credentials = security.channel_credentials(tls_ca)
             credentials = credentials or grpc.ssl_channel_credentials()
@@ -78,7 +72,7 @@ class RetrievalClient:
         else:
             self._channel = grpc.insecure_channel(target, options)
         self._stub = stub_of(self._channel, "Retrieval")
-        self._address, self._timeout_s = address, timeout_s
+        self._address, self._target, self._timeout_s = address, target, timeout_s
         self._metadata, self._allow_partial = security.metadata(token), allow_partial
 
     def retrieve(
@@ -93,7 +87,8 @@ class RetrievalClient:
 
         Raises:
             ValueError: if the service refuses what is asked.
-            ConnectionError: if there is no answer, or one that lacks a shard.
+            ConnectionError: if there is no answer, or one that lacks a shard;
+                `BadAnswerError` for one that is none.
         """
         response, passage_len = self._retrieve(
             tokens_QM, num_neighbours, neighbour_len, exclude_documents
@@ -127,7 +122,7 @@ class RetrievalClient:
         *,
         with_sources: bool = False,
     ) -> tuple[pb.SearchResponse, int]:
-        passage_len = neighbour_len or 2 * self._chunk_len
+        passage_len = neighbour_len or 2 * self._description.chunk_len
         request = pb.SearchRequest(
             token_chunks=messages.pack_tokens(tokens_QM),
             passage_len=passage_len,
@@ -143,6 +138,7 @@ class RetrievalClient:
         exclude_documents: Collection[str] = (),
     ) -> list[list[Found]]:
         """Searches as `Database.search` does; raises as `retrieve` does."""
+        arguments.check_strings(texts, "texts")
         _check_utf8("texts", texts)
         request = pb.SearchRequest(texts=pb.Texts(texts=texts))
         response = self._search(request, k, exclude_documents)
@@ -180,30 +176,40 @@ class RetrievalClient:
     def found(self, chunk_id: int, distance: float = float("nan")) -> Found:
         """Gives the passage at a chunk with its source, as `Database.found` does."""
         request = pb.PassagesRequest(chunk_ids=[chunk_id])
-        (passage,) = self._call("Passages", request).passages
+        response = self._call("Passages", request)
+        answers.check_passages(response, request)
+        (passage,) = response.passages
         return messages.found_of(passage, distance)
 
     @functools.cached_property
-    def _chunk_len(self) -> int:
-        return self.describe().chunk_len
+    def _description(self) -> pb.Description:
+        return self.describe()
 
     def describe(self) -> pb.Description:
         """Asks which database the service holds."""
-        return self._call("Describe", pb.DescribeRequest())
+        described = self._call("Describe", pb.DescribeRequest())
+        answers.check_description(described)
+        return described
 
     def tokenizer_model(self) -> bytes:
         """The database's SentencePiece model, for `Tokenizer`."""
-        return self._call("Tokenizer", pb.TokenizerRequest()).model
+        answer = self._call("Tokenizer", pb.TokenizerRequest())
+        answers.check_tokenizer(answer)
+        return answer.model
 
     def _search(
         self, request: pb.SearchRequest, k: int, exclude_documents: Collection[str]
     ) -> pb.SearchResponse:
         if not -(2**31) <= k < 2**31:
             raise ValueError(f"k is {k}, which is out of all bounds")
+        arguments.check_strings(exclude_documents, "exclude_documents")
         _check_utf8("exclude_documents", exclude_documents)
         request.k = k
         request.exclude_documents.extend(exclude_documents)
         response = self._call("Search", request)
+        with_tokens = request.passage_len > 0
+        vocab_size = self._description.vocab_size if with_tokens else None
+        answers.check_search(response, request, vocab_size)
         if response.partial and not self._allow_partial:
             missing = ", ".join(
                 f"shard {shard.shard} ({shard.reason})"
@@ -224,7 +230,7 @@ class RetrievalClient:
                 raise ValueError(f"{self._address}: {details}") from error
             raise ConnectionError(
                 f"{self._address} gave no answer: {code.name}: "
-                f"{security.explain(details)}"
+                f"{addresses.explain(details, self._target)}"
             ) from error
 
     def close(self) -> None:
@@ -241,6 +247,24 @@ class RetrievalClient:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _parts(address: str) -> tuple[str, str]:
+    """The scheme of a service's address, and the rest; ValueError if it is none."""
+    scheme = next((s for s in SCHEMES if address.startswith(s)), None)
+    forms = "grpc://host:port or, with TLS, grpcs://host:port"
+    if scheme is None:
+        other = re.match(r"(\w+)://", address)
+        said = f" (it speaks gRPC, not {other[1]})" if other else ""
+        raise ValueError(
+            f"{address!r} is no address of a retrieval service: {forms}{said}"
+        )
+    try:
+        return scheme, addresses.checked(address.removeprefix(scheme))
+    except ValueError as error:
+        raise ValueError(
+            f"{address!r} is no address of a retrieval service: {forms}; {error}"
+        ) from error
 
 
 def _check_utf8(name: str, texts: Collection[str]) -> None:

@@ -21,6 +21,7 @@ is answered from one version of the database, from its start to its end.
 
 import argparse
 import asyncio
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,14 +31,15 @@ import numpy as np
 from google.protobuf.message import Message
 
 from data_pipeline.database import Database
+from data_pipeline.embedding.embedder import compile_for_queries
 from data_pipeline.index import sharded
 from data_pipeline.service.routing import replica_set
 from data_pipeline.service.routing.fan_out import Shards
 from data_pipeline.service.routing.micro_batches import MicroBatches
-from data_pipeline.service.routing.served_version import Switch
+from data_pipeline.service.routing.served_version import ServedVersion, Switch
 from data_pipeline.service.server import server
 from data_pipeline.service.server.admission import Admission, Refused
-from data_pipeline.service.server.endpoints import Endpoint, Method
+from data_pipeline.service.server.endpoints import Call, Endpoint, Method
 from data_pipeline.service.server.observability import Log, Metrics
 from data_pipeline.service.wire import messages, security
 from data_pipeline.service.wire import retrieval_pb2 as pb
@@ -71,50 +73,62 @@ class Router:
         self.switch = Switch(database, shards, metrics=metrics, log=log)
         # Of all versions of a database these are the same.
         self._tokenizer, self._chunk_len = database.tokenizer, database.chunk_len
-        self._width = database.embedder.width
-        self._embedder_fingerprint = database.embedder.fingerprint
+        self._embedder = database.embedder
         self._batches = MicroBatches(
-            database.embedder, window_s=embed_window_s, most_texts=limits.queries
+            self._embed, size_of=messages.size_of_query, window_s=embed_window_s
         )
 
     def endpoint(self, *, most: int, timeout_s: float) -> Endpoint:
-        """Gives the methods; `most` requests may be under way, more are refused."""
+        """Gives the methods; `most` of a kind may be under way, more are refused."""
         methods: dict[str, tuple[type[Message], Method]] = {
             "Search": (pb.SearchRequest, self._search),
             "Passages": (pb.PassagesRequest, self._read),
             "Describe": (pb.DescribeRequest, self._describe),
             "Tokenizer": (pb.TokenizerRequest, self._give_tokenizer),
         }
-        admission = Admission(most, 0, self._metrics)
-        return Endpoint(SERVICE, methods, admission, self._metrics, timeout_s)
+        shares = {
+            kind: Admission(most, 0, self._metrics, kind)
+            for kind in ("texts", "vectors", "passages", "facts")
+        }
+        return Endpoint(
+            SERVICE,
+            methods,
+            lambda request: shares[_kind_of(request)],
+            self._metrics,
+            timeout_s,
+        )
 
-    async def _describe(self, request: pb.DescribeRequest, timeout_s: float):
+    async def _describe(self, request: pb.DescribeRequest, call: Call):
         return pb.Description(
             database=self.switch.current.state,
             chunk_len=self._chunk_len,
-            width=self._width,
+            width=self._embedder.width,
             tokenizer_fingerprint=self._tokenizer.fingerprint,
-            embedder_fingerprint=self._embedder_fingerprint,
+            embedder_fingerprint=self._embedder.fingerprint,
             num_shards=len(self._shards),
+            vocab_size=self._tokenizer.vocab_size,
         )
 
-    async def _give_tokenizer(self, request: pb.TokenizerRequest, timeout_s: float):
+    async def _give_tokenizer(self, request: pb.TokenizerRequest, call: Call):
+        call.reserve(len(self._tokenizer.model))
         return pb.TokenizerModel(
             model=self._tokenizer.model, fingerprint=self._tokenizer.fingerprint
         )
 
-    async def _search(self, request: pb.SearchRequest, timeout_s: float):
+    async def _search(self, request: pb.SearchRequest, call: Call):
         with self.switch.pinned() as version:
-            return await self._search_in(version.state, request, timeout_s)
+            return await self._search_in(version, request, call)
 
     async def _search_in(
-        self, state: pb.DatabaseState, request: pb.SearchRequest, timeout_s: float
+        self, version: ServedVersion, request: pb.SearchRequest, call: Call
     ) -> pb.SearchResponse:
-        loop = asyncio.get_running_loop()
-        ends_s = loop.time() + timeout_s
+        loop, state = asyncio.get_running_loop(), version.state
+        ends_s = loop.time() + call.timeout_s
         wants_passages = request.passage_len > 0 or not request.without_sources
-        messages.check_passage_len(request.passage_len, self._chunk_len, self._limits)
-        vectors_QW = await self._vectors(request)
+        queries = self._checked_queries(request, version.database, call)
+        vectors_QW = (
+            await self._batches.embed(queries) if isinstance(queries, list) else queries
+        )
         share = _SEARCH_SHARE if wants_passages else _PASSAGES_SHARE
         answers, missing = await self._shards.search(
             state, request, vectors_QW, share * (ends_s - loop.time())
@@ -136,31 +150,51 @@ class Router:
             )
         return response
 
-    async def _vectors(self, request: pb.SearchRequest) -> np.ndarray:
-        """Gives the vectors of a request's queries; all is checked before any is embedded."""
-        kind, limits = request.WhichOneof("queries"), self._limits
-        vectors_QW, texts = None, list[str]()
-        if kind == "vectors":
-            vectors_QW = messages.unpack_vectors(request.vectors, self._width, limits)
-        elif kind == "token_chunks":
-            tokens_QM = messages.unpack_tokens(
-                request.token_chunks, self._tokenizer.vocab_size, limits
+    def _checked_queries(
+        self, request: pb.SearchRequest, database: Database, call: Call
+    ) -> list[str | np.ndarray] | np.ndarray:
+        """Gives a list of texts or rows of tokens, or vectors; all is checked first."""
+        limits, chunk_len = self._limits, self._chunk_len
+        messages.check_passage_len(request.passage_len, chunk_len, limits)
+        queries: list[str | np.ndarray] | np.ndarray
+        match request.WhichOneof("queries"):
+            case "vectors":
+                queries = messages.unpack_vectors(
+                    request.vectors, self._embedder.width, limits
+                )
+            case "token_chunks":
+                vocab_size = self._tokenizer.vocab_size
+                queries = list(
+                    messages.unpack_tokens(request.token_chunks, vocab_size, limits)
+                )
+            case "texts":
+                queries = [*messages.checked_texts(request.texts.texts, limits)]
+            case _:
+                raise ValueError("queries: give texts, token_chunks or vectors")
+        k, excluded = request.k, request.exclude_documents
+        width = self._embedder.width
+        messages.check_search(k, len(queries), width, excluded, limits)
+        most = min(len(queries) * k, len(database.snapshot.chunks()))
+        call.reserve(
+            messages.check_answer(
+                most, request.passage_len, request.without_sources, chunk_len, limits
             )
-            texts = [self._tokenizer.decode(tokens) for tokens in tokens_QM]
-        elif kind == "texts":
-            texts = messages.checked_texts(request.texts.texts, limits)
-        else:
-            raise ValueError("queries: give texts, token_chunks or vectors")
-        num_queries = len(texts) if vectors_QW is None else len(vectors_QW)
-        messages.check_search(request.k, num_queries, request.exclude_documents, limits)
-        return await self._batches.embed(texts) if vectors_QW is None else vectors_QW
+        )
+        return queries
 
-    async def _read(self, request: pb.PassagesRequest, timeout_s: float):
-        chunk_ids = list(request.chunk_ids)
+    def _embed(self, queries: Sequence[str | np.ndarray]) -> np.ndarray:
+        """Gives the vectors of texts and of tokens, on a thread: tokens are decoded here."""
+        decode = self._tokenizer.decode
+        return self._embedder.embed(
+            [query if isinstance(query, str) else decode(query) for query in queries]
+        )
+
+    async def _read(self, request: pb.PassagesRequest, call: Call):
         with self.switch.pinned() as version:
-            messages.check_passages(
-                chunk_ids, request.passage_len, version.database, self._limits
+            size_bytes = messages.check_passages(
+                request, version.database, self._limits
             )
+            call.reserve(size_bytes)
             if request.HasField("database") and request.database != version.state:
                 raise Refused(
                     grpc.StatusCode.FAILED_PRECONDITION,
@@ -170,14 +204,29 @@ class Router:
             asked = pb.PassagesRequest()
             asked.CopyFrom(request)
             asked.database.CopyFrom(version.state)
-            first = chunk_ids[0] % len(self._shards) if chunk_ids else 0
-            return await self._shards.read(first, asked, _PASSAGES_SHARE * timeout_s)
+            first = request.chunk_ids[0] if request.chunk_ids else 0
+            return await self._shards.read(
+                first % len(self._shards), asked, _PASSAGES_SHARE * call.timeout_s
+            )
 
     async def close(self) -> None:
         """Ends the connections to the shards."""
         self.switch.close()
-        await self._batches.close()
+        self._batches.close()
         await self._shards.close()
+
+
+def _kind_of(request: Message) -> str:
+    """The kind that a request shares places with."""
+    match request:
+        case pb.SearchRequest():
+            # Tokens are embedded as texts are.
+            is_vectors = request.WhichOneof("queries") == "vectors"
+            return "vectors" if is_vectors else "texts"
+        case pb.PassagesRequest():
+            return "passages"
+        case _:
+            return "facts"
 
 
 def _neighbours(ids_QN: np.ndarray, distances_QN: np.ndarray) -> list[pb.Neighbours]:
@@ -191,20 +240,25 @@ def _neighbours(ids_QN: np.ndarray, distances_QN: np.ndarray) -> list[pb.Neighbo
 
 
 async def start(args: argparse.Namespace) -> server.Stoppable:
-    """Opens the database, connects to the shards and serves, as the flags say."""
+    """Opens the database, connects to the shards and serves, as the flags say.
+
+    Before that the embedder compiles all that queries need: no request waits for it.
+    """
     listening = server.listening_of(args)
     server.check_port(listening.host, listening.port)
     metrics, log = Metrics(), Log("router")
     shards = replica_set.connect(
         args.shards,
         credentials=security.channel_credentials(args.tls_ca),
-        token=listening.token,
+        token=security.read_token(args.shards_token_file) or listening.token,
         hedge_s=args.hedge_ms / 1000 if args.hedge_ms else None,
         metrics=metrics,
         log=log,
     )
+    database = Database.open(args.database)
+    compile_for_queries(database.embedder)
     router = Router(
-        Database.open(args.database),
+        database,
         shards,
         embed_window_s=args.embed_window_ms / 1000,
         limits=server.limits_of(args),
@@ -214,7 +268,7 @@ async def start(args: argparse.Namespace) -> server.Stoppable:
     endpoint = router.endpoint(most=args.queue, timeout_s=args.timeout_s)
     started = await server.Server.start(listening, [endpoint], metrics, log)
     started.closing.push_async_callback(router.close)
-    router.switch.follow(args.follow_s)
+    router.switch.follow(args.follow_s, functools.partial(started.set_ready, SERVICE))
     return started
 
 
@@ -228,11 +282,17 @@ def _parser() -> argparse.ArgumentParser:
         "--tls_ca", type=Path, help="certificate the shards are checked by"
     )
     parser.add_argument(
+        "--shards_token_file", type=Path, help="token for the shards, if another"
+    )
+    parser.add_argument(
         "--hedge_ms", type=float, default=0, help="0: as recent answers suggest"
     )
     parser.add_argument("--embed_window_ms", type=float, default=3.0)
     parser.add_argument(
-        "--queue", type=server.positive, default=256, help="requests under way at most"
+        "--queue",
+        type=server.positive,
+        default=256,
+        help="requests of a kind under way at most",
     )
     server.add_arguments(parser)
     return parser

@@ -78,11 +78,13 @@ def write_json(path: Path, value) -> None:
 
 
 def read_json(path: Path) -> dict | None:
-    """What a JSON file holds; None if it is not there or not JSON."""
+    """The object that a JSON file holds; None if it is not there or holds none."""
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):  # no JSON, or not even text
+        value = json.loads(path.read_text())
+    # No JSON, not even text, or nested so deep that no writer of ours made it.
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
+    return value if isinstance(value, dict) else None
 
 
 def write_sealed(path: Path, value: Mapping) -> None:
@@ -93,7 +95,7 @@ def write_sealed(path: Path, value: Mapping) -> None:
 def read_sealed(path: Path) -> dict | None:
     """What a JSON file with a checksum holds; None if it is not there or damaged."""
     value = read_json(path)
-    if not isinstance(value, dict):
+    if value is None:
         return None
     checksum = value.pop("checksum", None)
     return value if checksum == fingerprint(value) else None

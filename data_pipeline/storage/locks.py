@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import fcntl
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,12 +23,17 @@ def locked(path: Path, doing: str) -> Iterator[None]:
         ValueError: if another process holds it. Where there are no locks, a line is
             printed instead.
     """
-    with path.open("w") as file:
+    # A link would be followed out of the folder. What the holder wrote there stays.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().decode(errors="replace")
             raise ValueError(
                 f"another process is {doing} {path.parent}: wait until it is done"
+                + (f" ({holder})" if holder else "")
             ) from error
         except OSError as error:
             if error.errno not in _NO_LOCKS:
@@ -35,4 +42,7 @@ def locked(path: Path, doing: str) -> Iterator[None]:
                 f"{path.parent} is on a file system without locks: see to it that no "
                 f"other process is {doing} it meanwhile"
             )
+        with contextlib.suppress(OSError):  # a lock holds on a full disk too
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield

@@ -1,17 +1,29 @@
-"""Arrays of many shards as one, by memory map: only the rows asked for are read."""
+"""Arrays of many shards as one: of large ones only the rows asked for are read."""
 
+import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Int
+
+from data_pipeline.storage.system_errors import explanation, is_damage
+
+_READ_BYTES = 2**16  # of a file that is read, not mapped: a process has so many maps
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 class Column:
-    """The rows of .npy files, one file after the other, by memory map."""
+    """The rows of .npy files, one file after the other, as `open_array` opens them."""
 
     def __init__(self, paths: Sequence[Path]):
         """Opens the files; raises ValueError naming one that is damaged."""
+        self._paths = tuple(paths)
         self._arrays = [open_array(path) for path in paths]
         self.first_rows = np.cumsum([0, *map(len, self._arrays)])
 
@@ -22,6 +34,19 @@ class Column:
     def row_shape(self) -> tuple[int, ...]:
         """The shape of one row."""
         return self._arrays[0].shape[1:] if self._arrays else ()
+
+    def check(self, row_shape: tuple[int, ...], most: int | None = None) -> None:
+        """Looks whether all rows are whole numbers of a shape, and from 0 to `most`.
+
+        Raises:
+            ValueError: naming a file that has others.
+        """
+        for path, array in zip(self._paths, self._arrays, strict=True):
+            fits = array.dtype.kind in "iu" and array.shape[1:] == row_shape
+            if fits and most is not None and array.size:
+                fits = array.min() >= 0 and array.max() <= most
+            if not fits:
+                raise ValueError(f"{path} holds what is not possible; build it again")
 
     def take(self, rows: Int[np.ndarray, "..."]) -> np.ndarray:
         """Rows by number, in whatever order and shape they are asked for.
@@ -51,9 +76,40 @@ class Column:
 
 
 def open_array(path: Path) -> np.ndarray:
-    """A .npy file as a memory map; ValueError naming it if it is damaged."""
+    """A .npy file, read-only: a small one in memory, a large one as a memory map.
+
+    No descriptor stays open, so that the number of files is not limited by theirs.
+
+    Raises:
+        ValueError: naming the file if it is missing, or not what its header says.
+        OSError: if the system can't read it.
+    """
     try:
-        # As a plain array: numpy's own class of maps is slow to index.
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, EOFError, OSError) as error:
+        return _opened(path)
+    except OSError as error:
+        if not is_damage(error):
+            raise explanation(error, path) from error
+        raise ValueError(f"{path} is missing: restore it, or build again") from error
+    except (ValueError, EOFError) as error:
         raise ValueError(f"{path} can't be read ({error}); build it again") from error
+
+
+def _opened(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"format {version}")
+        shape, is_fortran, dtype = _HEADERS[version](file)
+        start, end = file.tell(), file.seek(0, io.SEEK_END)
+        size_bytes = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or min(shape, default=-1) < 0 or size_bytes != end - start:
+            raise ValueError(f"{end} bytes for {dtype} {shape}")
+        if end <= _READ_BYTES:
+            file.seek(0)
+            content = file.read()
+        else:
+            # Arrow's map outlives its file, which keeps a descriptor; numpy's does not.
+            with pa.memory_map(str(path)) as mapped:
+                content = mapped.read_buffer()
+    flat = np.frombuffer(content, dtype, offset=start)
+    return flat.reshape(shape, order="F" if is_fortran else "C")

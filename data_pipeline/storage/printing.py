@@ -73,7 +73,7 @@ class _Standard(io.FileIO):
 
 def _protected(stream, outlives_readers: bool) -> io.TextIOWrapper:
     if stream is None:  # closed by who started the process
-        return open(os.devnull, "w", encoding="utf-8")
+        return open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")
     stream.flush()
     raw = _Standard(stream.fileno(), outlives_readers)
     return io.TextIOWrapper(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from data_pipeline.storage.confined import is_description, is_inside
 from data_pipeline.storage.files import fingerprint, read_json
 
 
@@ -16,7 +17,7 @@ def read_stage(folder: Path) -> dict | None:
     if not path.exists():
         return None
     made = read_json(path)
-    if not isinstance(made, dict) or not _agrees_with_itself(made):
+    if made is None or not _agrees_with_itself(made):
         raise ValueError(f"{path} is damaged: restore it, or build again")
     return made
 
@@ -24,9 +25,21 @@ def read_stage(folder: Path) -> dict | None:
 def _agrees_with_itself(made: Mapping) -> bool:
     of_stage = {name: made.get(name) for name in ("settings", "inputs", "shards")}
     contents = fingerprint(made.get("files"))
-    return (made.get("fingerprint"), made.get("contents")) == (
+    same = (made.get("fingerprint"), made.get("contents")) == (
         fingerprint(of_stage),
         contents,
+    )
+    return same and _is_confined(made)
+
+
+def _is_confined(made: Mapping) -> bool:
+    """Whether shards and files have names that stay in the stage's folder."""
+    shards, files = made.get("shards"), made.get("files")
+    return (
+        isinstance(shards, list)
+        and isinstance(files, Mapping)
+        and all(map(is_inside, [*shards, *files]))
+        and all(map(is_description, files.values()))
     )
 
 
@@ -40,7 +53,7 @@ def contents_if_finished(
     finished = read_json(folder / "stage.json")
     wanted = fingerprint(identity(settings, inputs, shards))
     is_right = (
-        isinstance(finished, dict)
+        finished is not None
         and _agrees_with_itself(finished)
         and finished["fingerprint"] == wanted
         and _all_there(folder, finished)
@@ -63,7 +76,7 @@ def was_begun_otherwise(
 def changed_settings(folder: Path, settings: Mapping) -> list[str]:
     """Names of the settings that a finished stage was made with otherwise."""
     made = read_json(folder / "stage.json")
-    if not isinstance(made, dict) or not _agrees_with_itself(made):
+    if made is None or not _agrees_with_itself(made):
         return []
     old = made["settings"]
     names = sorted(old.keys() | settings.keys())

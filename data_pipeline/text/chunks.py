@@ -84,6 +84,13 @@ class ChunkTable:
     def __len__(self) -> int:
         return int(self._first_rows[-1])
 
+    def check(self, chunk_len: int, num_documents: int) -> None:
+        """Raises ValueError naming a file that `write_shard` could not have written."""
+        self._columns["tokens"].check((chunk_len,))
+        self._columns["lengths"].check((), chunk_len)
+        self._columns["documents"].check((), num_documents - 1)
+        self._columns["offsets"].check(())
+
     def rows_of_shard(self, shard: int) -> range:
         """Ids of the chunks of a shard."""
         return range(self._first_rows[shard], self._first_rows[shard + 1])

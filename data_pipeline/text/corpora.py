@@ -11,47 +11,52 @@ import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_pipeline.storage.files import fingerprint
-from data_pipeline.text import document_files
-from data_pipeline.text.documents import Document, Skipped
+from data_pipeline.text import compression, document_files, folders, records
+from data_pipeline.text.documents import Document, Skipped, printable
+from data_pipeline.text.source_file import Reading
 
-__all__ = ["Document", "Skipped", "read_documents"]
+__all__ = ["Document", "Reading", "Skipped", "read_documents"]
 
 # Files that are read together, in order; none: the corpus can't be taken apart.
 Part = tuple[Path, ...]
 
 ACCEPTED = (
-    'accepted are "python" (the embedded corpus), a folder, a .jsonl or text file'
-    f" ({' '.join(document_files.TEXT_SUFFIXES)}; both also with"
-    f" {' '.join(document_files.COMPRESSIONS)}), a .parquet file,"
+    'accepted are "python" (the embedded corpus), a folder, a file'
+    f" ({' '.join(document_files.READERS)}; most also with"
+    f" {' '.join(compression.SUFFIXES)}),"
     " tfds:NAME[/CONFIG][:SPLIT] and hf:NAME[,CONFIG][:SPLIT]"
 )
 
-# Kept by version control and Python, beside the folders hidden by a leading dot.
-_PASSED_OVER = {"CVS", "_darcs", "__pycache__"}
+_READING = Reading()
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 def read_documents(
-    corpus: str, skipped: Skipped, *, max_size_bytes: int | None = None
+    corpus: str,
+    skipped: Skipped,
+    *,
+    max_size_bytes: int | None = None,
+    reading: Reading = _READING,
 ) -> Iterator[Document]:
     """Reads the documents of a corpus as a stream, in the same order every time.
 
-    A folder is read with all below it, sorted by path: every file of records by its own
-    reader, every other file that is UTF-8 text as one document (WikiText as its
-    articles); hidden files are passed over. Records have the field `text` and may have
-    `id`, `title`, `uri`, `licence`. The second document of an id gets "#2" added.
+    A folder is read with all below it, sorted by path: every file by the reader of its
+    suffix, and every other one that is text as one document (WikiText as its articles);
+    hidden files are passed over. Records have the field `text` and may have `id`, `title`,
+    `uri`, `licence`. The second document of an id gets "#2" added.
 
     Args:
       corpus: "" or "python" for the embedded corpus, or what `ACCEPTED` says.
       skipped: receives what could not be used, as the stream is read.
       max_size_bytes: ends the stream once so many UTF-8 bytes of text were given; the
         size of the sample of the embedded corpus. None for all.
+      reading: which field holds the text of a record, and what is too large.
     Returns:
       Documents with unique ids and with text that is not empty.
     Raises:
@@ -65,7 +70,7 @@ def read_documents(
         raise ValueError(
             f"max_size_bytes={max_size_bytes}: must be at least 1, or None"
         )
-    documents = _open_corpus(corpus, skipped, max_size_bytes)
+    documents = _open_corpus(corpus, skipped, max_size_bytes, reading)
     limited = _limited(_with_unique_ids(documents), max_size_bytes)
     return _require_some(limited, corpus, skipped)
 
@@ -80,17 +85,29 @@ def parts(corpus: str, skipped: Skipped, size_bytes: int) -> list[Part]:
         return [()]
     found: list[list[Path]] = []
     left_bytes = 0
-    for path in _files(Path(corpus), skipped):
+    for path, status in folders.files(Path(corpus), skipped):
         if left_bytes <= 0:
             found.append([])
             left_bytes = size_bytes
         found[-1].append(path)
-        left_bytes -= path.stat().st_size if path.is_file() else 0
+        left_bytes -= status.st_size
     return [tuple(files) for files in found]
 
 
+def file_sizes(corpus: str, parts: Iterable[Part]) -> list[int]:
+    """Bytes of each file of a corpus; none, if it does not consist of the user's files."""
+    if corpus in ("", "python") or not Path(corpus).exists():
+        return []
+    files = [path for part in parts for path in part] or [Path(corpus)]
+    return [path.stat().st_size for path in files if path.is_file()]
+
+
 def read_part(
-    corpus: str, part: Part, skipped: Skipped, max_size_bytes: int | None = None
+    corpus: str,
+    part: Part,
+    skipped: Skipped,
+    max_size_bytes: int | None = None,
+    reading: Reading = _READING,
 ) -> Iterator[Document]:
     """Reads a part as `read_documents` does all, but ids are as they are found.
 
@@ -98,17 +115,18 @@ def read_part(
       FileNotFoundError: also if a folder is not there, as on another machine.
     """
     if not part:
-        return _limited(_open_corpus(corpus, skipped, max_size_bytes), max_size_bytes)
+        documents = _open_corpus(corpus, skipped, max_size_bytes, reading)
+        return _limited(documents, max_size_bytes)
     if not Path(corpus).is_dir():
         raise FileNotFoundError(
             f"corpus {corpus!r} is not there on a machine that reads a part of it: give"
             " an absolute path that all of them share"
         )
-    return _read_files(Path(corpus), part, skipped)
+    return _read_files(Path(corpus), part, skipped, reading)
 
 
 def _open_corpus(
-    corpus: str, skipped: Skipped, max_size_bytes: int | None
+    corpus: str, skipped: Skipped, max_size_bytes: int | None, reading: Reading
 ) -> Iterator[Document]:
     if corpus in ("", "python"):
         from data_pipeline.text import python_corpus
@@ -118,48 +136,29 @@ def _open_corpus(
     if not path.exists():
         scheme, colon, name = corpus.partition(":")
         if colon and scheme == "tfds":
-            return _open_tfds(name, skipped)
+            return _open_tfds(name, skipped, reading)
         if colon and scheme == "hf":
-            return _open_hugging_face(name, skipped)
+            return _open_hugging_face(name, skipped, reading)
         if colon and scheme.isalnum():
             raise ValueError(
                 f"corpus {corpus!r}: unknown scheme {scheme!r}; {ACCEPTED}"
             )
         raise FileNotFoundError(f"corpus {corpus!r}: no such path; {ACCEPTED}")
     if path.is_dir():
-        return _read_files(path, _files(path, skipped), skipped)
-    if not document_files.kind(path):
+        paths = [found for found, _ in folders.files(path, skipped)]
+        return _read_files(path, paths, skipped, reading)
+    if not path.is_file() or not document_files.kind(path):
         raise ValueError(f"corpus {corpus!r}: unknown kind of file; {ACCEPTED}")
-    return document_files.read_file(path, path.name, skipped)
+    name = printable(Path(path.name))
+    return document_files.read_file(path, name, skipped, reading)
 
 
 def _read_files(
-    folder: Path, files: Iterable[Path], skipped: Skipped
+    folder: Path, paths: Iterable[Path], skipped: Skipped, reading: Reading
 ) -> Iterator[Document]:
-    for path in files:
-        name = _printable(path.relative_to(folder))
-        if path.is_file():
-            yield from document_files.read_file(path, name, skipped)
-        else:  # a broken link, a pipe, a socket: opening it could wait for ever
-            skipped.add("unreadable", name)
-
-
-def _files(folder: Path, skipped: Skipped) -> list[Path]:
-    """Paths of the files below a folder, sorted; links to folders are not followed."""
-
-    def unreadable(error: OSError) -> None:
-        skipped.add("unreadable", _printable(PurePath(error.filename)))
-
-    paths = []
-    for place, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = [f for f in folders if f[0] != "." and f not in _PASSED_OVER]
-        paths += [Path(place, name) for name in names if name[0] != "."]
-    return sorted(paths, key=lambda path: path.relative_to(folder).parts)
-
-
-def _printable(path: PurePath) -> str:
-    """Posix form; bytes of a name that are no UTF-8 become U+FFFD."""
-    return os.fsencode(path.as_posix()).decode(errors="replace")
+    for path in paths:
+        name = printable(path.relative_to(folder))
+        yield from document_files.read_file(path, name, skipped, reading)
 
 
 class _UniqueIds:
@@ -216,7 +215,7 @@ def no_usable_text(corpus: str, skipped: Skipped) -> ValueError:
     return ValueError(f"corpus {corpus or 'python'!r} holds no usable text ({why})")
 
 
-def _open_tfds(name: str, skipped: Skipped) -> Iterator[Document]:
+def _open_tfds(name: str, skipped: Skipped, reading: Reading) -> Iterator[Document]:
     """Opens NAME[/CONFIG][:VERSION][:SPLIT]; TFDS_DATA_DIR says where the data are."""
     import tensorflow_datasets as tfds
 
@@ -226,11 +225,9 @@ def _open_tfds(name: str, skipped: Skipped) -> Iterator[Document]:
     except tfds.core.registered.DatasetNotFoundError as error:
         raise ValueError(f"corpus 'tfds:{name}': no such TFDS dataset") from error
     features = builder.info.features
-    if "text" not in features or not _is_string(features["text"]):
-        raise ValueError(
-            f"corpus 'tfds:{name}': no string feature 'text'; its features are"
-            f" {sorted(features)}"
-        )
+    wanted = records.text_columns(reading)
+    if not any(known in features and _is_string(features[known]) for known in wanted):
+        raise ValueError(_no_feature(f"tfds:{name}", wanted, features))
     builder.download_and_prepare()  # returns at once when the data are there
     if split not in builder.info.splits:
         raise ValueError(
@@ -238,7 +235,7 @@ def _open_tfds(name: str, skipped: Skipped) -> Iterator[Document]:
             f" {sorted(builder.info.splits)}"
         )
     rows = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
-    return _records(rows, f"{builder_name}/{split}", f"tfds:{name}", skipped)
+    return _records(rows, f"{builder_name}/{split}", f"tfds:{name}", skipped, reading)
 
 
 def _is_string(feature: Any) -> bool:
@@ -246,7 +243,9 @@ def _is_string(feature: Any) -> bool:
     return feature.shape == () and np.dtype(feature.np_dtype) == object
 
 
-def _open_hugging_face(name: str, skipped: Skipped) -> Iterator[Document]:
+def _open_hugging_face(
+    name: str, skipped: Skipped, reading: Reading
+) -> Iterator[Document]:
     """Opens NAME[,CONFIG][:SPLIT] as a stream."""
     try:
         import datasets
@@ -259,11 +258,10 @@ def _open_hugging_face(name: str, skipped: Skipped) -> Iterator[Document]:
     path, _, config = dataset_name.partition(",")
     rows = datasets.load_dataset(path, config or None, split=split, streaming=True)
     features = rows.features  # None where only the data tell
-    if features is not None and "text" not in features:
-        raise ValueError(
-            f"corpus 'hf:{name}': no feature 'text'; its features are {sorted(features)}"
-        )
-    return _records(rows, f"{dataset_name}/{split}", f"hf:{name}", skipped)
+    wanted = records.text_columns(reading)
+    if features is not None and not any(known in features for known in wanted):
+        raise ValueError(_no_feature(f"hf:{name}", wanted, features))
+    return _records(rows, f"{dataset_name}/{split}", f"hf:{name}", skipped, reading)
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -275,19 +273,31 @@ def _split_name(name: str) -> tuple[str, str]:
 
 
 def _records(
-    rows: Iterable[Mapping[str, Any]], name: str, uri: str, skipped: Skipped
+    rows: Iterable[Mapping[str, Any]],
+    name: str,
+    uri: str,
+    skipped: Skipped,
+    reading: Reading,
 ) -> Iterator[Document]:
     for number, row in enumerate(rows):
         # numpy scalars hide their kind from `document_of`.
         fields = {k: v.item() if hasattr(v, "item") else v for k, v in row.items()}
         at = f"{name}:{number}"
-        yield from document_files.document_of(fields, at, uri, at, skipped)
+        yield from records.document_of(fields, at, uri, at, skipped, reading)
+
+
+def _no_feature(corpus: str, wanted: Iterable[str], features: Iterable[str]) -> str:
+    return (
+        f"corpus {corpus!r}: no feature of text is called {' or '.join(wanted)}; its"
+        f" features are {sorted(features)}: name one by data.text_column"
+    )
 
 
 def identity(corpus: str) -> dict:
     """The identity of a corpus: whether it is still the one that was read.
 
-    For files their names, sizes and times of change; for this Python's own text the
+    For files that are read their names, sizes and times of change (that of the inode too,
+    which nobody can set back); for this Python's own text the
     versions of what is installed; for a named dataset its name.
     """
     if corpus in ("", "python"):
@@ -302,10 +312,16 @@ def identity(corpus: str) -> dict:
     path = Path(corpus)
     if not path.exists():  # tfds:NAME, hf:NAME, or a mistake, which the reader explains
         return {"corpus": corpus}
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*"))
+    files = [(path, path.stat())]
+    if path.is_dir():
+        files = folders.files(path, Skipped())
     listing = [
-        [str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns]
-        for file in files
-        if file.is_file()
+        [
+            str(file.relative_to(path)),
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+        ]
+        for file, found in files
     ]
     return {"files": fingerprint(listing)}

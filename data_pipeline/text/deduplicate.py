@@ -1,24 +1,25 @@
 """Splits documents and removes copies, so that held-out text is really unseen.
 
 Called by the database build before anything is tokenised. The one thing to know: the
-split is a function of a document's text, and a training document is dropped if it is
-nearly a held-out one, never the other way round.
+split is a function of a document's text, a training document is dropped if it is nearly a
+held-out one, and where one of two is nearly a part of the other the smaller is dropped.
 
-What is costly of a document, reading it and its signature, needs that document alone; what
-remains is chosen from ids, checksums and signatures, and a few texts are read again.
+What is costly of a document, reading it, its grams and its signature, needs that document
+alone; what remains is chosen from ids, checksums, grams and signatures.
 
 Letters here: G grams of a text, J grams of another, P permutations, N words of a text.
 """
 
-import functools
 import hashlib
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import UInt32, UInt64
+from jaxtyping import UInt32
+
+from data_pipeline.text.containment import GramsOf, HeldOut
+from data_pipeline.text.words import words_in_blocks
 
 if TYPE_CHECKING:
     from datasketch import LeanMinHash, MinHash
@@ -26,11 +27,10 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 
 NGRAM = 13  # words; section 2.6 of the paper, as the threshold
-_THRESHOLD = 0.8
+THRESHOLD = 0.8
 _NUM_PERMUTATIONS = 128
 _SEED, _SCHEME = 1, "affine32"  # of the permutations
 _MISS_PROBABILITY = 1e-4
-_WORD = re.compile(r"\w+")
 _MAX_CACHED_WORDS = 1_000_000
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that no word of a gram is multiplied away
 _BATCH_GRAMS = 8192
@@ -45,33 +45,39 @@ class Kept:
         name of `SPLITS` is there.
       exact_duplicates: documents dropped because a split had their text already.
       near_duplicates: training documents dropped as near copies of held-out ones.
+      contained: documents dropped because one on the other side holds nearly all of them.
     """
 
     numbers: dict[str, list[int]]
     exact_duplicates: int
     near_duplicates: int
+    contained: int
 
 
 def choose(
     ids: Sequence[str],
     digests: Sequence[bytes],
     signature_of: Callable[[int], UInt32[np.ndarray, " P"]],
-    text_of: Callable[[int], str],
+    grams_of: GramsOf,
     validation_share: float,
     test_share: float,
 ) -> Kept:
     """Splits documents and drops copies; the order they come in does not matter.
 
+    Where no document falls into the test split one is put there, if there are two and
+    `test_share` is not 0: the one that would be the next as the share grows.
+
     Args:
       ids: of all documents, unique; a document's number is its place here.
       digests: `digest` of each text.
       signature_of: the `Signer`'s signature of a document by number.
-      text_of: its text; asked for where a near copy is likely.
+      grams_of: its grams, as `Signer.grams` gives them.
       validation_share: share of documents held out for validation, 0 to 1.
       test_share: share of documents held out for test, 0 to 1.
     Raises:
       ValueError: if a share is out of range.
-    Source: section 2.6 of the paper.
+    Source: section 2.6 of the paper; the containment is ours, after GPT-3's held-out text
+      (Brown et al. 2020, appendix C), from which what stands in training text is removed.
     """
     exact = exact_duplicates(ids, digests)
     numbers: dict[str, list[int]] = {name: [] for name in SPLITS}
@@ -79,10 +85,32 @@ def choose(
         if number not in exact:
             split = split_of(digests[number], validation_share, test_share)
             numbers[split].append(number)
-    held_out = numbers["validation"] + numbers["test"]
-    near = near_duplicates(numbers["train"], held_out, signature_of, text_of)
-    numbers["train"] = [number for number in numbers["train"] if number not in near]
-    return Kept(numbers, len(exact), len(near))
+    if test_share > 0 and not numbers["test"] and len(numbers["train"]) > 1:
+        last = max(numbers["train"], key=lambda number: _position(digests[number]))
+        numbers["train"].remove(last)
+        numbers["test"].append(last)
+    near = near_duplicates(numbers["train"], _held_out(numbers), signature_of, grams_of)
+    numbers = _without(numbers, near)
+    within = HeldOut(_held_out(numbers), grams_of).within(numbers["train"], THRESHOLD)
+    numbers = _without(numbers, within)
+    of_held_out = HeldOut(_held_out(numbers), grams_of).containing(
+        numbers["train"], THRESHOLD
+    )
+    numbers = _without(numbers, of_held_out)
+    return Kept(numbers, len(exact), len(near), len(within) + len(of_held_out))
+
+
+def _held_out(numbers: Mapping[str, list[int]]) -> list[int]:
+    return numbers["validation"] + numbers["test"]
+
+
+def _without(
+    numbers: Mapping[str, list[int]], dropped: set[int]
+) -> dict[str, list[int]]:
+    return {
+        split: [number for number in of_split if number not in dropped]
+        for split, of_split in numbers.items()
+    }
 
 
 def digest(text: str) -> bytes:
@@ -105,11 +133,16 @@ def split_of(digest: bytes, validation_share: float, test_share: float) -> str:
             f"validation_share={validation_share}, test_share={test_share}: must not be"
             " negative, and their sum must be below 1"
         )
-    position = int.from_bytes(digest[:8], "big") / 2**64
+    position = _position(digest)
     if position < validation_share:
         return "validation"
     # Test grows down from 1, so neither share moves the other's documents.
     return "test" if position >= 1 - test_share else "train"
+
+
+def _position(digest: bytes) -> float:
+    """Where a text falls in [0, 1)."""
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def exact_duplicates(ids: Sequence[str], digests: Sequence[bytes]) -> set[int]:
@@ -133,35 +166,29 @@ def near_duplicates(
     train: Iterable[int],
     held_out: Sequence[int],
     signature_of: Callable[[int], UInt32[np.ndarray, " P"]],
-    text_of: Callable[[int], str],
+    grams_of: GramsOf,
     *,
-    threshold: float = _THRESHOLD,
-    ngram: int = NGRAM,
+    threshold: float = THRESHOLD,
 ) -> set[int]:
     """Finds training documents that nearly equal a validation or test document.
 
-    Similarity is the Jaccard index of the sets of n-grams of lower-cased words (a
-    document of fewer words is one gram). MinHash proposes, exact Jaccard of 64-bit gram
-    hashes decides: nothing below the threshold is dropped, and a pair at the threshold
-    is missed with probability below 1e-4 (5e-5 at 0.8, 1e-9 at 0.9).
+    Similarity is the Jaccard index of the sets of grams (`gram_hashes`). MinHash proposes,
+    the exact index decides: nothing below the threshold is dropped, and a pair at the
+    threshold is missed with probability below 1e-4 (5e-5 at 0.8, 1e-9 at 0.9).
 
     Args:
       train: numbers of training documents.
       held_out: numbers of validation and test documents.
-      signature_of: a document's signature, by a `Signer` of this n-gram length.
-      text_of: a document's text; only those are asked for that MinHash proposes.
+      signature_of, grams_of: a document's, by one `Signer`.
       threshold: least similarity of a duplicate, above 0, at most 1.
-      ngram: words of a gram, at least 1.
     Returns:
       The numbers of the training documents to drop.
     Raises:
-      ValueError: if `threshold` or `ngram` is out of range.
+      ValueError: if `threshold` is out of range.
     Source: section 2.6 of the paper (13-grams, 0.8, MinHash); the exact check is ours.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold={threshold}: must be above 0 and at most 1")
-    if ngram < 1:
-        raise ValueError(f"ngram={ngram}: must be at least 1")
     if not held_out:
         return set()
     from datasketch import MinHashLSH
@@ -169,12 +196,6 @@ def near_duplicates(
     index = MinHashLSH(num_perm=_NUM_PERMUTATIONS, params=_bands(threshold))
     for number in held_out:
         index.insert(number, _minhash(signature_of(number)), check_duplication=False)
-    word_hashes = _WordHashes()
-
-    @functools.lru_cache(maxsize=64)
-    def grams_of(number: int) -> np.ndarray:
-        return gram_hashes(text_of(number), ngram, word_hashes)
-
     return {
         number
         for number in train
@@ -192,16 +213,24 @@ class Signer:
         """Takes the words of a gram and the seed of the MinHash permutations."""
         from datasketch import MinHash
 
+        if ngram < 1:
+            raise ValueError(f"ngram={ngram}: must be at least 1")
         self._ngram, self._word_hashes = ngram, _WordHashes()
         # The grams are hashed already; datasketch mixes them once more by itself.
         self._empty = MinHash(_NUM_PERMUTATIONS, seed, hashfunc=int, scheme=_SCHEME)
 
     def __call__(self, text: str) -> UInt32[np.ndarray, " P"]:
-        """The signature of a text: its MinHash's values."""
+        """The signature of a text."""
+        return self.signature(self.grams(text))
+
+    def grams(self, text: str) -> UInt32[np.ndarray, " G"]:
+        """The grams of a text, by a cache of words that all texts share."""
+        return gram_hashes(text, self._ngram, self._word_hashes)
+
+    def signature(self, grams_G: UInt32[np.ndarray, " G"]) -> UInt32[np.ndarray, " P"]:
+        """The signature of a text by its grams: its MinHash's values."""
         sketch: MinHash = self._empty.copy()
-        grams_G = gram_hashes(text, self._ngram, self._word_hashes)
-        # The high half: in the low half of a product fewer bits have been mixed.
-        for batch in _batches(grams_G >> np.uint64(32)):
+        for batch in _batches(grams_G):
             sketch.update_batch(batch)
         return sketch.hashvalues
 
@@ -213,7 +242,7 @@ def _minhash(signature_P: UInt32[np.ndarray, " P"]) -> "LeanMinHash":
 
 
 def jaccard(
-    grams_G: UInt64[np.ndarray, " G"], others_J: UInt64[np.ndarray, " J"]
+    grams_G: UInt32[np.ndarray, " G"], others_J: UInt32[np.ndarray, " J"]
 ) -> float:
     """Gives the Jaccard index of two sets of gram hashes (`gram_hashes`)."""
     both = np.intersect1d(grams_G, others_J, assume_unique=True).size
@@ -222,25 +251,33 @@ def jaccard(
 
 def gram_hashes(
     text: str, ngram: int, word_hashes: dict[str, int] | None = None
-) -> UInt64[np.ndarray, " G"]:
-    """Gives the sorted set of hashes of the n-grams of lower-cased words of a text.
+) -> UInt32[np.ndarray, " G"]:
+    """Gives the sorted set of hashes of the n-grams of words of a text.
+
+    A hash has 32 bits: of a million grams about a hundred share one.
 
     Args:
       text: any text; a text with fewer words than `ngram` is one gram, and a text with
         no word at all is the gram of its characters.
-      ngram: words of a gram.
+      ngram: words of a gram (`words.words`).
       word_hashes: a cache that callers share between texts.
     """
-    word_hashes = _WordHashes() if word_hashes is None else word_hashes
-    words = _WORD.findall(text.lower()) or [text]
-    hashes_N = np.array([word_hashes[word] for word in words], np.uint64)
+    hash_of = (_WordHashes() if word_hashes is None else word_hashes).__getitem__
+    blocks = [
+        np.fromiter(map(hash_of, words), np.uint64, len(words))
+        for words in words_in_blocks(text)
+    ]
+    hashes_N = np.concatenate([np.zeros(0, np.uint64), *blocks])
+    if not hashes_N.size:
+        hashes_N = np.array([hash_of(text)], np.uint64)
     length = min(ngram, hashes_N.size)
     count = hashes_N.size - length + 1
     grams_G = np.zeros(count, np.uint64)
     for offset in range(length):
         grams_G *= np.uint64(_MULTIPLIER)
         grams_G += hashes_N[offset : offset + count]
-    return np.unique(grams_G)
+    # The high half: in the low half of a product fewer bits have been mixed.
+    return np.unique((grams_G >> np.uint64(32)).astype(np.uint32))
 
 
 class _WordHashes(dict[str, int]):

@@ -15,7 +15,9 @@ import numpy as np
 from data_pipeline.storage.mapped_arrays import open_array
 from data_pipeline.text.documents import FIELDS, Document
 
+# A text is not escaped, which would take several times its memory; the rest follows it.
 _TEXTS, _STARTS = "texts", "starts.npy"
+_BESIDE_TEXT = tuple(field for field in FIELDS if field != "text")
 
 
 class Writer(contextlib.AbstractContextManager):
@@ -29,11 +31,10 @@ class Writer(contextlib.AbstractContextManager):
 
     def append(self, document: Document) -> None:
         """Writes one more document."""
-        values = [getattr(document, field) for field in FIELDS]
-        # ASCII escapes would double most of the world's text.
-        record = json.dumps(values, ensure_ascii=False).encode()
-        self._file.write(record)
-        self._starts.append(self._starts[-1] + len(record))
+        names = [getattr(document, field) for field in _BESIDE_TEXT]
+        for record in (document.text.encode(), json.dumps(names).encode()):
+            self._file.write(record)
+            self._starts.append(self._starts[-1] + len(record))
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
@@ -47,7 +48,7 @@ class Spool(contextlib.AbstractContextManager):
         """Opens them; raises ValueError naming a file that is damaged."""
         self._folders = folders
         self._starts = [open_array(folder / _STARTS) for folder in folders]
-        counts = [len(starts) - 1 for starts in self._starts]
+        counts = [len(starts) // 2 for starts in self._starts]
         self._first = np.cumsum([0, *counts]).tolist()
         self._open: tuple[int, BinaryIO] | None = None  # the folder that was read last
 
@@ -66,10 +67,12 @@ class Spool(contextlib.AbstractContextManager):
     def read(self, number: int) -> Document:
         """The document of a number, 0 .. len - 1."""
         folder, place = self.place(number)
-        start, end = self._starts[folder][place : place + 2].tolist()
+        starts = self._starts[folder][2 * place : 2 * place + 3].tolist()
         file = self._file(folder)
-        file.seek(start)
-        return Document(*json.loads(file.read(end - start)))
+        file.seek(starts[0])
+        text = file.read(starts[1] - starts[0]).decode()
+        names = json.loads(file.read(starts[2] - starts[1]))
+        return Document(text=text, **dict(zip(_BESIDE_TEXT, names, strict=True)))
 
     def _file(self, folder: int) -> BinaryIO:
         if self._open is None or self._open[0] != folder:

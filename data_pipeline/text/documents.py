@@ -1,9 +1,11 @@
 """A document, and the account of what a corpus held that could not become one."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +14,7 @@ import pyarrow.parquet
 from data_pipeline.storage.printing import printable_line
 
 _NAMES_KEPT = 5
+_FIELDS_KEPT, _FIELD_CHARS = 20, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +39,33 @@ class Document:
 FIELDS = tuple(field.name for field in dataclasses.fields(Document))
 
 
+def printable(path: PurePath) -> str:
+    """A path in Posix form; bytes of a name that are no UTF-8 become U+FFFD."""
+    return os.fsencode(path.as_posix()).decode(errors="replace")
+
+
 class Skipped:
     """Counts what was left out of a corpus by reason, and names the first of each."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._names: dict[str, list[str]] = {}
+        self._fields: dict[str, set[str]] = {}
 
-    def add(self, reason: str, name: str) -> None:
-        """Counts one file or record; `reason` is a few words, as "undecodable"."""
-        self._counts[reason] = self._counts.get(reason, 0) + 1
-        names = self._names.setdefault(reason, [])
-        if len(names) < _NAMES_KEPT:
-            names.append(name)
+    def add(self, reason: str, name: str, fields: Iterable[str] = ()) -> None:
+        """Counts one file or record.
+
+        Args:
+          reason: a few words, as "undecodable".
+          name: of the file or the record.
+          fields: what a record has in place of what it lacks.
+        """
+        kept = [
+            str(field)[:_FIELD_CHARS]
+            for field in itertools.islice(fields, _FIELDS_KEPT)
+        ]
+        of_one = {"count": 1, "names": [name], "fields": kept}
+        self.include({reason: of_one})
 
     def include(self, others: Mapping[str, Mapping]) -> None:
         """Adds what another one counted, as it says `as_dict`."""
@@ -56,6 +73,9 @@ class Skipped:
             self._counts[reason] = self._counts.get(reason, 0) + found["count"]
             names = self._names.setdefault(reason, [])
             names += found["names"][: _NAMES_KEPT - len(names)]
+            fields = self._fields.setdefault(reason, set())
+            if len(fields) < _FIELDS_KEPT:
+                fields.update(found.get("fields", ()))
 
     @property
     def total(self) -> int:
@@ -65,17 +85,29 @@ class Skipped:
     def summary_lines(self) -> list[str]:
         """One line a reason, by name: "3 undecodable: notes/a.txt, b.bin, c.txt"."""
         return [
-            f"{count} {reason}: {', '.join(map(printable_line, self._names[reason]))}"
-            + (", ..." if count > len(self._names[reason]) else "")
-            for reason, count in sorted(self._counts.items())
+            f"{entry['count']} {reason}"
+            + _advice(entry["fields"])
+            + f": {', '.join(map(printable_line, entry['names']))}"
+            + (", ..." if entry["count"] > len(entry["names"]) else "")
+            for reason, entry in self.as_dict().items()
         ]
 
-    def as_dict(self) -> dict[str, dict[str, int | list[str]]]:
-        """Reason -> its count and the names of the first, for JSON."""
+    def as_dict(self) -> dict[str, dict]:
+        """Reason -> its count, the names of the first and the fields found, for JSON."""
         return {
-            reason: {"count": count, "names": list(self._names[reason])}
+            reason: {
+                "count": count,
+                "names": list(self._names[reason]),
+                "fields": sorted(self._fields[reason])[:_FIELDS_KEPT],
+            }
             for reason, count in sorted(self._counts.items())
         }
+
+
+def _advice(fields: Sequence[str]) -> str:
+    if not fields:
+        return ""
+    return f" (data.text_column can name one of {', '.join(fields)})"
 
 
 def write_documents(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
-from data_pipeline.text.documents import Document, Skipped
+from data_pipeline.text.documents import Document, Skipped, printable
 
 # Read first, with the standard library: packages with long docstrings in one style each,
 # whose functions come in families, so that text recurs between files. Others follow
@@ -138,7 +138,7 @@ def _order(file: _File) -> tuple[str, str]:
 
 def _stdlib_files(stdlib: Path) -> Iterator[_File]:
     for path in stdlib.rglob("*"):
-        inside = path.relative_to(stdlib).as_posix()
+        inside = printable(path.relative_to(stdlib))
         if _wanted(PurePosixPath(inside)):
             yield _File(f"stdlib/{inside}", f"stdlib/{inside}", path, "PSF-2.0")
 

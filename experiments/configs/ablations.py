@@ -1,7 +1,7 @@
 r"""The paper's ablations (Table 13): one setting changed at a time.
 
-    python -m experiments.main --config=experiments/configs/ablations.py:no_cca_positions \
-        --workdir=DIR --database=DIR --job=train
+    retro train --config=ablations:no_cca_positions \
+        --workdir=DIR --database=DIR
 
 The argument is a variant of `VARIANTS`; `VARIANT,tiny` changes the laptop's model (tiny.py)
 in place of the paper's 172m. A variant `neighbours_N` needs a dataset with as many

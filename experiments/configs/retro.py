@@ -1,7 +1,7 @@
 r"""The paper's models: sizes, optimizer and schedule of sections 2 and 4.
 
-    python -m experiments.main --config=experiments/configs/retro.py:172m \
-        --workdir=DIR --database=DIR --job=train --config.mesh.model=4
+    retro train --config=retro:172m \
+        --workdir=DIR --database=DIR --config.mesh.model=4
 
 The argument is a size (172m, 425m, 1.5b, 7.5b) and options after commas. The text is the
 user's: `--config.data.corpus=...`.
@@ -15,8 +15,8 @@ user's: `--config.data.corpus=...`.
 - `fused` has sinusoids of 128 numbers in the decoder's self-attention, which fused kernels
   can take (6 % fewer parameters at 425m); all other positions are the paper's.
 
-    python -m experiments.main --config=experiments/configs/retro.py:172m,retrofit \
-        --workdir=DIR --database=DIR --job=train --config.init_from=BASELINE_WORKDIR
+    retro train --config=retro:172m,retrofit \
+        --workdir=DIR --database=DIR --config.init_from=BASELINE_WORKDIR
 """
 
 from data_pipeline.config import DataConfig

@@ -1,17 +1,17 @@
 r"""The whole of RETRO on a laptop, in minutes: what `make train` runs.
 
-    python -m experiments.build_database --config=experiments/configs/tiny.py \
+    retro database --config=tiny \
         --database=work/tiny/database
-    python -m experiments.main --config=experiments/configs/tiny.py \
-        --workdir=work/tiny --job=train
+    retro train --config=tiny \
+        --workdir=work/tiny
 
 `:baseline` is the same model without retrieval, for comparison. `:retrofit` begins with
 that baseline, frozen, and trains the encoder and CCA alone:
 
-    python -m experiments.main --config=experiments/configs/tiny.py:baseline \
-        --workdir=work/tiny-baseline --database=work/tiny/database --job=train
-    python -m experiments.main --config=experiments/configs/tiny.py:retrofit \
-        --workdir=work/tiny-retrofit --database=work/tiny/database --job=train \
+    retro train --config=tiny:baseline \
+        --workdir=work/tiny-baseline --database=work/tiny/database
+    retro train --config=tiny:retrofit \
+        --workdir=work/tiny-retrofit --database=work/tiny/database \
         --config.init_from=work/tiny-baseline
 
 The chunk of 64 tokens, the neighbour of 128 and two neighbours a chunk are the paper's. All

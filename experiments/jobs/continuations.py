@@ -8,7 +8,7 @@ import numpy as np
 from data_pipeline.database import Database, Found
 from data_pipeline.storage.printing import check_output, printable_line
 from experiments.config import Experiment
-from experiments.jobs.remote_database import RemoteDatabase
+from experiments.jobs.remote_database import NoDatabase, RemoteDatabase
 from retro_jax import generation
 from retro_jax.model import parameters
 
@@ -18,7 +18,7 @@ _PROMPT_CHUNKS = 2  # of a held-out document; the chunk after them is shown as t
 def continuation(
     cfg: Experiment,
     params: parameters.Parameters,
-    database: Database | RemoteDatabase,
+    database: Database | RemoteDatabase | NoDatabase,
     prompt: str,
 ) -> dict:
     """The text that follows a prompt and its sources, as JSON.
@@ -28,15 +28,18 @@ def continuation(
     """
     if not prompt.strip():
         raise ValueError(
-            "no prompt: give --config.evaluation.prompt='...' (make generate PROMPT='...')"
+            "no prompt: retro generate 'TEXT' (make generate PROMPT='TEXT') continues one"
         )
-    tokenizer = database.tokenizer
+    tokenizer, retriever = database.tokenizer, None
+    retrieves = cfg.evaluation.retrieval and bool(cfg.model.cca_layers)
+    if retrieves and not isinstance(database, NoDatabase):
+        retriever = database
     tokens = tokenizer.encode(prompt)
     made = generation.generate(
         cfg.model,
         params,
         tokens,
-        database if cfg.model.cca_layers else None,
+        retriever,
         num_tokens=cfg.evaluation.sample_tokens,
         window_chunks=cfg.data.sequence_chunks,
         num_neighbours=cfg.data.num_neighbours,
@@ -49,11 +52,13 @@ def continuation(
     return {
         "prompt": prompt,
         "text": tokenizer.decode(made.tokens),
+        "retrieval": cfg.evaluation.retrieval,
         "sources": [
             dataclasses.asdict(found)
             for source in made.sources
-            if source.stop > len(tokens)  # the others were read for the prompt alone
-            for found in _passages(database, source)
+            # The others were read for the prompt alone.
+            if source.stop > len(tokens) and retriever is not None
+            for found in _passages(retriever, source)
         ],
     }
 
@@ -104,6 +109,8 @@ def print_continuation(sample: dict, say: Callable[[str], None]) -> None:
         place = printable_line(f"{source['uri']}, byte {source['offset']:,}")
         say(f"    {place}, distance {source['distance']:.3f}")
         say(f"    {passage[:300]}")
-    if not sample["sources"]:
+    if not sample["retrieval"]:
+        say("(no sources: retrieval is off, by evaluation.retrieval)")
+    elif not sample["sources"]:
         say("(no sources: nothing was retrieved)")
     check_output()

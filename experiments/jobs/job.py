@@ -12,11 +12,14 @@ import jax
 
 from data_pipeline.database import Database
 from data_pipeline.sequences.batches import Sequences
-from data_pipeline.storage.files import fingerprint, read_json, write_json
+from data_pipeline.storage import locks
+from data_pipeline.storage.files import fingerprint, read_json, write_file, write_json
 from data_pipeline.storage.progress import Progress, say
+from data_pipeline.text.tokenizer import Tokenizer
+from experiments import workdirs
 from experiments.config import Experiment
 from experiments.jobs import continuations, measurement
-from experiments.jobs.remote_database import RemoteDatabase
+from experiments.jobs.remote_database import NoDatabase, RemoteDatabase
 from experiments.report import report
 from retro_jax.devices import processes, sharding
 from retro_jax.model import parameters
@@ -25,8 +28,11 @@ from retro_jax.training import retrofit
 from retro_jax.training.batch import Batch, model_inputs
 from retro_jax.training.loop import train
 
+_TOKENIZER = "tokenizer.model"
 # What belongs to a run and is put aside with it.
 _RUN_FILES = (
+    "run.json",
+    "settings.json",
     "checkpoints",
     "metrics",
     "evaluation",
@@ -53,12 +59,18 @@ class Job:
         Raises:
             ValueError: if it was made from another database or with other settings.
         """
-        found = Sequences(self.database.folder / "dataset" / "all", split)
+        folder = self.database.folder / "dataset" / "all"
+        if not folder.exists():
+            raise ValueError(
+                f"{self.database.folder} has no training sequences: make them with "
+                "`retro database`"
+            )
+        found = Sequences(folder, split)
         if found.metadata.get("database") != self.database.fingerprint:
             raise ValueError(
-                f"{self.database.folder}/dataset was made from another database "
-                f"({found.metadata.get('database')}, this one is "
-                f"{self.database.fingerprint}): build it again"
+                f"{self.database.folder}/dataset was made from another version of the "
+                f"database ({found.metadata.get('database')}, this one is "
+                f"{self.database.fingerprint}): bring it up to date with `retro database`"
             )
         made_for, cfg = found.metadata["data"], self._cfg.data
         for name, value in made_for.items():
@@ -79,46 +91,82 @@ class Job:
         }
 
     def train(self, *, restart: bool) -> None:
-        """Trains to the last step, from the newest checkpoint of this same run."""
-        baseline = self._baseline()
-        identity = self._run_identity() | {"init_from": self._start_of(baseline)}
+        """Trains to the last step, from the newest checkpoint of this same run.
+
+        A model whose database has changed since goes on with what the database holds now.
+
+        Raises:
+            ValueError: for a run of other settings, unless it is to `restart`; then the
+                other one is put aside, also if only its database has changed.
+        """
+        baseline = self._baseline()  # a wrong one is refused before anything is written
+        with self._sole("training"):
+            identity = self._begin(self._start_of(baseline), restart)
+            done, steps = self._last_step() or 0, self._cfg.train.steps
+            if done >= steps:
+                say(
+                    f"training: up to date, {done} steps are done, of {steps} asked for"
+                )
+                return
+            # A wrong dataset is refused before anything is compiled.
+            self._sequences("train")
+            backbone = baseline.params if baseline is not None and not done else None
+            del baseline  # a run that goes on has its own copy
+            train(
+                self._cfg.model,
+                self._cfg.optimizer,
+                self._cfg.train,
+                self._mesh,
+                self._batches_from,
+                self._workdir,
+                {name: made for name, made in identity.items() if name != "dataset"},
+                told={"dataset": identity["dataset"]},
+                trained=self._trained(),
+                backbone=backbone,
+            )
+
+    def _begin(self, init_from: object, restart: bool) -> dict:
+        """Makes the folder this run's, if it is not another's; gives the run's identity."""
+        identity = self._run_identity() | {"init_from": init_from}
         marker = self._workdir / "run.json"
         known = read_json(marker)
         processes.wait_for_all("run.json is read")
         if known is not None and known != identity:
-            self._put_aside(known, identity, restart)
+            self._other_run(known, identity, restart)
         if processes.is_first():
             write_json(marker, identity)
+            workdirs.record_settings(self._cfg, self._workdir)
+            # So that the model can write without a database.
+            write_file(self._workdir / _TOKENIZER, self.database.tokenizer.model)
         processes.wait_for_all("run.json is written")
         if read_json(marker) != identity:
             raise ValueError(
                 f"{self._workdir} is not the folder of process 0: all processes need a "
                 "--workdir on storage that they share, and the same settings"
             )
-        split = self._cfg.evaluation.split
-        if not self.database.manifest["chunks"][split]:
-            say(
-                f"the {split} split has no text: there will be a model and no report; for "
-                f"one give more text, or a larger data.{split}_share"
-            )
-        if self._last_step() == self._cfg.train.steps:
-            say(f"training: up to date, {self._cfg.train.steps} steps are done")
+        if not self._has_held_out_text():
+            say(f"{self._no_report}: there will be a model and no report")
+        return identity
+
+    @contextlib.contextmanager
+    def _sole(self, doing: str) -> Iterator[None]:
+        """Keeps other processes from doing the same in this workdir meanwhile."""
+        if not processes.is_first():  # the first one speaks for all of its run
+            yield
             return
-        # A wrong dataset is refused before anything is compiled.
-        self._sequences("train")
-        begins = self._last_step() is None
-        backbone = baseline.params if baseline is not None and begins else None
-        del baseline  # a run that goes on has its own copy
-        train(
-            self._cfg.model,
-            self._cfg.optimizer,
-            self._cfg.train,
-            self._mesh,
-            self._batches_from,
-            self._workdir,
-            identity,
-            trained=self._trained(),
-            backbone=backbone,
+        with locks.locked(self._workdir / f".{doing}", f"{doing} in"):
+            yield
+
+    def _has_held_out_text(self) -> bool:
+        """Whether there is anything to measure the model on."""
+        return self.database.manifest["chunks"][self._cfg.evaluation.split] > 0
+
+    @property
+    def _no_report(self) -> str:
+        split = self._cfg.evaluation.split
+        return (
+            f"the {split} split has no text (for a report give more text, or a larger "
+            f"data.{split}_share)"
         )
 
     def _baseline(self) -> retrofit.Baseline | None:
@@ -165,15 +213,29 @@ class Job:
         )
         return map(model_inputs, batches)
 
-    def _put_aside(self, known: dict, identity: dict, restart: bool) -> None:
-        """Moves the files of another run into `previous-N`, or refuses to."""
-        differing = [k for k in identity if known.get(k) != identity[k]]
-        if not restart:
+    def _other_run(self, known: dict, identity: dict, restart: bool) -> None:
+        """Puts the run that is here aside, refuses to, or goes on with it.
+
+        A run goes on if nothing but the dataset is another: the database was changed.
+        """
+        differing = _differences(known, identity)
+        if restart:
+            self._put_aside(differing)
+        elif differing != ["the dataset"]:
             raise ValueError(
                 f"{self._workdir} holds a run with other settings "
                 f"({', '.join(differing)}): use another --workdir, or "
-                "--on_other_run=restart to put that run aside"
+                "--on_other_run=restart to put that run aside and train anew"
             )
+        else:
+            say(
+                "the database has changed since the model was trained: the model is kept, "
+                "and goes on with the database as it is now (--on_other_run=restart "
+                "trains anew)"
+            )
+
+    def _put_aside(self, differing: list[str]) -> None:
+        """Moves the files of another run into `previous-N`, while nobody evaluates it."""
         if not processes.is_first():
             return
         aside = next(
@@ -181,11 +243,15 @@ class Job:
             for number in itertools.count(1)
             if not (path := self._workdir / f"previous-{number}").exists()
         )
-        aside.mkdir()
-        for name in _RUN_FILES:
-            if (self._workdir / name).exists():
-                os.replace(self._workdir / name, aside / name)
-        say(f"other settings ({', '.join(differing)}): the old run is now in {aside}")
+        with self._sole("evaluating"):
+            aside.mkdir()
+            for name in _RUN_FILES:
+                if (self._workdir / name).exists():
+                    os.replace(self._workdir / name, aside / name)
+        say(
+            f"other settings ({', '.join(differing)}): the old run is now in {aside}; use "
+            f"it with --workdir={aside} --database={self.database.folder}"
+        )
 
     def _last_step(self) -> int | None:
         with contextlib.closing(_checkpoints(self._workdir)) as keeper:
@@ -206,16 +272,27 @@ class Job:
 
     def evaluate(self) -> None:
         """Measures retrieval on, off and random on held-out text; writes the report."""
+        with self._sole("evaluating"):
+            self._evaluate()
+
+    def _evaluate(self) -> None:
         size = self._cfg.evaluation.batch_size
         sharding.check_batch("evaluation.batch_size", size, self._mesh)
+        if not self._has_held_out_text():
+            say(f"{self._no_report}: the model is trained, and there is no report")
+            return
+        sequences = self._sequences(self._cfg.evaluation.split)
         run, params = self._parameters()
+        if processes.is_first():
+            # How it is measured: in other things it may differ from how it was trained.
+            parts = ("data", "evaluation")
+            workdirs.record_settings(self._cfg, self._workdir, parts)
         step = run["step"]
         judged = [dataclasses.asdict(self._cfg.evaluation), step, self._run_identity()]
         path = self._workdir / "evaluation" / "results.json"
         path.parent.mkdir(exist_ok=True)
         results = read_json(path) or {}
         if results.get("fingerprint") != fingerprint(judged):
-            sequences = self._sequences(self._cfg.evaluation.split)
             results = measurement.conditions(
                 self._cfg, params, self._mesh, sequences, self.database
             )
@@ -246,6 +323,26 @@ class Job:
         _generate(self._cfg, params, self.database)
 
 
+def _differences(known: dict, identity: dict) -> list[str]:
+    """What another run was made with, and this one is, in words."""
+    found = []
+    for part, now in identity.items():
+        before = known.get(part)
+        if before == now:
+            continue
+        if isinstance(before, dict) and isinstance(now, dict):
+            found += [
+                f"{part}.{name} is {before.get(name)!r} there and {now.get(name)!r} here"
+                for name in {**before, **now}
+                if before.get(name) != now.get(name)
+            ]
+        elif part in ("dataset", "tokenizer"):  # their fingerprints say nothing
+            found.append(f"the {part}")
+        else:
+            found.append(f"{part} is {before!r} there and {now!r} here")
+    return found
+
+
 def _write_if_first(path: Path, results: dict) -> None:
     """Writes JSON in process 0 alone: all processes share the workdir."""
     if processes.is_first():
@@ -269,6 +366,28 @@ def generate_from_service(
     mesh = sharding.make_mesh(cfg.mesh)
     _, params = _restored(cfg, mesh, workdir, identity)
     _generate(cfg, params, database)
+
+
+def generate_without_retrieval(cfg: Experiment, workdir: Path) -> None:
+    """Continues the prompt with no passages: needs neither a database nor a service.
+
+    Raises:
+        ValueError: if the workdir holds no model, or no tokenizer.
+    """
+    path = workdir / _TOKENIZER
+    if not path.exists():  # a run of before this file was written
+        path = workdir / "database" / "tokenizer" / "all" / _TOKENIZER
+    if not path.exists():
+        raise ValueError(
+            f"{workdir} has no {_TOKENIZER}, without which there is no text: copy the "
+            "database's tokenizer/all/tokenizer.model there"
+        )
+    tokenizer = Tokenizer.load(path)
+    cfg.set_vocab_size(tokenizer.vocab_size)
+    identity = {**cfg.model_identity(), "tokenizer": tokenizer.fingerprint}
+    _, params = _restored(cfg, sharding.make_mesh(cfg.mesh), workdir, identity)
+    say("retrieval is off: the model reads no passages")
+    _generate(cfg, params, NoDatabase(tokenizer))
 
 
 def _check_chunk_len(cfg: Experiment, database: object, chunk_len: int) -> None:
@@ -304,7 +423,9 @@ def _restored(
 
 
 def _generate(
-    cfg: Experiment, params: parameters.Parameters, database: Database | RemoteDatabase
+    cfg: Experiment,
+    params: parameters.Parameters,
+    database: Database | RemoteDatabase | NoDatabase,
 ) -> None:
     sample = continuations.continuation(cfg, params, database, cfg.evaluation.prompt)
     continuations.print_continuation(sample, say)

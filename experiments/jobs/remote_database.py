@@ -4,22 +4,26 @@ With `--database=grpc://HOST:PORT`, or `grpcs://` with TLS, the passages and the
 come from the service.
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Collection, Sequence
+import re
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # commands check their flags before numpy and JAX are imported
     from data_pipeline.database.results import Found, Retrieved
     from data_pipeline.service.client import RetrievalClient
+    from data_pipeline.text.tokenizer import Tokenizer
 
-_SCHEMES = ("grpc://", "grpcs://")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def is_address(database: str) -> bool:
-    """Whether this names a service, not a folder."""
-    return database.startswith(_SCHEMES)
+    """Whether this names a service, not a folder; the form may still be a wrong one."""
+    return _SCHEME.match(database) is not None
 
 
 def check(database: str, token_file: str | None, tls_ca: str | None) -> None:
@@ -29,6 +33,17 @@ def check(database: str, token_file: str | None, tls_ca: str | None) -> None:
             raise ValueError(f"--{name} is for --database=grpc://... or grpcs://...")
 
 
+@contextlib.contextmanager
+def told_how_to_go_on() -> Iterator[None]:
+    """Adds to a ConnectionError how a model writes without the service."""
+    try:
+        yield
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"{error}; to go on without passages: --config.evaluation.retrieval=false"
+        ) from error
+
+
 def folder_only(database: str, what: str) -> None:
     """Raises ValueError if `what`, which needs the files, is asked of a service."""
     if is_address(database):
@@ -36,6 +51,13 @@ def folder_only(database: str, what: str) -> None:
             f"{what} needs the database's folder: {database} is a service, which only "
             "searches (for search and --job=generate)"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class NoDatabase:
+    """What generation needs where nothing is retrieved: the tokenizer of the model."""
+
+    tokenizer: "Tokenizer"
 
 
 class RemoteDatabase:
@@ -51,9 +73,10 @@ class RemoteDatabase:
         """Asks the service what it holds and takes its tokenizer.
 
         Raises:
-            ValueError: if the tokenizer that it sends is not the one it speaks of.
-            ConnectionError: if there is no service.
+            ConnectionError: if there is no service; `BadAnswerError` if the tokenizer that it
+                sends is none or not the one it speaks of.
         """
+        from data_pipeline.service.wire.answers import BadAnswerError
         from data_pipeline.text.tokenizer import Tokenizer
 
         self._client, self.address = client, address
@@ -61,11 +84,15 @@ class RemoteDatabase:
         described = client.describe()
         self.chunk_len = described.chunk_len
         self.fingerprint = described.database.fingerprint
-        self.tokenizer = Tokenizer(client.tokenizer_model(), address)
-        if self.tokenizer.fingerprint != described.tokenizer_fingerprint:
-            raise ValueError(
+        try:
+            self.tokenizer = Tokenizer(client.tokenizer_model(), address)
+        except ValueError as error:
+            raise BadAnswerError(f"{address} sent no tokenizer: {error}") from error
+        said = (described.tokenizer_fingerprint, described.vocab_size)
+        if said != (self.tokenizer.fingerprint, self.tokenizer.vocab_size):
+            raise BadAnswerError(
                 f"{address} sent tokenizer {self.tokenizer.fingerprint} and says that its "
-                f"database has {described.tokenizer_fingerprint}: start its router again"
+                f"database has {said[0]} with {said[1]} tokens: start its router again"
             )
 
     @classmethod
@@ -92,7 +119,13 @@ class RemoteDatabase:
             ) from error
         # gRPC reads it at the first connection; else it logs what our error says.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        token = security.read_token(Path(token_file) if token_file else None)
+        secret = Path(token_file) if token_file else None
+        token = security.read_token(secret)
+        if security.is_open_to_all(secret):
+            print(
+                f"every user of this machine can read {secret}: chmod o-r it",
+                file=sys.stderr,
+            )
         authority = Path(tls_ca) if tls_ca else None
         return cls(RetrievalClient(address, tls_ca=authority, token=token), address)
 

@@ -1,6 +1,5 @@
 """Facts of a run for its report: database, model, training, how to repeat it."""
 
-import re
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
@@ -180,37 +179,17 @@ def evaluation(results: Mapping) -> list[Fact]:
 
 def repeat(settings: Mapping) -> list[str]:
     """Commands that make this run again, as they are typed."""
-    if "command" not in settings:
+    if "workdir" not in settings:
         return []
-    flags = _flags(settings["command"])
-    commit = settings.get("commit", "unknown")
-    of_run = [f for f in flags if not f.startswith(("--job=", "--on_other_run="))]
-    of_build = [f for f in of_run if not f.startswith("--workdir=")]
-    workdir = next((f for f in flags if f.startswith("--workdir=")), None)
-    if workdir and not any(f.startswith("--database=") for f in of_build):
-        of_build.append(f"--database={workdir.removeprefix('--workdir=')}/database")
-    return [
-        *([] if commit == "unknown" else [_checkout(commit)]),
-        _command("experiments.build_database", of_build),
-        _command("experiments.main", [*of_run, "--job=train"]),
-        _command("experiments.main", [*of_run, "--job=evaluate"]),
-    ]
+    commit, workdir = settings.get("commit", "unknown"), settings["workdir"]
+    again = ["retro", "train", f"--config=run:{workdir}", f"--workdir={workdir}-again"]
+    return [*([] if commit == "unknown" else [_checkout(commit)]), shlex.join(again)]
 
 
 def _checkout(commit: str) -> str:
     clean = commit.removesuffix("-dirty")
     note = "" if clean == commit else "  # plus changes that were not committed"
     return f"git checkout {clean.split('-g')[-1]}{note}"
-
-
-def _flags(command: str) -> list[str]:
-    """The flags of a recorded command, whose quotes are lost, each as --name=value."""
-    parts = re.split(r"\s+(?=--\w)", command)[1:]
-    return [re.sub(r"^(--[\w.]+) ", r"\1=", part) for part in parts]
-
-
-def _command(module: str, flags: Sequence[str]) -> str:
-    return " ".join(["python -m", module, *map(shlex.quote, flags)])
 
 
 def megabytes(size_bytes: float) -> str:

@@ -6,8 +6,9 @@ Data must depend on (seed, step) alone: then a run that was stopped goes on bit 
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 
@@ -33,6 +34,7 @@ def train(
     workdir: Path,
     run: dict,
     *,
+    told: Mapping = MappingProxyType({}),
     trained: frozenset[str] | None = None,
     backbone: Parameters | None = None,
 ) -> TrainState:
@@ -42,6 +44,7 @@ def train(
         batches_from: batches from a step on, the rows of this process.
         workdir: gets `checkpoints/` and `metrics/`.
         run: JSON that a checkpoint must agree with to be gone on from.
+        told: JSON that checkpoints also keep, and that may be another by then.
         trained: names of the parameters that are trained; all, if not given.
         backbone: parameters to begin with, of a baseline (`retrofit.py`); used up.
     Raises:
@@ -76,7 +79,7 @@ def train(
                 stop = reached(step)
                 if stop or step % cfg.checkpoint_every == 0 or step == cfg.steps:
                     log.flush()  # stops here if too many steps were not finite
-                    keeper.save(step, train_state, {**run, "step": step})
+                    keeper.save(step, train_state, {**run, **told, "step": step})
                 if stop and step < cfg.steps:
                     keeper.wait()
                     raise preemption.Preempted(step)

@@ -91,13 +91,17 @@ def test_selectors_probes_and_volumes_fit(workload):
     assert budget["spec"]["maxUnavailable"] < workload["spec"]["replicas"]
     (container,) = pod["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+    # A router that lacks its shards is not ready, which a restart would not mend.
+    services = {"startupProbe": "live", "readinessProbe": None, "livenessProbe": "live"}
+    for probe, asked in services.items():
         assert container[probe]["grpc"]["port"] == ports["grpc"]
+        assert container[probe]["grpc"].get("service") == asked
     (port,) = service["spec"]["ports"]
     assert port["targetPort"] == "grpc"
     volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
-    assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+    for resources in container["resources"].values():
+        assert resources.keys() == {"cpu", "memory"}
     annotations = pod["metadata"]["annotations"]
     assert annotations["prometheus.io/port"] == str(ports["metrics"])
 
@@ -116,6 +120,7 @@ def test_the_commands_take_their_flags(workload):
     assert args.pause_s + args.drain_s < grace_s
     mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
     assert str(args.database) in mounts
+    assert str(args.token_file.parent) in mounts
     if module is shard_server:
         assert args.num_shards == _NUM_SHARDS
         assert workload["metadata"]["name"] == f"retro-shard-{args.shard}"
@@ -136,3 +141,71 @@ def test_the_router_asks_every_pod_of_every_shard():
             ]
         )
     assert [s.split("|") for s in _SETTINGS["SHARDS"].split(",")] == expected
+
+
+def _secret_at(workload: dict, folder: Path) -> dict:
+    """The secret that a workload's only container finds in a folder."""
+    spec = _pod(workload)["spec"]
+    (container,) = spec["containers"]
+    (name,) = [
+        m["name"] for m in container["volumeMounts"] if m["mountPath"] == str(folder)
+    ]
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == name]
+    return volume["secret"]
+
+
+def test_routers_and_shards_have_tokens_of_their_own():
+    router_pod = _BY_NAME["Deployment-retro-router"]
+    clients = _secret_at(router_pod, Path("/token"))
+    shards = _secret_at(router_pod, Path("/shards-token"))
+    assert clients["secretName"] != shards["secretName"]
+    for workload in _WORKLOADS:
+        if workload["kind"] == "StatefulSet":
+            assert _secret_at(workload, Path("/token")) == shards
+    for secret in (clients, shards):
+        assert secret["defaultMode"] & 0o007 == 0  # nobody else may read it
+    assert "in the clear" in (_FOLDER / "router.yaml").read_text()
+
+
+@pytest.mark.parametrize("workload", _WORKLOADS, ids=_name)
+def test_pods_are_restricted(workload):
+    """As the Pod Security Standards' level "restricted" wants, and a little more."""
+    spec = _pod(workload)["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 65534,
+        "fsGroup": 65534,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    allowed = {"persistentVolumeClaim", "secret", "name"}
+    assert {key for volume in spec["volumes"] for key in volume} <= allowed
+
+
+def test_shards_are_asked_by_routers_alone():
+    policies = {
+        found["metadata"]["name"]: found["spec"]
+        for found in _OBJECTS
+        if found["kind"] == "NetworkPolicy"
+    }
+    for workload in _WORKLOADS:
+        labels = _pod(workload)["metadata"]["labels"]
+        policy = policies[labels["app"]]
+        assert policy["podSelector"]["matchLabels"] == {"app": labels["app"]}
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+        (container,) = _pod(workload)["spec"]["containers"]
+        ports = {port["containerPort"] for port in container["ports"]}
+        opened = {p["port"] for rule in policy["ingress"] for p in rule["ports"]}
+        assert opened == ports
+    asking, _ = policies["retro-shard"]["ingress"]
+    (who,) = asking["from"]
+    assert who == {"podSelector": {"matchLabels": {"app": "retro-router"}}}
+    assert policies["retro-shard"]["egress"] == []
+    out = policies["retro-router"]["egress"][0]
+    assert out["ports"] == asking["ports"]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from data_pipeline.storage import locks
 from tests.commands import TINY, check_mistake
 
 
@@ -57,3 +58,11 @@ from tests.commands import TINY, check_mistake
 )
 def test_mistakes_end_in_a_line_and_not_in_a_traceback(arguments, expected, tmp_path):
     check_mistake(arguments, expected, tmp_path)
+
+
+def test_the_database_of_a_run_that_is_trained_is_left_alone(tmp_path):
+    (tmp_path / "run.json").touch()
+    with locks.locked(tmp_path / ".training", "training in"):
+        command = ("experiments.build_database", "--workdir={tmp}")
+        check_mistake(command, f"another process is training in {tmp_path}", tmp_path)
+    assert not (tmp_path / "database").exists()

@@ -1,4 +1,4 @@
-"""The memory of this process and of the machine, in bytes; needs no package."""
+"""The memory of processes and of the machine, in bytes; needs no package."""
 
 import os
 import pathlib
@@ -6,12 +6,12 @@ import resource
 import sys
 
 
-def process_peak_bytes() -> int:
-    """Gives the most memory that this process has held in RAM since it began.
+def process_peak_bytes(process: int | str = "self") -> int:
+    """Gives the most memory that a process has held in RAM since it began.
 
     On Linux from /proc: getrusage also counts what a parent held when it forked.
     """
-    status = pathlib.Path("/proc/self/status")
+    status = pathlib.Path(f"/proc/{process}/status")
     if status.exists():
         return _kilobytes(status.read_text(encoding="ascii"), "VmHWM:") * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -4,6 +4,7 @@ What opens, loads and searches a damaged database must refuse it and name the fi
 does not read, `verify` must. Sequences are read as training reads them.
 """
 
+import argparse
 import collections
 import random
 import shutil
@@ -26,13 +27,13 @@ _ERRORS = (
 _OUTCOMES = ("on opening", "by verify", "not named", "harmless", "wrong answer")
 
 
-def rows(scratch: Path, seed: int) -> tuple[list[Row], list[str]]:
-    """Gives the rows, and a note for each file whose damage was not refused by name."""
+def rows(scratch: Path, args: argparse.Namespace, notes: list[str]) -> list[Row]:
+    """Gives the rows; notes each file whose damage was not refused by name."""
     with toy_embedder.in_place_of_all():
         whole, other = (
-            _updated(scratch / name, seed + n) for n, name in enumerate("ab")
+            updated(scratch / name, args.seed + n) for n, name in enumerate("ab")
         )
-        damage = _Damage(whole, other, scratch / "damaged", random.Random(seed))
+        damage = _Damage(whole, other, scratch / "damaged", random.Random(args.seed))
         files = [path.relative_to(whole) for path in sorted(whole.rglob("*"))]
         files = [path for path in files if (whole / path).is_file()]
         shards = sorted(path.parent for path in files if path.name == "shard.json")
@@ -42,10 +43,11 @@ def rows(scratch: Path, seed: int) -> tuple[list[Row], list[str]]:
             damage.row("a file missing", files, lambda path: path.unlink()),
             damage.row("a shard of another build", shards, damage.swap),
         ]
-    return made, damage.notes
+    notes += damage.notes
+    return made
 
 
-def _updated(scratch: Path, seed: int) -> Path:
+def updated(scratch: Path, seed: int) -> Path:
     """Builds a database with a version that adds and deletes; gives its folder."""
     corpus = small_database.write_corpus(scratch / "corpus", seed)
     small_database.make(corpus, scratch / "database")
@@ -63,7 +65,7 @@ class _Damage:
         self._whole, self._other, self._rng = whole, other, rng
         self._folder = shutil.copytree(whole, folder)
         self._facts = small_database.facts_of(whole)
-        self._sequences = _sequences(whole)
+        self._sequences = sequences_of(whole)
         self.notes: list[str] = []
 
     def flip(self, path: Path) -> None:
@@ -90,7 +92,7 @@ class _Damage:
                 self.notes.append(f"{what}, {name}: {outcome}")
             self._mend(name)
         refused = counts["on opening"] + counts["by verify"]
-        row: Row = {"part": "damage", "damage": what, "times": len(names)}
+        row: Row = {"damage": what, "times": len(names)}
         return row | {"refused, named": refused} | {o: counts[o] for o in _OUTCOMES}
 
     def _mend(self, name: Path) -> None:
@@ -104,7 +106,7 @@ class _Damage:
     def _outcome(self, name: Path) -> str:
         try:
             facts = small_database.facts_of(self._folder)
-            sequences = _sequences(self._folder)
+            sequences = sequences_of(self._folder)
         except _ERRORS as error:
             return "on opening" if _names(str(error), name) else "not named"
         found = small_database.damaged_files(self._folder)
@@ -120,7 +122,7 @@ def _names(message: str, name: Path) -> bool:
     return any(str(place) in message for place in places)
 
 
-def _sequences(folder: Path) -> int:
+def sequences_of(folder: Path) -> int:
     """Gives a number that any change of any sequence changes; reads them all.
 
     Raises:

@@ -1,19 +1,28 @@
-"""Counts what faults leave: kill -9, lost and stalled servers, overload, damaged files.
+"""Counts what faults leave: kills, lost servers, changes, floods, damage, malice, few descriptors.
 
     python -m tools.benchmark faults --kills=20
 
 The databases that are broken are made here: of generated text with an embedder without
-weights, and of random vectors for the service.
+weights, or `--embedder=minilm`, and of random vectors for the service.
 """
 
 import argparse
+import importlib
 import tempfile
 from pathlib import Path
 
 from tools.benchmark.result import Result, Row, describe_machine, positive
-from tools.faults import kills, servers
 
-_PARTS = ("kills", "service", "damage")
+# Part -> the module that makes its rows; imported when asked for: some need TensorFlow.
+_PARTS = {
+    "kills": "kills",
+    "service": "servers",
+    "damage": "damage",
+    "changes": "changes",
+    "descriptors": "descriptors",
+    "hostile": "hostile",
+    "floods": "floods",
+}
 
 
 def _parts(text: str) -> list[str]:
@@ -39,22 +48,24 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--clients", type=positive, default=4, help="at once")
     command.add_argument("--seconds", type=float, default=10.0, help="of each load")
     command.add_argument("--timeout_s", type=float, default=2.0, help="of a request")
+    command.add_argument(
+        "--embedder",
+        choices=("toy", "minilm"),
+        default="toy",
+        help="where text is embedded",
+    )
+    command.add_argument("--adds", type=positive, default=160, help="of one text each")
 
 
 def run(args: argparse.Namespace) -> Result:
     """Gives the counts of all parts that are asked for."""
     rows: list[Row] = []
     notes: list[str] = []
-    if "kills" in args.parts:
-        rows += kills.rows(args.kills, args.seed)
     with tempfile.TemporaryDirectory() as scratch:
-        if "service" in args.parts:
-            rows += servers.rows(Path(scratch) / "served", args)
-        if "damage" in args.parts:
-            from tools.faults import damage  # TensorFlow
-
-            damaged, notes = damage.rows(Path(scratch), args.seed)
-            rows += damaged
+        for part in args.parts:
+            module = importlib.import_module(f"tools.faults.{_PARTS[part]}")
+            made = module.rows(Path(scratch) / part, args, notes)
+            rows += [{"part": part} | row for row in made]
     conditions = describe_machine(("grpcio", "numpy", "tensorflow")) | {
         "kills of each": args.kills,
         "seed": args.seed,
@@ -62,5 +73,6 @@ def run(args: argparse.Namespace) -> Result:
         "clients": args.clients,
         "queue of a shard server": args.queue,
         "seconds of load": args.seconds,
+        "embedder": args.embedder,
     }
     return Result(name="faults", conditions=conditions, rows=rows, notes=notes)

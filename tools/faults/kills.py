@@ -6,6 +6,7 @@ The command prints the rows as JSON. It is a process of its own, which forks: a 
 start at once, and a process that has run TensorFlow or JAX can't be forked.
 """
 
+import argparse
 import collections
 import functools
 import importlib
@@ -33,12 +34,11 @@ _POLL_S = 0.001
 _MOST_ATTEMPTS = 20  # for one kill: the others came too late
 
 
-def rows(kills: int, seed: int) -> list[Row]:
+def rows(scratch: Path, args: argparse.Namespace, notes: list[str]) -> list[Row]:
     """Gives the rows of all kinds of kills, from a process that forks."""
     command = [sys.executable, "-m", "tools.faults.kills"]
-    done = subprocess.run(
-        [*command, str(kills), str(seed)], stdout=subprocess.PIPE, text=True, check=True
-    )
+    command += [str(args.kills), str(args.seed)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
 
@@ -161,7 +161,6 @@ def _row(
 ) -> Row:
     """Makes the row of a kind of kill; a restart that is not equal counts as broken."""
     return {
-        "part": "kills",
         "kill -9 of": what,
         "kills": left.total(),
         "left old": left["old"],

@@ -26,11 +26,13 @@ class Answer:
     Attributes:
         outcome: whole, partial, or the gRPC code of an error.
         ended_s: on the clock of `time.monotonic`.
+        version: of the database, if there was an answer.
     """
 
     outcome: str
     took_s: float
     ended_s: float
+    version: int = -1
 
 
 class Answers(list[Answer]):
@@ -43,6 +45,11 @@ class Answers(list[Answer]):
     def errors(self) -> int:
         """Counts the requests without an answer."""
         return len(self) - self.num("whole", "partial")
+
+    def percentile_ms(self, percent: float) -> float:
+        """Gives the time that some per cent of the requests did not take, failed ones too."""
+        took_s = [answer.took_s for answer in self] or [0.0]
+        return round(1000 * float(np.percentile(took_s, percent)), 1)
 
     def longest_ms(self) -> int:
         """Gives the longest time of a request, failed ones too."""
@@ -64,16 +71,26 @@ def request_of(vectors_QW: np.ndarray) -> pb.SearchRequest:
     )
 
 
-def ask(stub, request: pb.SearchRequest, timeout_s: float) -> Answer:
-    """Asks once and waits for the answer."""
-    start_s = time.monotonic()
+def completeness(response: pb.SearchResponse) -> str:
+    """Tells whether all shards answered."""
+    return "partial" if response.partial else "whole"
+
+
+def ask(
+    stub,
+    request: pb.SearchRequest,
+    timeout_s: float,
+    judge: Callable[[pb.SearchResponse], str] = completeness,
+) -> Answer:
+    """Asks once and waits for the answer, whose outcome `judge` tells."""
+    start_s, version = time.monotonic(), -1
     try:
         response = stub.Search(request, timeout=timeout_s)
-        outcome = "partial" if response.partial else "whole"
+        ended_s = time.monotonic()
+        outcome, version = judge(response), response.database.version
     except grpc.RpcError as error:
-        outcome = error.code().name
-    ended_s = time.monotonic()
-    return Answer(outcome, ended_s - start_s, ended_s)
+        ended_s, outcome = time.monotonic(), error.code().name
+    return Answer(outcome, ended_s - start_s, ended_s, version)
 
 
 def under_load(
@@ -84,26 +101,28 @@ def under_load(
     clients: int,
     timeout_s: float,
     seconds: float,
+    judge: Callable[[pb.SearchResponse], str] = completeness,
 ) -> Answers:
     """Runs clients that ask one request after the other, while something is done to the service.
 
     Args:
-        acts: done in turn, at equal intervals of the `seconds`.
+        acts: done in turn, at equal intervals of the `seconds`; later if one takes longer.
     """
     until, answers = threading.Event(), Answers()
 
     def load(_) -> None:
         with connected(port) as stub:
             while not until.is_set():
-                answers.append(ask(stub, request, timeout_s))
+                answers.append(ask(stub, request, timeout_s, judge))
 
     with ThreadPoolExecutor(clients) as pool:
         asking = pool.map(load, range(clients))
+        began_s = time.monotonic()
         try:
-            for act in acts:
-                time.sleep(seconds / (len(acts) + 1))
+            for number, act in enumerate([*acts, lambda: None], start=1):
+                due_s = began_s + seconds * number / (len(acts) + 1)
+                time.sleep(max(0.0, due_s - time.monotonic()))
                 act()
-            time.sleep(seconds / (len(acts) + 1))
         finally:
             until.set()
         list(asking)
@@ -124,7 +143,7 @@ def open_loop(
     def note(start_s: float, done) -> None:
         ended_s, outcome = time.monotonic(), done.code().name
         if done.code() is grpc.StatusCode.OK:
-            outcome = "partial" if done.result().partial else "whole"
+            outcome = completeness(done.result())
         answers.append(Answer(outcome, ended_s - start_s, ended_s))
 
     with connected(port) as stub:

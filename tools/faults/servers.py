@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tools.benchmark import memory
 from tools.benchmark.result import Row, progress
 from tools.benchmark.synthetic import clustered, write_database
 from tools.faults import load
@@ -31,9 +32,18 @@ _LONGEST_RECOVERY_S = 60.0
 class Server:
     """A server process, which runs from when it is made."""
 
-    def __init__(self, module: str, *flags: str, port: int = 0):
+    def __init__(
+        self, module: str, *flags: str, port: int = 0, embedder: str = "minilm"
+    ):
         """Waits until the process serves; RuntimeError with its messages if it ends."""
-        command = [sys.executable, "-m", f"data_pipeline.service.{module}", *flags]
+        toy = ["tools.faults.toy_embedder"] if embedder == "toy" else []
+        command = [
+            sys.executable,
+            "-m",
+            *toy,
+            f"data_pipeline.service.{module}",
+            *flags,
+        ]
         self._process = subprocess.Popen(
             [*command, f"--port={port}", "--until_eof"],
             stdin=subprocess.PIPE,
@@ -57,6 +67,15 @@ class Server:
         """Sends the process a signal."""
         self._process.send_signal(number)
 
+    def peak_mb(self) -> int:
+        """Gives the most memory that it has had, in MB."""
+        return memory.process_peak_bytes(self._process.pid) // 10**6
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits for its end, or until the time is over."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout_s)
+
     def end(self) -> None:
         """Kills the process, if it still runs."""
         self._process.send_signal(signal.SIGCONT)
@@ -69,26 +88,33 @@ class Server:
 
 
 class Service:
-    """A router before two shards of two replicas."""
+    """A router before two shards, of two replicas if nothing else is said."""
 
-    def __init__(self, database: Path, queue: int):
+    def __init__(
+        self,
+        database: Path,
+        queue: int,
+        *,
+        replicas: int = _REPLICAS,
+        embedder: str = "minilm",
+    ):
         """Starts all servers; at a shard server `queue` requests may wait."""
-        self._database, self._queue = database, queue
+        self._database, self._queue, self._embedder = database, queue, embedder
         self.shards = [
-            [self._shard(shard) for _ in range(_REPLICAS)] for shard in range(_SHARDS)
+            [self._shard(shard) for _ in range(replicas)] for shard in range(_SHARDS)
         ]
         addresses = ",".join(
             "|".join(f"127.0.0.1:{replica.port}" for replica in shard)
             for shard in self.shards
         )
         flags = (f"--database={database}", f"--shards={addresses}")
-        self._router = Server("router", *flags)
-        self.port = self._router.port
+        self.router = Server("router", *flags, embedder=embedder)
+        self.port = self.router.port
 
     def _shard(self, shard: int, port: int = 0) -> Server:
         flags = [f"--database={self._database}", f"--queue={self._queue}"]
         flags += [f"--shard={shard}", f"--num_shards={_SHARDS}", "--threads=1"]
-        return Server("shard_server", *flags, port=port)
+        return Server("shard_server", *flags, port=port, embedder=self._embedder)
 
     def signal(self, shard: int, number: signal.Signals, *, replicas: int) -> None:
         """Sends the first replicas of a shard a signal."""
@@ -102,13 +128,25 @@ class Service:
             old.end()
             self.shards[shard][number] = self._shard(shard, old.port)
 
+    def terminate(self, most_s: float) -> float:
+        """Asks all to end, the router first; gives the seconds that they take, at most `most_s`."""
+        self.peaks_mb = [server.peak_mb() for server in self._all()]
+        began_s = time.monotonic()
+        for server in self._all():
+            server.signal(signal.SIGTERM)
+            server.wait(max(0.0, began_s + most_s - time.monotonic()))
+        return time.monotonic() - began_s
+
+    def _all(self) -> list[Server]:
+        return [self.router, *(replica for shard in self.shards for replica in shard)]
+
     def close(self) -> None:
         """Ends all servers."""
-        for server in [self._router, *(r for shard in self.shards for r in shard)]:
+        for server in self._all():
             server.end()
 
 
-def rows(scratch: Path, args: argparse.Namespace) -> list[Row]:
+def rows(scratch: Path, args: argparse.Namespace, notes: list[str]) -> list[Row]:
     """Gives the rows of all faults of the service."""
     write_database(scratch, args.rows, _WIDTH, _SHARDS, "exact")
     progress(f"starting {_SHARDS * _REPLICAS} shard servers and a router")
@@ -155,7 +193,6 @@ class _Faults:
 
     def _counts(self, fault: str, answers: load.Answers) -> Row:
         return {
-            "part": "service",
             "service": fault,
             "requests": len(answers),
             "whole": answers.num("whole"),

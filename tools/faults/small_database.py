@@ -72,9 +72,9 @@ def _sentence(rng: np.random.Generator) -> str:
     return " ".join(words).capitalize() + "."
 
 
-def config(corpus: Path, index: str = "exact") -> DataConfig:
+def config(corpus: Path, index: str = "exact", **others) -> DataConfig:
     """Gives settings that make every stage several shards, of 8-token chunks."""
-    return DataConfig(
+    settings = DataConfig(
         corpus=str(corpus),
         validation_share=0.1,
         test_share=0.1,
@@ -88,12 +88,13 @@ def config(corpus: Path, index: str = "exact") -> DataConfig:
         sequence_chunks=4,
         neighbour_len=16,
     )
+    return dataclasses.replace(settings, **others)
 
 
-def make(corpus: Path, folder: Path, index: str = "exact") -> None:
+def make(corpus: Path, folder: Path, index: str = "exact", **others) -> None:
     """Builds the database, or goes on with it, without a word of its progress."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        pipeline.Build(config(corpus, index), folder).run()
+        pipeline.Build(config(corpus, index, **others), folder).run()
 
 
 def queries() -> list[str]:
@@ -153,6 +154,11 @@ UPDATES: dict[str, Callable[[Database], object]] = {
     "delete": lambda opened: opened.delete([_first(opened)]),
     "compact": lambda opened: opened.compact(),
 }
+
+
+def change(name: str, folder: Path) -> None:
+    """Opens the database and makes one of the updates."""
+    UPDATES[name](Database.open(folder))
 
 
 def copy(source: Path, target: Path) -> Path:

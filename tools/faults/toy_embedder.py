@@ -1,11 +1,18 @@
 """A deterministic embedder without weights: texts that share letters come out close.
 
 For tests, and for benchmarks that build databases again and again.
+
+    python -m tools.faults.toy_embedder MODULE FLAGS ...
+
+The command runs another one with the toy in place.
 """
 
+import atexit
+import contextlib
+import runpy
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from unittest import mock
 
 import numpy as np
@@ -38,7 +45,7 @@ class ToyEmbedder:
         return vectors_QW / np.linalg.norm(vectors_QW, axis=1, keepdims=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def in_place_of_all() -> Iterator[None]:
     """Puts the toy in the place of every embedder, in this process."""
     toy = mock.Mock(side_effect=lambda name: ToyEmbedder())
@@ -49,3 +56,21 @@ def in_place_of_all() -> Iterator[None]:
     ):
         yield
     shard_work.embedder.cache_clear()
+
+
+def begin(embedder_name: str) -> None:
+    """Begins a process: the toy stays in place to its end, if it is what is asked for."""
+    to_the_end = in_place(embedder_name)
+    to_the_end.__enter__()
+    atexit.register(to_the_end.__exit__, None, None, None)
+
+
+def in_place(embedder_name: str) -> contextlib.AbstractContextManager[None]:
+    """Puts the toy in place if that is the embedder asked for; else nothing."""
+    return in_place_of_all() if embedder_name == "toy" else contextlib.nullcontext()
+
+
+if __name__ == "__main__":
+    del sys.argv[0]
+    with in_place_of_all():
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -6,6 +6,7 @@ Letters here: X passages.
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 
 import grpc
@@ -50,7 +51,7 @@ class Shards:
         vectors, k = messages.pack_vectors(vectors_QW), request.k
 
         async def ask(shard: int):
-            """Gives what one shard found, or as text why it is missing."""
+            """Gives what one shard found, or why it is missing."""
             asked = pb.ShardSearchRequest(
                 database=state,
                 shard=shard,
@@ -66,12 +67,13 @@ class Shards:
             return messages.unpack_found(found, len(vectors_QW), k)
 
         each = await asyncio.gather(*map(ask, range(len(self._shards))))
-        missing = {s: why for s, why in enumerate(each) if isinstance(why, str)}
-        self._record_missing(missing)
+        missing = {s: why for s, why in enumerate(each) if isinstance(why, _Missing)}
+        self._record_missing({shard: why.details for shard, why in missing.items()})
+        reasons = {shard: why.reason for shard, why in missing.items()}
         if len(missing) == len(each):
-            said = "; ".join(f"shard {s}: {why}" for s, why in missing.items())
+            said = "; ".join(f"shard {s}: {why}" for s, why in reasons.items())
             raise Refused(grpc.StatusCode.UNAVAILABLE, f"no shard answered: {said}")
-        return {s: found for s, found in enumerate(each) if s not in missing}, missing
+        return {s: found for s, found in enumerate(each) if s not in missing}, reasons
 
     def _record_missing(self, missing: dict[int, str]) -> None:
         """Counts missing shards and logs when others are missing than before."""
@@ -134,7 +136,7 @@ class Shards:
                     "Passages", asked, left_s if is_last else left_s / 2
                 )
             except replica_set.Unanswered as error:
-                said = _reason(error)
+                said = _reason(error).reason
         raise Refused(
             grpc.StatusCode.UNAVAILABLE, f"no shard could read the passages: {said}"
         )
@@ -145,14 +147,32 @@ class Shards:
             await shard.close()
 
 
-def _reason(error: replica_set.Unanswered) -> str:
+# What clients are told. The router's log has the rest, with the addresses of its shards.
+_REASONS = {
+    grpc.StatusCode.UNAVAILABLE: "no server of it can be reached",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "no server of it answered in time",
+    grpc.StatusCode.FAILED_PRECONDITION: "its servers have another database or version",
+    grpc.StatusCode.UNAUTHENTICATED: "its servers do not know the router's token",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Missing:
+    """Why a shard is missing: what clients are told, and what the log says."""
+
+    reason: str
+    details: str
+
+
+def _reason(error: replica_set.Unanswered) -> _Missing:
     """Why a shard is missing; what the caller has to hear is raised instead."""
     if error.code in (
         grpc.StatusCode.INVALID_ARGUMENT,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     ):
         raise Refused(error.code, str(error).split(": ", 1)[-1]) from error
-    return f"{error.code.name}: {error}"
+    name, said = error.code.name, _REASONS.get(error.code, "see the router's log")
+    return _Missing(f"{name}: {said}", f"{name}: {error}")
 
 
 def _finders(ids_X: np.ndarray, answers: dict[int, Answer]) -> dict[int, list[int]]:

@@ -8,8 +8,8 @@ import grpc.aio
 
 from data_pipeline.service.routing.breaker import Breaker
 from data_pipeline.service.server.observability import Log, Metrics
+from data_pipeline.service.wire import addresses, security
 from data_pipeline.service.wire import retrieval_pb2 as pb
-from data_pipeline.service.wire import security
 from data_pipeline.service.wire.stubs import stub_of
 
 # A server that answers this works: the fault is the caller's, or there are too many.
@@ -34,11 +34,9 @@ class Replica:
     ):
         """Connects at the first call, and again whenever the connection is lost."""
         options = [
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.max_send_message_length", -1),
+            *addresses.channel_options(address),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 2000),
             ("grpc.keepalive_time_ms", 10_000),
             ("grpc.keepalive_timeout_ms", 5000),
         ]
@@ -53,6 +51,7 @@ class Replica:
         self._left_alone.set(0)
         self.address, self.in_flight, self.breaker = address, 0, Breaker()
         self._code = grpc.StatusCode.UNKNOWN  # of the newest failure
+        self._slow_method: str | None = None  # if that was slowness: in what
         self._held: list[pb.DatabaseState] | None = None  # None: it was not asked yet
         self._num_missed = 0  # leases in a row without an answer
         self._trials: set[asyncio.Task] = set()
@@ -71,32 +70,41 @@ class Replica:
             call = getattr(self._stub, method)
             answer = await call(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            code, details = error.code(), f"{self.address}: {error.details()}"
+            reason = addresses.explain(error.details(), self.address)
+            code, details = error.code(), f"{self.address}: {reason}"
             is_late = code == grpc.StatusCode.DEADLINE_EXCEEDED
             if code in _WORKING:
-                self._record_answer()
+                self._record_answer_to(method)
             elif not is_late or timeout_s >= fair_s:
                 self._code = code
                 self._record_failure(details)
             raise Unanswered(code, details) from error
         finally:
             self.in_flight -= 1
-        self._record_answer()
+        self._record_answer_to(method)
         return answer
 
+    def _record_answer_to(self, method: str) -> None:
+        # Searches and passages have threads of their own: one says nothing of the other.
+        if self._slow_method in (None, method):
+            self._record_answer()
+
     def _record_answer(self) -> None:
+        self._slow_method = None
         if self.breaker.record_answer():
             self._left_alone.set(0)
             self._log("replica_is_back", replica=self.address)
 
-    def _record_failure(self, reason: str, *, was_slow: bool = False) -> None:
+    def _record_failure(self, reason: str, slow_method: str | None = None) -> None:
+        self._slow_method = slow_method
+        was_slow = slow_method is not None
         if self.breaker.record_failure(time.monotonic(), reason, was_slow=was_slow):
             self._left_alone.set(1)
             self._log("replica_left_alone", replica=self.address, reason=reason)
 
-    def record_outrun(self) -> None:
+    def record_outrun(self, method: str) -> None:
         """Counts that another replica answered first."""
-        self._record_failure("slower than another replica", was_slow=True)
+        self._record_failure("slower than another replica", method)
 
     def left_alone(self) -> Unanswered:
         """The error of a request that would have gone to this replica."""
@@ -109,7 +117,8 @@ class Replica:
 
     def try_if_due(self, method: str, request, timeout_s: float, fair_s: float) -> None:
         """Sends a request that nobody waits for, if the pause is over."""
-        if not self.breaker.begin_trial(time.monotonic()):
+        is_telling = self._slow_method in (None, method)
+        if not is_telling or not self.breaker.begin_trial(time.monotonic()):
             return
 
         async def trial() -> None:
@@ -129,18 +138,27 @@ class Replica:
         if self._code == grpc.StatusCode.FAILED_PRECONDITION:
             self._record_answer()
 
-    async def renew_lease(self, request: pb.HoldRequest, timeout_s: float) -> None:
+    async def renew_lease(
+        self, request: pb.HoldRequest, timeout_s: float, *, leads: bool
+    ) -> pb.DatabaseState | None:
         """Asks the server to keep versions for a while, and learns which it has.
 
         Without an answer what it had is believed no more; after three the server is lost.
+
+        Args:
+            leads: the router follows this server.
+        Returns:
+            The version that comes next, if it leads and has one.
         """
+        asked = pb.HoldRequest(leads=leads)
+        asked.MergeFrom(request)
         try:
             answer = await self._stub.Hold(
-                request, timeout=timeout_s, metadata=self._metadata
+                asked, timeout=timeout_s, metadata=self._metadata
             )
         except grpc.aio.AioRpcError:
             self._num_missed += 1
-            return
+            return None
         held = list(answer.databases)
         if self.is_lost:
             # It is back, perhaps long before the breaker's pause is over.
@@ -148,6 +166,7 @@ class Replica:
         elif held != self._held:
             self.version_changed()
         self._held, self._num_missed = held, 0
+        return answer.next if leads and answer.HasField("next") else None
 
     @property
     def is_lost(self) -> bool:
@@ -157,6 +176,10 @@ class Replica:
     def may_have(self, state: pb.DatabaseState) -> bool:
         """Whether the server can answer for a version, as far as is known."""
         return self._held is None or state in self._held
+
+    def can_answer(self, state: pb.DatabaseState) -> bool:
+        """Whether the server is there and had a version when last asked."""
+        return not self.is_lost and self._held is not None and state in self._held
 
     def surely_has(self, state: pb.DatabaseState) -> bool:
         """Whether the server said so when last asked, which was just now."""

@@ -21,6 +21,7 @@ import grpc
 from data_pipeline.service.routing.breaker import Circuit
 from data_pipeline.service.routing.replica import Replica, Unanswered
 from data_pipeline.service.server.observability import Log, Metrics
+from data_pipeline.service.wire import addresses as addresses_of
 from data_pipeline.service.wire import retrieval_pb2 as pb
 
 # The hedging delay is drawn from so many answers, anew after every 20 of them.
@@ -105,7 +106,7 @@ class ReplicaSet:
                             self._hedge.record(loop.time() - start_s)
                         # Whoever is outrun again and again is asked last from then on.
                         for outrun in running.values():
-                            outrun.record_outrun()
+                            outrun.record_outrun(method)
                         return task.result()
                     if not isinstance(error, Unanswered) or error.code in _FINAL:
                         raise error
@@ -131,16 +132,35 @@ class ReplicaSet:
 
         return sorted(asked, key=rank)
 
-    async def renew_leases(self, request: pb.HoldRequest, timeout_s: float) -> None:
-        """Asks all replicas to keep versions for a while, and learns which they have."""
-        await asyncio.gather(
-            *(replica.renew_lease(request, timeout_s) for replica in self._replicas)
+    async def renew_leases(
+        self, request: pb.HoldRequest, timeout_s: float, *, leads: bool
+    ) -> pb.DatabaseState | None:
+        """Asks all replicas to keep versions for a while, and learns which they have.
+
+        Args:
+            leads: the router follows the first replica that is there.
+        Returns:
+            The version that this one says comes next.
+        """
+        first = next((r for r in self._replicas if not r.is_lost), None)
+        named = await asyncio.gather(
+            *(
+                replica.renew_lease(
+                    request, timeout_s, leads=leads and replica is first
+                )
+                for replica in self._replicas
+            )
         )
+        return next((state for state in named if state is not None), None)
 
     @property
     def is_lost(self) -> bool:
         """Whether no replica has answered for some time."""
         return all(replica.is_lost for replica in self._replicas)
+
+    def can_answer(self, state: pb.DatabaseState) -> bool:
+        """Whether a replica is there and had a version when last asked."""
+        return any(replica.can_answer(state) for replica in self._replicas)
 
     def has(self, state: pb.DatabaseState) -> bool:
         """Whether a replica answers for a version."""
@@ -180,9 +200,10 @@ def connect(
     ]
     seen: set[str] = set()
     for address in (address for shard in shards for address in shard):
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise ValueError(f"shards: {address!r} is no host:port")
+        try:
+            addresses_of.checked(address)
+        except ValueError as error:
+            raise ValueError(f"shards: {error}") from error
         if address in seen:
             raise ValueError(f"shards: {address} is there twice")
         seen.add(address)

@@ -1,13 +1,16 @@
 """The metrics and the log of a server: Prometheus, and JSON lines on standard error."""
 
+import contextlib
 import json
 import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import prometheus_client
 
+_SCRAPE_S = 5.0  # for the request of a scrape to arrive
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
@@ -42,9 +45,14 @@ class Metrics:
             buckets=_BUCKETS_S,
             registry=self.registry,
         )
-        self.in_flight = self._gauge("in_flight", "Requests taken and not answered")
-        self.limit = self._gauge("in_flight_limit", "Requests that would be taken")
-        self.queue_length = self._gauge("queue_length", "Requests that wait")
+        self.in_flight = self._gauge(
+            "in_flight", "Requests taken and not answered", "kind"
+        )
+        self.limit = self._gauge(
+            "in_flight_limit", "Requests that would be taken", "kind"
+        )
+        self.queue_length = self._gauge("queue_length", "Requests that wait", "kind")
+        self.bytes = self._gauge("in_flight_bytes", "Of requests and their answers")
         self.hedges = self._counter("hedges", "Second requests to a slow shard")
         self.retries = self._counter("retries", "Requests sent to another replica")
         self.partials = self._counter("partials", "Answers that lack a shard")
@@ -81,6 +89,7 @@ class Metrics:
             server, thread = prometheus_client.start_http_server(
                 port, host, self.registry
             )
+            server.RequestHandlerClass = _with_timeout(server.RequestHandlerClass)
         except OSError as error:
             raise ValueError(
                 f"metrics_port {port} of {host} can't be had: {error.strerror}"
@@ -92,3 +101,16 @@ class Metrics:
             thread.join()
 
         return stop
+
+
+def _with_timeout(handler: Any) -> Any:
+    """A handler whose connection ends if its request does not come: each has a thread."""
+
+    class Handler(handler):
+        timeout = _SCRAPE_S
+
+        def handle(self) -> None:
+            with contextlib.suppress(TimeoutError):
+                super().handle()
+
+    return Handler

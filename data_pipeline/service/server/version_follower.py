@@ -1,20 +1,27 @@
 """The way in which servers follow a database that changes while they serve it.
 
-Every few seconds a server looks which version is in force. It opens a new one beside the
-old one, on a thread of its own; what both have in common is in memory once.
+A server opens a new version beside the old one, on a thread of its own; what both have in
+common is in memory once.
 
-A **shard server** has at most two versions and answers for both (`held_versions.py`). A
-**router** answers from one. It tells the shards twice a second which versions it needs
-(`Hold`), and hears which they have; once every shard that is there has the new one, the
-next request is answered from it, and those under way are finished in the old one
-(`served_version.py`). A shard gives up a version that no router has asked it to hold lately.
+**One server leads.** The first shard server that is there looks every `follow_s` seconds
+which version is in force. **Routers** tell each shard server twice a second which versions
+they need (`Hold`) and hear which it has; the leading one also names the version that comes
+next. A router opens that and holds it, so the **other shard servers** open it too; once every
+shard that is there has it, the next request is answered from it, and those under way are
+finished in the old one (`served_version.py`). Versions that are published meanwhile are
+passed over: the leading server looks again when the routers have gone over.
 
-So no answer mixes versions, and none is lost for the switch. After a change is published
-nothing is found in the old version any more when the slowest shard has looked (`follow_s`)
-and loaded what is new, and the router has heard of it (0.5 s; 1.5 s if a replica does not
-answer, 5 s if that is so for the first time). A shard that has two versions which are both
-asked for, from a change just before, waits until the requests in the older one are done
-(5 s, if the router that asked for it is gone); a minute at most, then it gives that one up.
+A shard server has at most two versions and answers for both (`held_versions.py`). It never
+gives up one that a router holds for another (but after a minute, for a router that can't go
+on); what no router holds for 5 s it gives up, and closes its files with it. Without routers
+it follows the version in force by itself.
+
+So no answer mixes versions, and none is lost for the switch. With `switch` = the time to load
+a version and one second more, a change is served at the latest `follow_s` + 2 x `switch` after
+it was published, however many come: one switch may be under way, the next one goes to what is
+newest then. What was deleted and compacted is closed in all servers 5 s later, or when the
+last request that began before is done (`--timeout_s`). If a server does not answer, each
+switch takes 1 s more, and 5 s if that is so for the first time.
 
 A version that can't be opened is logged, counted and tried again with growing pauses; the
 old one stays. Files that `compact` removes stay readable to who has them open, but for
@@ -24,7 +31,7 @@ have followed.
 
 import asyncio
 import concurrent.futures
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,22 +44,17 @@ _Made = TypeVar("_Made")
 
 
 class Follower:
-    """Looks for new versions, and runs what opens them, away from the event loop."""
+    """Runs what opens new versions away from the event loop, and what looks for them."""
 
     def __init__(self, folder: Path, *, follow_s: float, metrics: Metrics, log: Log):
-        """`follow_s` is the pause between two looks; 0 never looks."""
+        """`follow_s` is the first pause after a failure."""
         self._folder, self._follow_s = folder, follow_s
         self._metrics, self._log = metrics, log
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "follow")
         self._logged: str | None = None  # error that was logged last
-        self._failed: int | None = None  # version that could not be opened
-        self._retry_at_s, self._pause_s = 0.0, follow_s
+        # Versions that could not be opened: when each is tried again, and the pause then.
+        self._put_off: dict[int | None, tuple[float, float]] = {}
         self._tasks: list[asyncio.Task] = []
-
-    def start(self, step: Callable[[int], Awaitable[None]]) -> None:
-        """Calls `step` with the number of the version in force, time and again."""
-        if self._follow_s > 0:
-            self.keep(self._poll(step))
 
     def keep(self, work: Coroutine) -> None:
         """Runs work that never ends by itself; an end, which is a bug, is logged."""
@@ -65,16 +67,19 @@ class Follower:
             self._metrics.version_failures.inc()
             self._log("follows_no_more", error=repr(task.exception()))
 
-    async def _poll(self, step: Callable[[int], Awaitable[None]]) -> None:
-        while True:
-            await asyncio.sleep(self._follow_s)
-            number = await self.attempt(None, lambda: versions.in_force(self._folder))
-            if number is not None and not self._is_put_off(number):
-                await step(number)
+    async def in_force(self) -> int | None:
+        """Number of the version in force; None if it can't be read."""
+        return await self.attempt(None, lambda: versions.in_force(self._folder))
 
-    def _is_put_off(self, number: int) -> bool:
-        now_s = asyncio.get_running_loop().time()
-        return number == self._failed and now_s < self._retry_at_s
+    async def is_there(self, number: int) -> bool:
+        """Whether a version can still be opened: compacting gives up older ones."""
+        there = await self.attempt(None, lambda: versions.numbers(self._folder))
+        return there is None or number in there
+
+    def is_due(self, number: int) -> bool:
+        """Whether a version may be tried: it has not failed, or the pause is over."""
+        retry_at_s, _ = self._put_off.get(number, (0.0, 0.0))
+        return asyncio.get_running_loop().time() >= retry_at_s
 
     async def attempt(
         self, number: int | None, work: Callable[[], _Made]
@@ -92,14 +97,13 @@ class Follower:
             if str(error) != self._logged:
                 self._logged = str(error)
                 self._log("version_failed", version=number, error=str(error))
-            if number != self._failed:
-                self._pause_s = self._follow_s
-            self._failed = number
-            self._retry_at_s = loop.time() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            _, pause_s = self._put_off.get(number, (0.0, self._follow_s))
+            longer_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            self._put_off[number] = (loop.time() + pause_s, longer_s)
             return None
         if number is not None:
-            self._logged = self._failed = None
+            self._logged = None
+            self._put_off.clear()
         return made
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ Letters here: X passages.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, Integer
@@ -16,18 +16,27 @@ from data_pipeline.index import checks
 from data_pipeline.service.wire import retrieval_pb2 as pb
 
 _FLOAT, _TOKEN, _ID = "<f4", "<i4", "<i8"
+_KB, _MB = 1 << 10, 1 << 20
+# Of a token, about: its text must not be decoded before it is known to be short enough.
+_TEXT_BYTES_OF_TOKEN = 4
+# Passages read at once, before somebody looks whether they are still wanted.
+_READ_AT_ONCE = 256
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that one request may ask for."""
+    """The most that one request may ask for, in numbers and in bytes."""
 
     k: int = 1000
     queries: int = 2048
     results: int = 65_536  # queries times k
-    text_bytes: int = 65_536  # of one query
+    text_bytes: int = 32 * _KB  # of one query
+    texts_bytes: int = _MB  # of all queries
+    vectors_bytes: int = 6 * _MB  # of all queries, given or embedded
     excluded: int = 10_000  # documents
+    excluded_bytes: int = _MB  # of their names
     passage_chunks: int = 64  # of one passage
+    answer_bytes: int = 32 * _MB
 
 
 def state_of(database: Database) -> pb.DatabaseState:
@@ -79,13 +88,20 @@ def unpack_tokens(
     Raises:
         ValueError: if they are none, too many, too long or not in the vocabulary.
     """
-    if not 1 <= chunks.chunk_len <= limits.text_bytes:
+    most_tokens = limits.text_bytes // _TEXT_BYTES_OF_TOKEN
+    if not 1 <= chunks.chunk_len <= most_tokens:
         raise ValueError(
-            f"token_chunks.chunk_len must lie in 1..{limits.text_bytes}, is "
+            f"token_chunks.chunk_len must lie in 1..{most_tokens}, is "
             f"{chunks.chunk_len}"
         )
     tokens_QM = _unpack(chunks.data, _TOKEN, chunks.chunk_len, "token_chunks.data")
     _check_count(len(tokens_QM), "token_chunks", limits.queries)
+    most_tokens = limits.texts_bytes // _TEXT_BYTES_OF_TOKEN
+    if tokens_QM.size > most_tokens:
+        raise ValueError(
+            f"token_chunks has {tokens_QM.size} tokens, more than {most_tokens}: ask "
+            "with fewer queries"
+        )
     if tokens_QM.min() < 0 or tokens_QM.max() >= vocab_size:
         raise ValueError(
             f"token_chunks: ids {tokens_QM.min()}..{tokens_QM.max()} are outside "
@@ -112,9 +128,11 @@ def checked_texts(texts: Sequence[str], limits: Limits) -> list[str]:
     """Gives texts that can be embedded.
 
     Raises:
-        ValueError: if they are none or too many, or one is empty, huge or holds NUL.
+        ValueError: if they are none, too many or too large, or one is empty, huge or
+            holds NUL.
     """
     _check_count(len(texts), "texts", limits.queries)
+    total_bytes = 0
     for row, text in enumerate(texts):
         if not text.strip():
             raise ValueError(f"texts[{row}] is empty")
@@ -126,11 +144,21 @@ def checked_texts(texts: Sequence[str], limits: Limits) -> list[str]:
                 f"texts[{row}] has {size_bytes} bytes, more than {limits.text_bytes}: "
                 "cut it into several queries"
             )
+        total_bytes += size_bytes
+        if total_bytes > limits.texts_bytes:
+            raise ValueError(
+                f"texts have more than {limits.texts_bytes} bytes: ask with fewer queries"
+            )
     return list(texts)
 
 
+def size_of_query(query: str | Int[np.ndarray, " M"]) -> int:
+    """About the bytes of a query's text, which tokens do not have yet."""
+    return len(query) if isinstance(query, str) else _TEXT_BYTES_OF_TOKEN * len(query)
+
+
 def check_search(
-    k: int, num_queries: int, excluded: Sequence[str], limits: Limits
+    k: int, num_queries: int, width: int, excluded: Sequence[str], limits: Limits
 ) -> None:
     """Raises ValueError, naming it, if a number asked for is out of bounds."""
     if not 1 <= k <= limits.k:
@@ -140,29 +168,49 @@ def check_search(
             f"{num_queries} queries with k = {k} are {num_queries * k} results, more "
             f"than {limits.results}: ask with fewer queries"
         )
+    vectors_bytes = num_queries * width * np.dtype(_FLOAT).itemsize
+    if vectors_bytes > limits.vectors_bytes:
+        raise ValueError(
+            f"{num_queries} vectors of width {width} have {vectors_bytes} bytes, more "
+            f"than {limits.vectors_bytes}: ask with fewer queries"
+        )
     if len(excluded) > limits.excluded:
         raise ValueError(
             f"exclude_documents names {len(excluded)} documents, more than "
             f"{limits.excluded}"
         )
+    names_bytes = sum(len(name.encode()) for name in excluded)
+    if names_bytes > limits.excluded_bytes:
+        raise ValueError(
+            f"exclude_documents has {names_bytes} bytes, more than "
+            f"{limits.excluded_bytes}"
+        )
 
 
 def check_passages(
-    chunk_ids: Sequence[int], passage_len: int, database: Database, limits: Limits
-) -> None:
-    """Raises ValueError if there is no such passage, or none of such length."""
+    request: pb.PassagesRequest, database: Database, limits: Limits
+) -> int:
+    """Gives about how many bytes the passages have, before any is read.
+
+    Raises:
+        ValueError: if there is no such passage, none of such length, or too many.
+    """
+    chunk_ids, passage_len = request.chunk_ids, request.passage_len
     check_passage_len(passage_len, database.chunk_len, limits)
     if len(chunk_ids) > limits.results:
         raise ValueError(
             f"chunk_ids names {len(chunk_ids)} chunks, more than {limits.results}"
         )
-    num_chunks = len(database.snapshot.chunks())
-    for chunk_id in chunk_ids:
+    num_chunks, distinct = len(database.snapshot.chunks()), set(chunk_ids)
+    for chunk_id in distinct:
         if not 0 <= chunk_id < num_chunks:
             raise ValueError(
                 f"chunk_ids: {chunk_id} is outside 0..{num_chunks - 1}, the chunks of "
                 "the database"
             )
+    return check_answer(
+        len(distinct), passage_len, request.without_sources, database.chunk_len, limits
+    )
 
 
 def check_passage_len(passage_len: int, chunk_len: int, limits: Limits) -> None:
@@ -175,14 +223,70 @@ def check_passage_len(passage_len: int, chunk_len: int, limits: Limits) -> None:
         )
 
 
+def check_answer(
+    num_passages: int,
+    passage_len: int,
+    without_sources: bool,
+    chunk_len: int,
+    limits: Limits,
+) -> int:
+    """Gives about how many bytes passages have, before any is read.
+
+    Raises:
+        ValueError: if those are more than an answer may have.
+    """
+    sources_bytes = 0 if without_sources else 2 * chunk_len * _TEXT_BYTES_OF_TOKEN
+    passage_bytes = passage_len * np.dtype(_TOKEN).itemsize + sources_bytes
+    size_bytes = num_passages * passage_bytes
+    if size_bytes > limits.answer_bytes:
+        raise ValueError(
+            f"{num_passages} passages of about {passage_bytes} bytes are more than the "
+            f"{limits.answer_bytes} of an answer: ask for fewer or shorter ones"
+        )
+    return size_bytes
+
+
 def read_passages(
-    database: Database, chunk_ids: Sequence[int], passage_len: int, sources: bool
+    database: Database,
+    chunk_ids: Sequence[int],
+    passage_len: int,
+    sources: bool,
+    *,
+    most_bytes: int = Limits().answer_bytes,
+    is_given_up: Callable[[], bool] = lambda: False,
 ) -> list[pb.Passage]:
-    """Reads passages of the database from disk, as messages."""
-    passages = [pb.Passage(chunk_id=chunk_id) for chunk_id in chunk_ids]
-    if not passages:
-        return []
-    ids_X = np.array(chunk_ids, np.int64)
+    """Reads passages of the database from disk, as messages; each once.
+
+    Args:
+        most_bytes: of all; texts and titles are as long as they are.
+        is_given_up: says that nobody waits any more; what was read until then is given.
+    Raises:
+        ValueError: if they have more bytes than that.
+    """
+    passages, size_bytes = list[pb.Passage](), 0
+    distinct = list(dict.fromkeys(chunk_ids))
+    for start in range(0, len(distinct), _READ_AT_ONCE):
+        if is_given_up():
+            break
+        ids_X = np.array(distinct[start : start + _READ_AT_ONCE], np.int64)
+        block = _read_block(database, ids_X, passage_len, sources)
+        passages += block
+        size_bytes += sum(passage.ByteSize() for passage in block)
+        if size_bytes > most_bytes:
+            raise ValueError(
+                f"{len(distinct)} passages have more than the {most_bytes} bytes of an "
+                "answer: ask for fewer or shorter ones"
+            )
+    return passages
+
+
+def _read_block(
+    database: Database,
+    ids_X: Int[np.ndarray, " X"],
+    passage_len: int,
+    sources: bool,
+) -> list[pb.Passage]:
+    passages = [pb.Passage(chunk_id=chunk_id) for chunk_id in ids_X.tolist()]
     if passage_len:
         tokens_XR, lengths_X = database.snapshot.chunks().passages(ids_X, passage_len)
         for passage, tokens_R, length in zip(

@@ -153,40 +153,46 @@ class ShardSearchResponse(_message.Message):
     def __init__(self, chunk_ids: _Optional[bytes] = ..., distances: _Optional[bytes] = ...) -> None: ...
 
 class HoldRequest(_message.Message):
-    __slots__ = ("databases", "hold_s", "holder")
+    __slots__ = ("databases", "hold_s", "holder", "leads")
     DATABASES_FIELD_NUMBER: _ClassVar[int]
     HOLD_S_FIELD_NUMBER: _ClassVar[int]
     HOLDER_FIELD_NUMBER: _ClassVar[int]
+    LEADS_FIELD_NUMBER: _ClassVar[int]
     databases: _containers.RepeatedCompositeFieldContainer[DatabaseState]
     hold_s: float
     holder: str
-    def __init__(self, databases: _Optional[_Iterable[_Union[DatabaseState, _Mapping]]] = ..., hold_s: _Optional[float] = ..., holder: _Optional[str] = ...) -> None: ...
+    leads: bool
+    def __init__(self, databases: _Optional[_Iterable[_Union[DatabaseState, _Mapping]]] = ..., hold_s: _Optional[float] = ..., holder: _Optional[str] = ..., leads: bool = ...) -> None: ...
 
 class HoldResponse(_message.Message):
-    __slots__ = ("databases",)
+    __slots__ = ("databases", "next")
     DATABASES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
     databases: _containers.RepeatedCompositeFieldContainer[DatabaseState]
-    def __init__(self, databases: _Optional[_Iterable[_Union[DatabaseState, _Mapping]]] = ...) -> None: ...
+    next: DatabaseState
+    def __init__(self, databases: _Optional[_Iterable[_Union[DatabaseState, _Mapping]]] = ..., next: _Optional[_Union[DatabaseState, _Mapping]] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class Description(_message.Message):
-    __slots__ = ("database", "chunk_len", "width", "tokenizer_fingerprint", "embedder_fingerprint", "num_shards")
+    __slots__ = ("database", "chunk_len", "width", "tokenizer_fingerprint", "embedder_fingerprint", "num_shards", "vocab_size")
     DATABASE_FIELD_NUMBER: _ClassVar[int]
     CHUNK_LEN_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     EMBEDDER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     NUM_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
     database: DatabaseState
     chunk_len: int
     width: int
     tokenizer_fingerprint: str
     embedder_fingerprint: str
     num_shards: int
-    def __init__(self, database: _Optional[_Union[DatabaseState, _Mapping]] = ..., chunk_len: _Optional[int] = ..., width: _Optional[int] = ..., tokenizer_fingerprint: _Optional[str] = ..., embedder_fingerprint: _Optional[str] = ..., num_shards: _Optional[int] = ...) -> None: ...
+    vocab_size: int
+    def __init__(self, database: _Optional[_Union[DatabaseState, _Mapping]] = ..., chunk_len: _Optional[int] = ..., width: _Optional[int] = ..., tokenizer_fingerprint: _Optional[str] = ..., embedder_fingerprint: _Optional[str] = ..., num_shards: _Optional[int] = ..., vocab_size: _Optional[int] = ...) -> None: ...
 
 class TokenizerRequest(_message.Message):
     __slots__ = ()

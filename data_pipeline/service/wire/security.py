@@ -2,6 +2,7 @@
 
 import hmac
 import ssl
+import stat
 from pathlib import Path
 
 import grpc
@@ -23,27 +24,17 @@ def read_token(path: Path | None) -> str | None:
     return token
 
 
+def is_open_to_all(path: Path | None) -> bool:
+    """Whether a secret lies in a file that every user of the machine can read."""
+    if path is None:
+        return False
+    mode = path.stat().st_mode
+    return stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)
+
+
 def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
     """The headers that let a call in."""
     return () if token is None else (("authorization", f"Bearer {token}"),)
-
-
-# gRPC's words for a failed connection, and what they mean to the person who asked for it.
-_MEANINGS = {
-    "WRONG_VERSION_NUMBER": "the server there has no TLS: use grpc://",
-    "CERTIFICATE_VERIFY_FAILED": "no authority that is known vouches for the server's "
-    "certificate: name its PEM file with tls_ca",
-    "Socket closed": "the server there closed the connection: if it has TLS, use grpcs://",
-    "Connection refused": "nothing listens there: start the service, or look at the port",
-}
-
-
-def explain(details: str) -> str:
-    """Says what is wrong with a connection, where gRPC's own words do not."""
-    # A router's failed connections to its shards begin with other words.
-    is_ours = details.startswith("failed to connect")
-    found = (meaning for words, meaning in _MEANINGS.items() if words in details)
-    return next(found, details) if is_ours else details
 
 
 def server_credentials(
@@ -105,10 +96,11 @@ class TokenCheck:
         given = given if isinstance(given, bytes) else given.encode()
         if hmac.compare_digest(given, self._expected):
             return await continuation(details)
-        return grpc.unary_unary_rpc_method_handler(_refuse)
+        # As a stream: the request is not waited for, nor taken from the connection.
+        return grpc.stream_stream_rpc_method_handler(_refuse)
 
 
-async def _refuse(request: bytes, context: grpc.aio.ServicerContext) -> None:
+async def _refuse(_, context: grpc.aio.ServicerContext) -> None:
     await context.abort(
         grpc.StatusCode.UNAUTHENTICATED,
         "this server wants its token: send 'authorization: Bearer TOKEN'",

@@ -22,14 +22,11 @@ def test_names_of_shards_are_in_order(tiny_database):
 
 
 @pytest.mark.parametrize("max_rows", [1, 100, 10**6])
-def test_parts_of_the_index_are_all_training_shards(tiny_database, max_rows):
-    folder = tiny_database.folder
-    parts = shard_work.index_parts(folder, max_rows)
-    names = [name for part in parts for name in part]
-    assert names == shard_work.shard_names(folder, "train")
-    for part in parts:
-        rows = len(shard_work.chunk_table(folder, part))
-        assert rows <= max_rows or len(part) == 1
+def test_parts_of_the_index_are_all_training_chunks(tiny_database, max_rows):
+    parts = shard_work.index_parts(tiny_database.folder, max_rows)
+    ids = [chunk for part in parts for chunk in part]
+    assert ids == list(range(len(tiny_database.snapshot.chunks())))
+    assert all(0 < len(part) <= max_rows for part in parts)
     assert len(parts) == 1 if max_rows == 10**6 else len(parts) > 1
 
 

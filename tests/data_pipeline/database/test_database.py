@@ -112,10 +112,10 @@ def test_a_search_goes_on_in_the_version_it_began_with(database, monkeypatch, wa
 
 
 def test_the_newest_is_opened_beside_the_one_that_is_shown(database):
-    assert database.newest() is database
+    assert database.beside() is database
     Database.open(database.folder).add([{"id": "news", "text": NEWS}])
-    beside = database.newest()
+    beside = database.beside()
     assert (database.version, beside.version) == (0, 1)
-    assert beside.newest() is beside
+    assert beside.beside() is beside
     assert not database.snapshot.has_document("news")
     assert beside.snapshot.has_document("news")

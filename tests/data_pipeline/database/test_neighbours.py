@@ -12,19 +12,18 @@ from data_pipeline.index import sharded
 from tests import tiny_corpus
 
 
-class Counting:
+class Counting(sharded.ShardedIndex):
     """An index that keeps what it was asked for."""
 
-    def __init__(self, inner):
-        self._inner, self.asked = inner, []
-        self.size, self.width = inner.size, inner.width
+    def __init__(self, vectors_TW):
+        built = index.build_index(vectors_TW, "exact")
+        shard = sharded.Shard(np.arange(len(vectors_TW)), built)
+        super().__init__([shard], vectors_TW.shape[1])
+        self.asked = []
 
     def search(self, queries_QW, k):
         self.asked.append((len(queries_QW), k))
-        return self._inner.search(queries_QW, k)
-
-    def save(self, folder):
-        self._inner.save(folder)
+        return super().search(queries_QW, k)
 
 
 def another_document(own_Q, document_T):
@@ -58,10 +57,11 @@ def test_equals_brute_force_under_a_filter(data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "_QUERIES_AT_ONCE", 5)
         ids_QN, distances_QN = find_neighbours(
-            index.build_index(vectors_TW, "exact"),
+            Counting(vectors_TW),
             queries_QW.astype(np.float16),  # as they are stored
             num_neighbours,
             another_document(own_Q, document_T),
+            vectors_TW.__getitem__,
         )
     allowed_QT = document_T != own_Q[:, None]
     wanted = brute_force(vectors_TW, queries_QW, num_neighbours, allowed_QT)
@@ -91,38 +91,88 @@ def test_a_table_is_found_in_two_parts_as_in_one(num_queries):
     rng = np.random.default_rng(0)
     vectors_TW = rng.normal(size=(50, 8)).astype(np.float16)
     queries_QW = rng.normal(size=(num_queries, 8)).astype(np.float16)
-    built = index.build_index(vectors_TW, "exact")
+    built = Counting(vectors_TW)
     allowed_QT = rng.random((num_queries, 50)) < 0.5
 
     def allowed(rows, ids):
         return allowed_QT[rows[:, None], ids]
 
     found = neighbours.exact_neighbours(
-        built, queries_QW, 5, allowed, lambda ids: vectors_TW[ids]
+        built, queries_QW, 5, allowed, vectors_TW.__getitem__
     )
-    wanted = find_neighbours(built, queries_QW, 5, allowed)
+    wanted = find_neighbours(built, queries_QW, 5, allowed, vectors_TW.__getitem__)
     for got, expected in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(got, expected)
 
 
-def test_a_document_that_owns_all_nearest_entries_is_passed_over():
+@pytest.mark.parametrize(
+    ("small", "asked"), [(400, [(2, 8)]), (399, [(2, 8), (1, 32)])]
+)
+def test_a_document_that_owns_all_nearest_entries_is_passed_over(
+    small, asked, monkeypatch
+):
     """100 entries of its own lie before the first that is allowed."""
+    monkeypatch.setattr(neighbours, "_SMALL", small)
     rng = np.random.default_rng(0)
     near = np.array([1, 0]) + 0.01 * rng.normal(size=(100, 2))
     far = np.array([0, 1]) + 0.01 * rng.normal(size=(300, 2))
     vectors_TW = np.concatenate([near, far]).astype(np.float32)
     document_T = np.repeat([0, 1], [100, 300])
-    searched = Counting(index.build_index(vectors_TW, "exact"))
+    searched = Counting(vectors_TW)
     queries_QW = vectors_TW[[5, 350]]
     own_Q = np.array([0, 0])  # the second query has its neighbours at once
     ids_QN, distances_QN = find_neighbours(
-        searched, queries_QW, 2, another_document(own_Q, document_T)
+        searched,
+        queries_QW,
+        2,
+        another_document(own_Q, document_T),
+        vectors_TW.__getitem__,
     )
     wanted = brute_force(vectors_TW, queries_QW, 2, document_T != own_Q[:, None])
     np.testing.assert_array_equal(ids_QN, wanted[0])
     assert np.isfinite(distances_QN).all()
-    # Wider each time, and only for who lacks some.
-    assert searched.asked == [(2, 8), (1, 32), (1, 128)]
+    # Wider once, and only for who lacks some; then all that is allowed is compared.
+    assert searched.asked == asked
+
+
+def test_a_document_that_is_most_of_the_database_costs_no_more_than_others():
+    """What is looked at grows with the database, not with its square."""
+    rng = np.random.default_rng(0)
+    vectors_TW = rng.normal(size=(3000, 8)).astype(np.float32)
+    document_T = np.repeat([0, 1], [2900, 100])
+    vectors_TW[:2900] *= 0.01
+    vectors_TW[:2900] += 1
+    searched = Counting(vectors_TW)
+    own_Q = np.zeros(2900, int)
+    found = find_neighbours(
+        searched,
+        vectors_TW[:2900],
+        8,
+        another_document(own_Q, document_T),
+        vectors_TW.__getitem__,
+    )
+    assert sum(count * k for count, k in searched.asked) <= 2900 * (32 + 128)
+    allowed_QT = np.broadcast_to(document_T == 1, (2900, 3000))
+    wanted = index.build_index(vectors_TW[2900:], "exact").search(vectors_TW[:2900], 8)
+    assert allowed_QT[0, found[0]].all()
+    np.testing.assert_array_equal(found[0], wanted[0] + 2900)
+    np.testing.assert_array_equal(found[1], wanted[1])
+
+
+def test_nothing_is_read_where_nothing_is_allowed():
+    vectors_TW = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+
+    def never(ids):
+        raise AssertionError("read for nothing")
+
+    ids_QN, _ = find_neighbours(
+        Counting(vectors_TW),
+        vectors_TW,
+        2,
+        lambda rows, ids: np.zeros(ids.shape, bool),
+        never,
+    )
+    assert (ids_QN == -1).all()
 
 
 @given(data=st.data())
@@ -148,6 +198,7 @@ def test_searching_shards_apart_gives_what_their_union_gives(data):
             queries_QW,
             num_neighbours,
             another_document(own_Q, document_T),
+            vectors_TW.__getitem__,
         )
 
     found = sharded.merge([search([shard]) for shard in shards], num_neighbours)
@@ -158,9 +209,12 @@ def test_searching_shards_apart_gives_what_their_union_gives(data):
 
 def test_fewer_than_asked_for():
     vectors_TW = np.eye(3, dtype=np.float32)
-    built = index.build_index(vectors_TW, "exact")
     ids_QN, distances_QN = find_neighbours(
-        built, vectors_TW[:1], 5, lambda rows, ids: ids != 0
+        Counting(vectors_TW),
+        vectors_TW[:1],
+        5,
+        lambda rows, ids: ids != 0,
+        vectors_TW.__getitem__,
     )
     assert sorted(ids_QN[0, :2]) == [1, 2]
     assert (ids_QN[0, 2:] == -1).all()
@@ -169,17 +223,25 @@ def test_fewer_than_asked_for():
 
 
 def test_all_forbidden_nothing_there_and_no_queries():
-    built = index.build_index(np.eye(3, dtype=np.float32), "exact")
-    empty = index.build_index(np.zeros((0, 3), np.float32), "exact")
+    vectors_TW = np.eye(3, dtype=np.float32)
+    built, empty = Counting(vectors_TW), sharded.ShardedIndex([], 3)
     query_QW = np.ones((1, 3), np.float32)
     for searched in (built, empty):
         ids, distances = find_neighbours(
-            searched, query_QW, 2, lambda rows, ids: np.zeros(ids.shape, bool)
+            searched,
+            query_QW,
+            2,
+            lambda rows, ids: np.zeros(ids.shape, bool),
+            vectors_TW.__getitem__,
         )
         assert ids.tolist() == [[-1, -1]]
         assert np.isinf(distances).all()
     ids, _ = find_neighbours(
-        built, query_QW[:0], 2, lambda rows, ids: np.ones(ids.shape, bool)
+        built,
+        query_QW[:0],
+        2,
+        lambda rows, ids: np.ones(ids.shape, bool),
+        vectors_TW.__getitem__,
     )
     assert ids.shape == (0, 2)
 

@@ -37,6 +37,7 @@ def test_changed_neighbours_are_those_of_a_search_for_all(database):
             queries,
             table.num_candidates,
             allowed_for(database.snapshot, split, ids_T),
+            database.snapshot.vectors,
         )
         if split == "train":
             gone = database.snapshot.state.is_deleted(

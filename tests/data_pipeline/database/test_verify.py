@@ -2,9 +2,10 @@
 
 import shutil
 
+import pyarrow.parquet
 import pytest
 
-from data_pipeline.database import Database, refreshed_neighbours
+from data_pipeline.database import Database, refreshed_neighbours, verify
 from data_pipeline.sequences import batches
 from tests.changed_database import NEWS, flip, place_of, problems
 
@@ -73,3 +74,19 @@ def test_neighbours_of_a_version_are_verified(folder):
     assert list(problems(folder)) == ["versions/000001-neighbours/train/distances.npy"]
     (folder / "versions/000001-neighbours/test/shard.json").write_text("{")
     assert "versions/000001-neighbours/test/shard.json" in problems(folder)
+
+
+@pytest.mark.parametrize("num_deleted", [1, 1000])
+def test_a_compacted_database_is_verified(folder, num_deleted):
+    """Every shard may be compacted; then what is left of one is made again."""
+    database = Database.open(folder)
+    ids: list[str] = []
+    for table in database.snapshot.paths.document_tables("train"):
+        found = pyarrow.parquet.read_table(table, columns=["id"]).column("id")
+        ids += found.to_pylist()[:num_deleted]
+    database.delete(ids)
+    database.compact()
+    assert not problems(folder)
+    for seed in range(3):
+        name, _, cosine = verify.recompute(Database.open(folder).snapshot, seed)
+        assert name.startswith("compacted/") and cosine > 0.99999

@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.embedding import bert
-from data_pipeline.embedding.embedder import BertEmbedder, load_embedder, padded_length
+from data_pipeline.embedding.embedder import (
+    BertEmbedder,
+    compile_for_queries,
+    load_embedder,
+    padded_length,
+)
 from tests.data_pipeline.embedding.test_bert import (
     load_embedder_of_torch,
     write_tiny_bert,
@@ -67,6 +72,19 @@ def test_order_is_kept_over_blocks(tiny_folder):
     wanted = {text: small.embed([text])[0] for text in set(texts)}
     for text, found_W in zip(texts, found_QW, strict=True):
         np.testing.assert_allclose(found_W, wanted[text], atol=1e-6)
+
+
+def test_no_query_waits_for_a_compiler(tiny, tiny_folder):
+    model = bert.load_bert(tiny_folder, precision="float32")
+    ready = BertEmbedder(model, tiny_folder / "tokenizer.json", batch_rows=8)
+    compile_for_queries(ready)
+    num_compiled = bert.embed_tokens._cache_size()
+    texts = [" ".join(LETTERS[:letters]) for letters in (1, 4, 9, 14, 19, 26)]
+    for count in range(1, 15):
+        ready.embed((texts * 3)[:count])
+    assert bert.embed_tokens._cache_size() == num_compiled
+    np.testing.assert_allclose(ready.embed(texts), tiny.embed(texts), atol=1e-5)
+    compile_for_queries(ToyEmbedder())  # which has nothing to compile
 
 
 def test_empty_and_blank_texts_have_vectors(tiny):

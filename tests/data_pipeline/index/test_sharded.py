@@ -59,13 +59,21 @@ def test_a_saved_shard_is_the_same_and_a_damaged_one_is_named(tmp_path):
     assert facts["recall@2"] == 1.0
     assert speed.queries_per_s > 0
     shard.save(tmp_path)
-    loaded = sharded.load_shard(tmp_path)
+    loaded = sharded.load_shard(tmp_path, vectors_TW.shape[1], 88)
     found = loaded.search(vectors_TW[4:5], 1)[0]
     np.testing.assert_array_equal(found, shard.search(vectors_TW[4:5], 1)[0])
     assert found[0, 0] % 3 == 0
-    np.save(tmp_path / "ids.npy", ids[:-1])
-    with pytest.raises(ValueError, match=r"ids\.npy names 29 chunks for 30 rows"):
-        sharded.load_shard(tmp_path)
+    for wrong, width, num_chunks in (
+        (ids[:-1], vectors_TW.shape[1], 88),
+        (ids, vectors_TW.shape[1], 87),
+        (ids, 5, 88),
+        (ids[::-1], vectors_TW.shape[1], 88),
+        (ids - 1, vectors_TW.shape[1], 88),
+        (ids.astype(float), vectors_TW.shape[1], 88),
+    ):
+        np.save(tmp_path / "ids.npy", wrong)
+        with pytest.raises(ValueError, match=r"ids\.npy names"):
+            sharded.load_shard(tmp_path, width, num_chunks)
 
 
 def test_speeds_of_shards_are_those_of_one_after_the_other():

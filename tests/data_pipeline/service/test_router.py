@@ -1,5 +1,7 @@
 """A router refuses what it must, and names it."""
 
+import concurrent.futures
+import threading
 from pathlib import Path
 
 import grpc
@@ -9,7 +11,7 @@ import pytest
 from data_pipeline.service import router
 from data_pipeline.service.wire import messages
 from data_pipeline.service.wire import retrieval_pb2 as pb
-from tests.served import refusal
+from tests.served import client_of, eventually, refusal
 
 _ROOT = Path(__file__).parents[3]
 
@@ -55,7 +57,20 @@ _BAD = {
         "vectors": pb.Vectors(width=32),
         "k": 1,
     },
-    "chunk_len must lie in 1..65536, is 0": {
+    "texts have more than 1048576 bytes: ask with fewer queries": {
+        "texts": pb.Texts(texts=["a" * 30_000] * 40),
+        "k": 1,
+    },
+    "token_chunks has 400000 tokens, more than 262144": {
+        "token_chunks": pb.TokenChunks(data=bytes(4 * 400_000), chunk_len=4000),
+        "k": 1,
+    },
+    "exclude_documents has 1500000 bytes, more than 1048576": {
+        "texts": _TEXT,
+        "k": 1,
+        "exclude_documents": ["a" * 500_000] * 3,
+    },
+    "chunk_len must lie in 1..8192, is 0": {
         "token_chunks": pb.TokenChunks(data=b"1234"),
         "k": 1,
     },
@@ -89,6 +104,27 @@ def test_bad_requests_are_told_what_is_wrong(stub, message):
     assert message in caught.value.details()
 
 
+def test_one_kind_of_request_does_not_shut_out_the_others(running, sharded_database):
+    open_ = threading.Event()
+    shard = running.shard(sharded_database, 0, 1)
+    made = running.router(sharded_database, shard.address, most=2)
+    embed = made.service._batches._embed
+    made.service._batches._embed = lambda texts: open_.wait(30) and embed(texts)
+    with (
+        client_of(made) as client,
+        concurrent.futures.ThreadPoolExecutor(2) as pool,
+    ):
+        searches = [pool.submit(client.search, ["a text"], 1) for _ in range(2)]
+        eventually(lambda: made.metrics.value("retro_in_flight", kind="texts") == 2)
+        with pytest.raises(ConnectionError, match="2 requests of texts are under way"):
+            client.search(["a text"], 1)
+        assert client.nearest(_ONES[None], 1)[0].shape == (1, 1)
+        assert client.found(0).chunk_id == 0
+        open_.set()
+        for search in searches:
+            assert len(search.result(20)) == 1
+
+
 def test_no_such_passages(stub, sharded_database):
     for ids in ([-1], [len(sharded_database.snapshot.chunks())]):
         with pytest.raises(grpc.RpcError, match="is outside 0"):
@@ -101,7 +137,7 @@ def test_no_such_passages(stub, sharded_database):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--shards=a"], "shards: 'a' is no host:port"),
+        (["--shards=a"], "shards: 'a' is no address of a server: host:port"),
         (["--shards=a:1|b:2,a:1"], "shards: a:1 is there twice"),
         (["--shards=a:1", "--tls_ca=README.md"], "is no PEM certificate"),
         ([], "the following arguments are required: --shards"),

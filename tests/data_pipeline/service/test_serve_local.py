@@ -5,11 +5,15 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
+import grpc
 import pytest
 
 from data_pipeline.service import serve_local
 from data_pipeline.service.client import RetrievalClient
+from data_pipeline.service.wire import retrieval_pb2 as pb
+from data_pipeline.service.wire.stubs import stub_of
 from tests.ports import free_port
 from tests.served import process
 
@@ -36,17 +40,33 @@ def test_more_servers_than_shards_are_refused(sharded_database):
         serve_local.shards_here(sharded_database.folder, -3)
 
 
+def _check_that_it_wants_a_token(pid: int, port: int) -> None:
+    """A shard server answers its router alone, and nobody reads the token meanwhile."""
+    with (
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+        pytest.raises(grpc.RpcError, match="this server wants its token"),
+    ):
+        stub_of(channel, "Shard").Hold(pb.HoldRequest(), timeout=5)
+    flags = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    (path,) = [flag for flag in flags if flag.startswith("--token_file=")]
+    assert path.startswith("--token_file=/dev/fd/")
+
+
 def test_all_on_one_machine(sharded_database):
     port = free_port()
     flags = (
         f"--database={sharded_database.folder}",
         "--num_shards=2",
         f"--port={port}",
+        "--host=::1",
     )
     with process("serve_local", *flags, package="tests.toy_service") as (local, said):
         while "router" not in [line["server"] for line in said]:
             said.append(json.loads(local.stderr.readline()))
-        with RetrievalClient(f"grpc://127.0.0.1:{port}", timeout_s=10) as client:
+        for line in said:
+            if line["event"] == "serving" and line["server"] != "router":
+                _check_that_it_wants_a_token(line["pid"], line["port"])
+        with RetrievalClient(f"grpc://[::1]:{port}", timeout_s=10) as client:
             expected = sharded_database.search(_QUERY, 3)
             assert client.search(_QUERY, 3) == expected
             shard = next(line for line in said if line["event"] == "serving")

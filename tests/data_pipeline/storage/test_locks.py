@@ -1,6 +1,7 @@
 """A lock keeps another process out, and says so; where there are none a line is printed."""
 
 import errno
+import os
 
 import pytest
 
@@ -12,7 +13,9 @@ def test_one_holder_at_a_time(tmp_path):
     with (
         locks.locked(path, "changing"),
         pytest.raises(
-            ValueError, match=f"another process is changing {tmp_path}: wait"
+            ValueError,
+            match=rf"another process is changing {tmp_path}: wait until it is done "
+            rf"\(process {os.getpid()} on \S+\)",
         ),
         locks.locked(path, "changing"),
     ):
@@ -49,3 +52,12 @@ def test_other_errors_are_not_taken_for_that(tmp_path, monkeypatch):
         locks.locked(tmp_path / ".writer", "changing"),
     ):
         pass
+
+
+def test_a_link_is_not_followed(tmp_path):
+    outside = tmp_path / "thesis"
+    outside.write_text("years of work")
+    (tmp_path / "lock").symlink_to(outside)
+    with pytest.raises(OSError), locks.locked(tmp_path / "lock", "changing"):
+        pass
+    assert outside.read_text() == "years of work"

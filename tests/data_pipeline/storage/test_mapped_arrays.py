@@ -1,5 +1,9 @@
 """A column is the arrays of its shards, one after the other."""
 
+import errno
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -52,3 +56,65 @@ def test_a_damaged_file_is_named(tmp_path, kept):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"array\.npy can't be read .*build it again"):
         open_array(path)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_small_and_large_arrays_hold_no_descriptor(tmp_path, order):
+    """numpy's own maps hold one each: a database of some hundred shards ran out."""
+    held = len(os.listdir("/proc/self/fd"))
+    opened = []
+    for number, rows in enumerate((0, 3, 30_000)):
+        array = np.asarray(np.arange(4.0 * rows).reshape(rows, 4), order=order)
+        path = tmp_path / f"{number}.npy"
+        np.save(path, array)
+        opened.append((open_array(path), array))
+    assert len(os.listdir("/proc/self/fd")) == held
+    for path in tmp_path.iterdir():
+        path.unlink()  # as compacting does while others read
+    for found, array in opened:
+        np.testing.assert_array_equal(found, array)
+        assert not found.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,), }",
+        "{'descr': '<i8', 'fortran_order': False, 'shape': (-4,), }",
+        "{'descr': '<i8', 'fortran_order': False, 'shape': (-2, -2), }",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (4,), }",
+        "{'descr': '<i8', 'fortran_order': False, 'shape': (3,), }",
+        "{'descr': '<i8', 'fortran_order': False, 'shape': (2**3,), }",
+        "{'descr': '|V0', 'fortran_order': False, 'shape': (10**9,), }",
+        "__import__('os').system('true')",
+    ],
+)
+def test_a_header_is_believed_only_as_far_as_the_file_goes(tmp_path, header):
+    path = tmp_path / "array.npy"
+    written = header.encode().ljust(117) + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00v\x00" + written + bytes(32))
+    with pytest.raises(ValueError, match=r"array\.npy can't be read .*build it again"):
+        open_array(path)
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EMFILE, errno.EACCES, errno.EIO, errno.ENOMEM]
+)
+def test_a_limit_of_the_system_is_no_damage(tmp_path, monkeypatch, number):
+    path = tmp_path / "array.npy"
+    np.save(path, np.arange(100))
+
+    def refuse(self, *_):
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(OSError, match=r"array\.npy") as raised:
+        open_array(path)
+    assert raised.value.errno == number
+    assert "again" not in str(raised.value) or number == errno.EIO
+    assert "build" not in str(raised.value)
+
+
+def test_a_missing_file_is_damage(tmp_path):
+    with pytest.raises(ValueError, match=r"array\.npy is missing: restore it"):
+        open_array(tmp_path / "array.npy")

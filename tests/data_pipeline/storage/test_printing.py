@@ -62,7 +62,7 @@ check_output()
 
 def run(shell: str, outlives: bool = False) -> subprocess.CompletedProcess:
     program = PROGRAM.format(outlives=outlives)
-    command = shell.replace("PY", f''{sys.executable}' -c "$PROGRAM"')
+    command = shell.replace("PY", f'{sys.executable} -c "$PROGRAM"')
     return subprocess.run(
         ["bash", "-c", command],
         capture_output=True,

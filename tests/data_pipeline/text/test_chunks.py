@@ -151,5 +151,5 @@ def test_damage_is_named(tokenizer, tmp_path):
         with pytest.raises(ValueError, match=r"tokens\.npy can't be read"):
             ChunkTable([table_folder])
     path.unlink()
-    with pytest.raises(ValueError, match=r"tokens\.npy can't be read"):
+    with pytest.raises(ValueError, match=r"tokens\.npy is missing"):
         ChunkTable([table_folder])

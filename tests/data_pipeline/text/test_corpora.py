@@ -28,11 +28,11 @@ def test_folder_is_read_sorted_with_every_reader(tmp_path: Path) -> None:
     (tmp_path / "c.odd").write_text("any suffix", encoding="utf-8")
     write_jsonl(tmp_path / "b/r.jsonl.xz", [{"text": "record", "id": 1}])
     pq.write_table(pa.table({"text": ["row"]}), tmp_path / "b/t.parquet")
-    (tmp_path / "d.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "d.txt").write_bytes(b"\xef\xeb")
     (tmp_path / "e.bin").write_bytes(b"a\0b")
     (tmp_path / "f.txt").write_bytes(b" \n")
     (tmp_path / "g.parquet").write_bytes(b"no parquet")
-    pq.write_table(pa.table({"body": ["row"]}), tmp_path / "h.parquet")
+    pq.write_table(pa.table({"prose": ["row"]}), tmp_path / "h.parquet")
     for hidden in (".git", "CVS", "__pycache__"):
         (tmp_path / hidden).mkdir()
         (tmp_path / hidden / "x.txt").write_text("hidden", encoding="utf-8")
@@ -138,6 +138,7 @@ def test_size_limit_ends_the_stream(tmp_path: Path) -> None:
         ("nowhere/at/all", FileNotFoundError, "nowhere/at/all"),
         ("s3://bucket/x", ValueError, "unknown scheme 's3'"),
         ("film.mp4", ValueError, "film.mp4"),
+        ("pipe.txt", ValueError, "unknown kind"),
         ("table.parquet.gz", ValueError, "unknown kind"),
     ],
 )
@@ -151,6 +152,8 @@ def test_what_cannot_be_read_raises_at_once(
     monkeypatch.chdir(tmp_path)
     if corpus.startswith(("film", "table")):
         Path(corpus).write_bytes(b"")
+    if corpus.startswith("pipe"):
+        os.mkfifo(corpus)
     with pytest.raises(error, match=says) as raised:
         read_documents(corpus, Skipped())
     assert "accepted are" in str(raised.value)

@@ -51,13 +51,14 @@ def near(
 ) -> set[str]:
     """Ids of the training documents that are near copies."""
     documents = [*train, *held_out]
-    sign = Signer(settings.get("ngram", 13), seed)
-    signatures = [sign(document.text) for document in documents]
+    sign = Signer(settings.pop("ngram", 13), seed)
+    grams = [sign.grams(document.text) for document in documents]
+    signatures = [sign.signature(grams_G) for grams_G in grams]
     found = near_duplicates(
         range(len(train)),
         range(len(train), len(documents)),
         signatures.__getitem__,
-        lambda number: documents[number].text,
+        grams.__getitem__,
         **settings,
     )
     return {documents[number].id for number in found}
@@ -163,7 +164,7 @@ def deduplicated(documents: list[Document]):
         [document.id for document in documents],
         [digest(document.text) for document in documents],
         lambda number: sign(documents[number].text),
-        lambda number: documents[number].text,
+        lambda number: sign.grams(documents[number].text),
         0.2,
         0.2,
     )
@@ -196,3 +197,91 @@ def test_whole_corpus() -> None:
     assert not stems[0] & stems[1]
     assert num_near > 20
     assert sum(map(len, kept.values())) == 240 - num_near
+
+
+def unspaced(letters: str, seed: int) -> str:
+    rng = random.Random(seed)
+    clauses = ["".join(rng.choices(letters, k=rng.randint(12, 30))) for _ in range(60)]
+    return "。".join(clauses)
+
+
+@pytest.mark.parametrize(
+    "letters",
+    [
+        "".join(map(chr, range(0x4E00, 0x4E00 + 1500))),
+        "".join(map(chr, range(0x3041, 0x3094))),
+        "".join(map(chr, range(0x0E01, 0x0E3A))),
+        "".join(map(chr, range(0x1780, 0x17B3))),
+    ],
+    ids=["chinese", "japanese", "thai", "khmer"],
+)
+def test_near_copies_are_found_where_words_are_not_written_apart(letters: str) -> None:
+    texts = [unspaced(letters, seed) for seed in range(6)]
+    # Another letter in each clause or so: as runs of letters none would be the same.
+    copies = [
+        text[:30]
+        + "".join(
+            letters[0] if place % 200 == 0 else letter
+            for place, letter in enumerate(text[30:])
+        )
+        for text in texts
+    ]
+    held_out = [Document(f"h{i}", text) for i, text in enumerate(texts)]
+    train = [Document(f"t{i}", copy) for i, copy in enumerate(copies)]
+    train.append(Document("other", unspaced(letters, 99)))
+    assert near(train, held_out) == {f"t{i}" for i in range(6)}
+
+
+def test_full_width_letters_and_composed_accents_are_the_same_words() -> None:
+    text = " ".join(words(100, seed=1)) + " café"
+    wide = text.replace("w", "Ｗ").replace("é", "é")
+    np.testing.assert_array_equal(gram_hashes(text, 13), gram_hashes(wide, 13))
+
+
+def test_a_few_documents_leave_one_for_the_test() -> None:
+    for count in (2, 3, 8, 20):
+        documents = [
+            Document(str(i), " ".join(words(50, seed=100 * count + i)))
+            for i in range(count)
+        ]
+        by_split, *_ = deduplicated(documents)
+        assert by_split["test"] and by_split["train"]
+        assert deduplicated(documents[::-1])[0] == by_split
+    assert not deduplicated(documents[:1])[0]["test"]
+
+
+def test_a_page_that_a_book_quotes_is_not_held_out_text() -> None:
+    """Whichever side either falls on, only the book stays."""
+    kept = set()
+    for seed in range(20):
+        page = " ".join(words(60, seed=seed))
+        book = " ".join(
+            [*words(600, seed=1000 + seed), page, *words(600, seed=seed + 50)]
+        )
+        others = [
+            Document(f"o{i}", " ".join(words(50, seed=5000 + 10 * seed + i)))
+            for i in range(6)
+        ]
+        documents = [Document("page", page), Document("book", book), *others]
+        by_split, *_ = deduplicated(documents)
+        split_of_id = {d.id: split for split, of in by_split.items() for d in of}
+        assert "book" in split_of_id
+        torn = (split_of_id.get("page", "train") == "train") != (
+            split_of_id["book"] == "train"
+        )
+        assert "page" not in split_of_id or not torn
+        kept.add("page" in split_of_id)
+    assert kept == {True, False}
+
+
+def test_long_texts_take_few_bytes_a_byte() -> None:
+    import tracemalloc
+
+    text = " ".join(words(200_000, seed=3))
+    sign = Signer()
+    sign.grams(text)  # its cache of words is not the text's
+    tracemalloc.start()
+    sign(text)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 16 * len(text)

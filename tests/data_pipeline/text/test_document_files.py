@@ -67,6 +67,7 @@ def test_unusable_json_lines_are_counted_by_name(tmp_path: Path) -> None:
         b'{"text": "x", "title": "\\udfff"}',
         b'{"text": " \\n\\t"}',
         b'{"text": 5}',
+        b'{"text": null}',
         b'{"title": "none"}',
         b'["text"]',
         b'{"text": "pair \\ud83e\\udd23", "id": "last"}',
@@ -75,18 +76,25 @@ def test_unusable_json_lines_are_counted_by_name(tmp_path: Path) -> None:
     path.write_bytes(b"\n".join(lines))
     skipped = Skipped()
     documents = list(read_documents(str(path), skipped))
-    assert [d.text for d in documents] == ["good", "pair \U0001f923"]
+    assert [(d.title, d.text) for d in documents] == [
+        ("", "good"),
+        ("", "\ufffd"),
+        ("\ufffd", "x"),
+        ("", "pair \U0001f923"),
+    ]
     assert skipped.summary_lines() == [
         "1 empty: bad.jsonl:8",
         "2 invalid json: bad.jsonl:3, bad.jsonl:4",
-        "3 no text field: bad.jsonl:9, bad.jsonl:10, bad.jsonl:11",
-        "3 undecodable: bad.jsonl:5, bad.jsonl:6, bad.jsonl:7",
+        "2 no text field (data.text_column can name one of title): bad.jsonl:11, bad.jsonl:12",
+        "1 text is no string: bad.jsonl:9",
+        "1 text is null: bad.jsonl:10",
+        "1 undecodable: bad.jsonl:5",
     ]
-    assert skipped.total == 9
+    assert skipped.total == 8
     json.dumps(skipped.as_dict())
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
 def test_damaged_files_give_what_is_whole(suffix: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     records = [{"text": rng.bytes(500).hex()} for _ in range(2500)]

@@ -1,5 +1,6 @@
 """The text of a Python installation, the embedded default corpus."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -111,3 +112,9 @@ def test_this_installation_has_text() -> None:
     assert sum(size_bytes[:-1]) < 300_000 <= sum(size_bytes)
     assert all(document.title and document.uri for document in documents)
     assert not [d for d in documents if sys.prefix in d.uri + d.id + d.title]
+
+
+def test_a_name_that_is_no_utf_8(installation: python_corpus.Installation) -> None:
+    (installation.stdlib / os.fsdecode(b"caf\xe9.py")).write_text(CODE)
+    documents = list(python_corpus.read_documents(Skipped(), roots=installation))
+    assert "stdlib/caf\ufffd.py" in [document.id for document in documents]

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import workdirs
 from experiments.config import Experiment
 from experiments.configs import ablations
 from retro_jax.config import MeshConfig
@@ -21,7 +22,7 @@ from retro_jax.training.train_state import initial_state
 _CONFIGS = sorted(
     path.stem
     for path in (Path(__file__).parents[3] / "experiments" / "configs").glob("*.py")
-    if path.stem != "__init__"
+    if path.stem not in ("__init__", "run")
 )
 _ARGUMENTS = {
     "tiny": ("", "baseline", "retrofit"),
@@ -169,3 +170,31 @@ def test_ablations_of_the_paper_s_model_are_those_of_table_13():
     for variant in ablations.VARIANTS:
         if variant != "default":
             assert _config("ablations", variant) != _config("ablations", "default")
+
+
+@pytest.mark.parametrize(
+    ("name", "arg"), [("tiny", ""), ("tiny", "retrofit"), ("retro", "7.5b,fused")]
+)
+def test_a_run_s_settings_come_back_as_they_were(name, arg, tmp_path):
+    cfg = _config(name, arg)
+    cfg.data.corpus, cfg.train.steps = "/some\udcff/place", 3
+    workdirs.record_settings(cfg, tmp_path)
+    assert _config("run", str(tmp_path)) == cfg
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (None, "keeps no settings"),
+        ("{}", "keeps no settings"),
+        ('{"config": {"data": {"corpos": 1}}}', "of this version .*corpos"),
+        ('{"config": {"data": 3}}', "is not of this version"),
+        ('{"config": {"train": {"steps": 3}}}', "is not of this version"),
+        ('{"config": [3]}', "is not of this version"),
+    ],
+)
+def test_settings_that_can_not_be_taken_are_named(kept, message, tmp_path):
+    if kept is not None:
+        (tmp_path / "settings.json").write_text(kept)
+    with pytest.raises(ValueError, match=message):
+        _config("run", str(tmp_path))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.jobs import continuations
+from experiments.jobs.remote_database import NoDatabase
 from retro_jax import generation
 from tests import tiny_corpus
 from tests.tiny_run import experiment
@@ -46,7 +47,7 @@ def test_sources_are_those_that_new_tokens_read(cfg, tiny_database, monkeypatch)
 
 
 def test_without_sources_it_is_said(capsys):
-    sample = {"prompt": "a", "text": "b", "sources": []}
+    sample = {"prompt": "a", "text": "b", "sources": [], "retrieval": True}
     continuations.print_continuation(sample, print)
     assert "(no sources: nothing was retrieved)" in capsys.readouterr().out
 
@@ -75,3 +76,22 @@ def test_held_out_text_starts_in_the_middle_of_its_document(
 def test_an_empty_prompt_is_refused(cfg, tiny_database, prompt):
     with pytest.raises(ValueError, match="no prompt: give --config.evaluation.prompt"):
         continuations.continuation(cfg, {}, tiny_database, prompt)
+
+
+def test_with_retrieval_off_the_tokenizer_is_enough_and_it_is_said(
+    cfg, tiny_database, monkeypatch
+):
+    cfg.evaluation.retrieval = False
+    seen = []
+
+    def generate(cfg, params, tokens, retriever, **options):
+        seen.append(retriever)
+        return generation.Generated(np.array([], np.int32), [])
+
+    monkeypatch.setattr(generation, "generate", generate)
+    for database in (tiny_database, NoDatabase(tiny_database.tokenizer)):
+        sample = continuations.continuation(cfg, {}, database, tiny_corpus.PLANTED)
+        lines: list[str] = []
+        continuations.print_continuation(sample, lines.append)
+        assert lines[-1] == "(no sources: retrieval is off, by evaluation.retrieval)"
+    assert seen == [None, None]

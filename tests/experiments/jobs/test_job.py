@@ -7,6 +7,8 @@ import shutil
 import jax
 import pytest
 
+from data_pipeline.storage import locks
+from experiments import workdirs
 from experiments.jobs.job import Job
 from tests.tiny_run import experiment
 
@@ -18,8 +20,45 @@ def test_training_refuses_it_before_anything_is_compiled(
     job.database = tiny_database
     monkeypatch.setitem(tiny_database.manifest, "fingerprint", "another")
     monkeypatch.setattr(jax, "jit", lambda *_, **__: pytest.fail("compiles"))
-    with pytest.raises(ValueError, match="another database"):
+    with pytest.raises(ValueError, match="another version of the database"):
         job.train(restart=False)
+    assert workdirs.kept_settings(tmp_path)["train"]["steps"] == 20
+
+
+@pytest.mark.parametrize("doing", ["training", "evaluating"])
+def test_a_workdir_in_use_is_refused(
+    doing, tiny_database, tiny_corpus_folder, tmp_path
+):
+    """And nothing in it is touched, whatever was asked for."""
+    job = Job(experiment(tiny_corpus_folder), tmp_path, tiny_database.folder)
+    (tmp_path / "run.json").write_text('{"model": {"depth": 9}}')
+    (tmp_path / "checkpoints").mkdir()
+    message = (
+        rf"another process is {doing} in {tmp_path}: wait until .* \(process \d+ on"
+    )
+    with (
+        locks.locked(tmp_path / f".{doing}", f"{doing} in"),
+        pytest.raises(ValueError, match=message),
+    ):
+        if doing == "training":
+            job.train(restart=True)
+        else:  # a run is not put aside while it is evaluated
+            with pytest.raises(ValueError, match=message):
+                job.evaluate()
+            job.train(restart=True)
+    assert (tmp_path / "checkpoints").is_dir()
+    assert not (tmp_path / "previous-1").exists()
+    assert not (tmp_path / "settings.json").exists()
+
+
+def test_a_database_without_sequences_names_the_command_that_makes_them(
+    tiny_database, tiny_corpus_folder, tmp_path
+):
+    folder = shutil.copytree(tiny_database.folder, tmp_path / "database")
+    shutil.rmtree(folder / "dataset")
+    job = Job(experiment(tiny_corpus_folder), tmp_path, folder)
+    with pytest.raises(ValueError, match="no training sequences.* `retro database`"):
+        job.evaluate()
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +117,11 @@ def test_a_retrofit_is_known_by_what_it_began_with(
     assert "training: up to date" in capsys.readouterr().out
     marker = (retro / "run.json").read_bytes()
     for changes in ({}, {"init_from": str(moved), "freeze": False}):
-        with pytest.raises(ValueError, match=r"other settings \(init_from\)"):
+        with pytest.raises(ValueError, match=r"other settings \(init_from"):
             job(**changes).train(restart=False)
     longer = _job(tiny_corpus_folder, moved, tiny_database, cca_layers=(), steps=11)
     longer.train(restart=False)
-    with pytest.raises(ValueError, match=r"other settings \(init_from\)"):
+    with pytest.raises(ValueError, match=r"other settings \(init_from"):
         job(init_from=str(moved)).train(restart=False)
     assert (retro / "run.json").read_bytes() == marker
     job().evaluate()  # needs no baseline

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.service.wire import security
+from data_pipeline.service.wire.answers import BadAnswerError
 from experiments import database as command
 from experiments.jobs import remote_database
 from tests import tiny_corpus
@@ -54,6 +55,7 @@ def test_a_search_says_what_the_databases_does(run, running, tiny_database):
 def test_a_search_over_tls_with_a_token(run, running, tiny_database, tmp_path):
     token = tmp_path / "token"
     token.write_text("s3cret\n")
+    token.chmod(0o600)
     cert = _TLS / "localhost.crt"
     secure = {
         "tls_cert": cert,
@@ -68,6 +70,10 @@ def test_a_search_over_tls_with_a_token(run, running, tiny_database, tmp_path):
     given = (*_QUERY, f"--database=grpcs://localhost:{router.port}", f"--tls_ca={cert}")
     expected = run(*_QUERY, f"--database={tiny_database.folder}")
     assert run(*given, f"--token_file={token}") == expected
+    token.chmod(0o644)
+    status, out, err = run(*given, f"--token_file={token}")
+    assert (status, out) == expected[:2]
+    assert err == f"every user of this machine can read {token}: chmod o-r it\n"
     status, _, err = run(*given)
     assert status == 2
     assert "this server wants its token" in err
@@ -87,6 +93,8 @@ def test_a_service_without_tls_is_told_from_none(run, running, tiny_database):
         (("stats", "--database=grpc://a:1"), "needs the database's folder: grpc://a:1"),
         (("compact", "--database=grpcs://a:1"), "is a service, which only searches"),
         (("search", "x", "--database=grpc://a"), "no address of a retrieval service"),
+        (("search", "x", "--database=http://a:1"), "it speaks gRPC, not http"),
+        (("stats", "--database=https://a:1"), "is a service, which only searches"),
         (
             ("search", "x", "--database=grpc://127.0.0.1:{port}"),
             "gave no answer: UNAVAILABLE: nothing listens there",
@@ -117,12 +125,20 @@ def test_a_tokenizer_that_is_not_the_one_spoken_of_is_refused(tiny_database):
         def describe(self):
             class Description:
                 chunk_len, tokenizer_fingerprint = 8, "feedfeed"
-                database = tiny_database
+                database, vocab_size = tiny_database, 300
 
             return Description()
 
         def tokenizer_model(self):
             return tiny_database.tokenizer.model
 
-    with pytest.raises(ValueError, match="sent tokenizer .* database has feedfeed"):
+    with pytest.raises(BadAnswerError, match="sent tokenizer .* database has feedfeed"):
         remote_database.RemoteDatabase(Client(), "grpc://a:1")
+
+
+def test_who_lacks_the_service_is_told_how_to_go_on():
+    with (
+        pytest.raises(ConnectionError, match="gone; .*evaluation.retrieval=false"),
+        remote_database.told_how_to_go_on(),
+    ):
+        raise ConnectionError("gone")

@@ -35,9 +35,7 @@ def test_slow_stretches_weigh_more_in_the_share_of_waiting():
 def test_how_to_repeat_it():
     assert facts.repeat(run_files.settings()) == [
         "git checkout abc1234",
-        "python -m experiments.build_database --config=x.py '--database=my runs/a/database'",
-        "python -m experiments.main --config=x.py '--workdir=my runs/a' --job=train",
-        "python -m experiments.main --config=x.py '--workdir=my runs/a' --job=evaluate",
+        "retro train '--config=run:my runs/a' '--workdir=my runs/a-again'",
     ]
     dirty = run_files.settings() | {"commit": "abc1234-dirty"}
     assert "not committed" in facts.repeat(dirty)[0]

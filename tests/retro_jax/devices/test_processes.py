@@ -72,10 +72,10 @@ def _finish(started: list[subprocess.Popen]) -> list[tuple[str, str]]:
     return said
 
 
-def _train(cache: Path, count: int, *folders: Path):
+def _train(cache: Path, count: int, folder: Path):
     """Trains in `count` processes with four devices, as 2 x 2; gives what each said."""
     where = f"localhost:{free_port()}"
-    what = ["2", "2", *map(str, folders)]
+    what = ["2", "2", str(folder)]
     return _finish(
         [
             _start(
@@ -112,18 +112,11 @@ def by_two(tmp_path_factory, cache):
 
 
 @pytest.fixture(scope="module")
-def four_from_two(by_two, tmp_path_factory):
-    """A folder where two processes have saved step 5."""
-    folder = tmp_path_factory.mktemp("four-from-two")
-    _as_of_step_five(by_two[0], folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def by_four(tmp_path_factory, four_from_two, cache):
-    """A folder of four processes of one device, 'model' over pairs of them."""
+def by_four(by_two, tmp_path_factory, cache):
+    """As `by_two`: four of one device, 'model' over pairs, went on from its step 5."""
     folder = tmp_path_factory.mktemp("four")
-    return folder, _train(cache, 4, four_from_two, folder)
+    _as_of_step_five(by_two[0], folder)
+    return folder, _train(cache, 4, folder)
 
 
 def _assert_same(got: dict, wanted: dict) -> None:
@@ -162,7 +155,8 @@ def test_only_the_first_process_speaks_and_writes(request, name):
         else:
             assert "step 8/8" in spoken and spoken.endswith("done\n")
             assert "[Gloo]" not in spoken
-    assert len(list((folder / "run" / "metrics").glob("events*"))) == 1
+    runs = {"by_two": 1, "by_four": 2}[name]
+    assert len(list((folder / "run" / "metrics").glob("events*"))) == runs
 
 
 def test_what_two_processes_saved_goes_on_in_one(by_two, alone, tmp_path):
@@ -172,10 +166,9 @@ def test_what_two_processes_saved_goes_on_in_one(by_two, alone, tmp_path):
     _assert_same(tiny_training.measured(run), alone[0])
 
 
-def test_what_two_processes_saved_goes_on_in_four(four_from_two, by_four, alone):
-    _, said = by_four
-    assert "going on from step 5 to step 8" in said[0][0]
-    _assert_same(tiny_training.measured(four_from_two / "run"), alone[0])
+def test_what_two_processes_saved_goes_on_in_four(by_four):
+    """What they then measure is compared above."""
+    assert "going on from step 5 to step 8" in by_four[1][0][0]
 
 
 def _as_of_step_five(folder: Path, new: Path) -> Path:

@@ -308,16 +308,15 @@ def _trained(data: int, model: int, replicas: int = 1, **changes) -> _Trained:
 
 @pytest.mark.parametrize(
     "data, model, replicas",
-    [(8, 1, 1), (4, 2, 1), (2, 4, 1), (1, 8, 1), (2, 2, 1), (1, 2, 1), (2, 2, 2)],
+    [(8, 1, 1), (2, 4, 1), (1, 8, 1), (2, 2, 2)],
 )
 def test_every_mesh_learns_what_one_device_learns(data, model, replicas):
     """Retrieval, packed documents and micro-batches included."""
     _assert_same(_trained(data, model, replicas), _trained(1, 1))
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
-def test_so_does_one_that_can_not_split_the_heads_of_keys(scan_layers):
-    changes = {"num_key_heads": 2, "positions": "rotary", "scan_layers": scan_layers}
+def test_so_does_one_that_can_not_split_the_heads_of_keys():
+    changes = {"num_key_heads": 2, "positions": "rotary"}
     _assert_same(_trained(2, 4, **changes), _trained(1, 1, **changes))
 
 

@@ -25,7 +25,7 @@ def test_damage_is_told_by_who_tells(tmp_path, monkeypatch):
 
     monkeypatch.setattr(small_database, "facts_of", facts)
     monkeypatch.setattr(small_database, "damaged_files", damaged)
-    monkeypatch.setattr(fault_damage, "_sequences", lambda folder: 0)
+    monkeypatch.setattr(fault_damage, "sequences_of", lambda folder: 0)
     damage = fault_damage._Damage(whole, whole, tmp_path / "copy", random.Random(0))
     names = [path.relative_to(whole) for path in sorted(whole.iterdir())]
     row = damage.row("a byte flipped", names, damage.flip)

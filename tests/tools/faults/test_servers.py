@@ -10,7 +10,7 @@ def test_a_service_loses_servers_and_is_flooded(tmp_path):
     args = argparse.Namespace(
         rows=2000, queue=4, clients=3, seconds=0.9, timeout_s=0.5, seed=0
     )
-    rows = servers.rows(tmp_path / "served", args)
+    rows = servers.rows(tmp_path / "served", args, [])
     by_name = {row["service"]: row for row in rows}
     killed, stalled = by_name["a replica killed"], by_name["a shard stalled"]
     lost, flooded = by_name["a shard killed"], by_name["overload, 5 times"]

@@ -5,7 +5,7 @@ import contextlib
 import grpc
 import pytest
 
-from data_pipeline.service.server.admission import Admission, Refused
+from data_pipeline.service.server.admission import Admission, InFlight, Refused
 from data_pipeline.service.server.observability import Metrics
 
 
@@ -23,7 +23,7 @@ def clock():
 
 
 def limit(metrics):
-    return metrics.registry.get_sample_value("retro_in_flight_limit")
+    return metrics.value("retro_in_flight_limit", kind="texts")
 
 
 def request(admission, clock, took_s, timeout_s=2.0):
@@ -32,11 +32,13 @@ def request(admission, clock, took_s, timeout_s=2.0):
 
 
 def test_no_more_than_the_most(clock):
-    admission = Admission(1, 2, Metrics(), now_s=clock)
+    admission = Admission(1, 2, Metrics(), "texts", now_s=clock)
     with contextlib.ExitStack() as places:
         for _ in range(3):
             places.enter_context(admission.place(2.0))
-        with pytest.raises(Refused, match="3 requests are under way") as refused:
+        with pytest.raises(
+            Refused, match="3 requests of texts are under way"
+        ) as refused:
             places.enter_context(admission.place(2.0))
         assert refused.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
     request(admission, clock, 0.1)
@@ -44,7 +46,7 @@ def test_no_more_than_the_most(clock):
 
 def test_late_requests_lower_the_limit_and_others_raise_it(clock):
     metrics = Metrics()
-    admission = Admission(1, 63, metrics, now_s=clock)
+    admission = Admission(1, 63, metrics, "texts", now_s=clock)
     assert limit(metrics) == 64
     request(admission, clock, 1.1)
     assert limit(metrics) == 4
@@ -55,7 +57,7 @@ def test_late_requests_lower_the_limit_and_others_raise_it(clock):
 
 def test_the_limit_falls_to_what_is_answered_in_half_of_the_time(clock):
     metrics = Metrics()
-    admission = Admission(1, 63, metrics, now_s=clock)
+    admission = Admission(1, 63, metrics, "texts", now_s=clock)
     with contextlib.suppress(TimeoutError), admission.place(2.0):  # waits its time out
         for _ in range(32):
             request(admission, clock, 1 / 16)
@@ -65,7 +67,7 @@ def test_the_limit_falls_to_what_is_answered_in_half_of_the_time(clock):
 
 def test_requests_of_one_jam_lower_it_once(clock):
     metrics = Metrics()
-    admission = Admission(1, 63, metrics, now_s=clock)
+    admission = Admission(1, 63, metrics, "texts", now_s=clock)
     with contextlib.ExitStack() as places:
         for _ in range(30):
             places.enter_context(admission.place(2.0))
@@ -84,7 +86,7 @@ def test_requests_of_one_jam_lower_it_once(clock):
 @pytest.mark.parametrize("timeout_s", [0.001, 0.09])
 def test_a_caller_in_a_hurry_lowers_nothing(clock, timeout_s):
     metrics = Metrics()
-    admission = Admission(1, 63, metrics, now_s=clock)
+    admission = Admission(1, 63, metrics, "texts", now_s=clock)
     for _ in range(20):
         request(admission, clock, 1.0, timeout_s)
     assert limit(metrics) == 64
@@ -92,17 +94,17 @@ def test_a_caller_in_a_hurry_lowers_nothing(clock, timeout_s):
 
 def test_a_request_that_fails_late_counts_too(clock):
     metrics = Metrics()
-    admission = Admission(1, 63, metrics, now_s=clock)
+    admission = Admission(1, 63, metrics, "texts", now_s=clock)
     with pytest.raises(TimeoutError), admission.place(2.0):
         clock.now_s += 2.0
         raise TimeoutError
     assert limit(metrics) == 4
-    assert metrics.registry.get_sample_value("retro_in_flight") == 0
+    assert metrics.value("retro_in_flight", kind="texts") == 0
 
 
 def test_an_overloaded_server_goes_on_answering(clock):
     """Five times what a server of 10 requests a second can do, for a minute."""
-    in_time = _in_time(Admission(1, 63, Metrics(), now_s=clock), clock)
+    in_time = _in_time(Admission(1, 63, Metrics(), "texts", now_s=clock), clock)
     assert in_time > 0.9 * 10 * 60  # with all 64 places taken they take 6 s: 20 or so
 
 
@@ -122,3 +124,18 @@ def _in_time(admission: Admission, clock: Clock) -> int:
             free_at_s = max(free_at_s, now_s) + 0.1
             queue.append((free_at_s, now_s, place))
     return in_time
+
+
+def test_bytes_in_hand_are_bounded_but_small_ones_always_taken():
+    metrics, mb = Metrics(), 1 << 20
+    in_flight = InFlight(10 * mb, metrics)
+    in_flight.take(6 * mb)
+    with pytest.raises(
+        Refused, match=f"{6 * mb} bytes .*, {5 * mb} more than fit"
+    ) as no:
+        in_flight.take(5 * mb)
+    assert no.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    in_flight.take(4 * mb)
+    in_flight.take(100)
+    in_flight.give_back(6 * mb)
+    assert metrics.value("retro_in_flight_bytes") == 4 * mb + 100

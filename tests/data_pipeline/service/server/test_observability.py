@@ -6,6 +6,7 @@ import urllib.request
 
 import pytest
 
+from data_pipeline.service.server import observability
 from data_pipeline.service.server.observability import Log, Metrics
 from tests.ports import free_port
 
@@ -37,3 +38,16 @@ def test_metrics_are_scraped_until_that_is_ended():
         end()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 5)
+
+
+def test_a_silent_connection_keeps_no_thread(monkeypatch, capsys):
+    monkeypatch.setattr(observability, "_SCRAPE_S", 0.1)
+    port = free_port()
+    end = Metrics().expose("127.0.0.1", port)
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
+            silent.sendall(b"GET /met")
+            assert silent.recv(1000) == b""
+    finally:
+        end()
+    assert capsys.readouterr().err == ""

@@ -48,3 +48,36 @@ def test_passages_are_read_as_the_database_finds_them(sharded_database):
         assert len(messages.tokens_of(passage)) == 2 * chunk_len
     (bare,) = messages.read_passages(sharded_database, [3], 0, False)
     assert bare == pb.Passage(chunk_id=3)
+
+
+def test_bytes_of_passages_are_bounded_before_and_while_they_are_read(sharded_database):
+    limits = messages.Limits(answer_bytes=10_000)
+    request = pb.PassagesRequest(chunk_ids=[0, 1, 2] * 50, passage_len=512)
+    about = messages.check_passages(request, sharded_database, limits)
+    assert about == 3 * (4 * 512 + 8 * sharded_database.chunk_len)
+    request.chunk_ids.extend(range(10))
+    with pytest.raises(ValueError, match="10 passages of about .* more than the 10000"):
+        messages.check_passages(request, sharded_database, limits)
+    with pytest.raises(ValueError, match="2 passages have more than the 100 bytes"):
+        messages.read_passages(sharded_database, [0, 1], 0, True, most_bytes=100)
+
+
+def test_passages_are_read_no_longer_than_somebody_waits(sharded_database):
+    wanted = iter([False, True])
+    read = messages.read_passages(
+        sharded_database, range(400), 0, False, is_given_up=lambda: next(wanted)
+    )
+    assert 0 < len(read) < 400
+
+
+@pytest.mark.parametrize(
+    ("num_queries", "width", "excluded", "message"),
+    [
+        (2, 1000, [], "2 vectors of width 1000 have 8000 bytes, more than 5000"),
+        (1, 1, ["a" * 60, "b" * 60], "exclude_documents has 120 bytes, more than 100"),
+    ],
+)
+def test_bytes_that_go_to_the_shards_are_bounded(num_queries, width, excluded, message):
+    limits = messages.Limits(vectors_bytes=5000, excluded_bytes=100)
+    with pytest.raises(ValueError, match=message):
+        messages.check_search(1, num_queries, width, excluded, limits)

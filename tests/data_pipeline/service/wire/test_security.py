@@ -1,5 +1,6 @@
 """TLS and tokens let in whom they should."""
 
+import threading
 from pathlib import Path
 
 import grpc
@@ -54,3 +55,16 @@ def test_tls_and_token(running, sharded_database, token):
             health_pb2.HealthCheckRequest(), timeout=5
         )
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_caller_without_the_token_is_refused_before_its_request_comes(
+    running, sharded_database
+):
+    shard = running.shard(sharded_database, 0, 1, token="s3cret")
+    never = threading.Event()
+    with grpc.insecure_channel(shard.address) as channel:
+        call = channel.stream_unary("/retro_jax.retrieval.v1.Shard/Search")
+        with pytest.raises(grpc.RpcError) as caught:
+            call((b"" for _ in range(1) if never.wait()), timeout=10)
+        never.set()
+    assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
