@@ -64,6 +64,7 @@ def make_page(
     return {
         "name": name,
         "headline": verdict.headline(results),
+        "unit": verdict.UNIT,
         "notes": verdict.notes(results),
         "table": verdict.table(results),
         "caption": verdict.caption(results, manifest["chunk_len"]),

@@ -10,6 +10,10 @@ NOT_KNOWN = "n/a"
 _FEW_DOCUMENTS = 30
 _LITTLE_OVERLAP = "little_overlap_bits_per_byte"
 
+UNIT = (
+    "Bits per byte: what it costs to store a byte of the text with the model's predictions; "
+    "less is better, and 8 is no prediction at all."
+)
 _MEANINGS = {
     "off": (
         "The same model with its chunked cross-attention (CCA) skipped: it sees the text "

@@ -245,3 +245,10 @@ def test_printable_text_can_be_written_and_does_no_harm_to_a_terminal(text):
     cleaned.encode("utf-8")
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", cleaned)
     assert cleaned.endswith("[1m\N{REPLACEMENT CHARACTER}\n")
+
+
+def test_the_page_loads_and_runs_nothing_and_explains_its_unit(tmp_path):
+    page, text = written(tmp_path, run_files.results())
+    assert "Content-Security-Policy\" content=\"default-src 'none';" in page
+    for form in (page, text):
+        assert form.index("what it costs to store a byte") < form.index("Samples")
