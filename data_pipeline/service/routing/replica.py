@@ -51,6 +51,7 @@ class Replica:
         self._left_alone.set(0)
         self.address, self.in_flight, self.breaker = address, 0, Breaker()
         self._code = grpc.StatusCode.UNKNOWN  # of the newest failure
+        self._slow_method: str | None = None  # if that was slowness: in what
         self._held: list[pb.DatabaseState] | None = None  # None: it was not asked yet
         self._num_missed = 0  # leases in a row without an answer
         self._trials: set[asyncio.Task] = set()
@@ -73,29 +74,37 @@ class Replica:
             code, details = error.code(), f"{self.address}: {reason}"
             is_late = code == grpc.StatusCode.DEADLINE_EXCEEDED
             if code in _WORKING:
-                self._record_answer()
+                self._record_answer_to(method)
             elif not is_late or timeout_s >= fair_s:
                 self._code = code
                 self._record_failure(details)
             raise Unanswered(code, details) from error
         finally:
             self.in_flight -= 1
-        self._record_answer()
+        self._record_answer_to(method)
         return answer
 
+    def _record_answer_to(self, method: str) -> None:
+        # Searches and passages have threads of their own: one says nothing of the other.
+        if self._slow_method in (None, method):
+            self._record_answer()
+
     def _record_answer(self) -> None:
+        self._slow_method = None
         if self.breaker.record_answer():
             self._left_alone.set(0)
             self._log("replica_is_back", replica=self.address)
 
-    def _record_failure(self, reason: str, *, was_slow: bool = False) -> None:
+    def _record_failure(self, reason: str, slow_method: str | None = None) -> None:
+        self._slow_method = slow_method
+        was_slow = slow_method is not None
         if self.breaker.record_failure(time.monotonic(), reason, was_slow=was_slow):
             self._left_alone.set(1)
             self._log("replica_left_alone", replica=self.address, reason=reason)
 
-    def record_outrun(self) -> None:
+    def record_outrun(self, method: str) -> None:
         """Counts that another replica answered first."""
-        self._record_failure("slower than another replica", was_slow=True)
+        self._record_failure("slower than another replica", method)
 
     def left_alone(self) -> Unanswered:
         """The error of a request that would have gone to this replica."""
@@ -108,7 +117,8 @@ class Replica:
 
     def try_if_due(self, method: str, request, timeout_s: float, fair_s: float) -> None:
         """Sends a request that nobody waits for, if the pause is over."""
-        if not self.breaker.begin_trial(time.monotonic()):
+        is_telling = self._slow_method in (None, method)
+        if not is_telling or not self.breaker.begin_trial(time.monotonic()):
             return
 
         async def trial() -> None:

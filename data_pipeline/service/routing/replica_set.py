@@ -106,7 +106,7 @@ class ReplicaSet:
                             self._hedge.record(loop.time() - start_s)
                         # Whoever is outrun again and again is asked last from then on.
                         for outrun in running.values():
-                            outrun.record_outrun()
+                            outrun.record_outrun(method)
                         return task.result()
                     if not isinstance(error, Unanswered) or error.code in _FINAL:
                         raise error

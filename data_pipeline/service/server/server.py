@@ -108,19 +108,19 @@ def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of what a request may ask for; all servers should be given the same."""
     limits, listening = Limits(), Listening()
     for name, default, meaning in (
-        ("max_k", limits.k, "passages of a query"),
-        ("max_queries", limits.queries, "of a request"),
-        ("max_text_kb", limits.text_bytes // _KB, "of a query"),
-        ("max_texts_kb", limits.texts_bytes // _KB, "of all queries of a request"),
-        ("max_answer_mb", limits.answer_bytes // _MB, "of passages in an answer"),
-        ("max_message_mb", listening.max_message_bytes // _MB, "of a request"),
+        ("--max_k", limits.k, "passages of a query"),
+        ("--max_queries", limits.queries, "of a request"),
+        ("--max_text_kb", limits.text_bytes // _KB, "of a query"),
+        ("--max_texts_kb", limits.texts_bytes // _KB, "of all queries of a request"),
+        ("--max_answer_mb", limits.answer_bytes // _MB, "of passages in an answer"),
+        ("--max_message_mb", listening.max_message_bytes // _MB, "of a request"),
         (
-            "max_in_flight_mb",
+            "--max_in_flight_mb",
             listening.max_in_flight_bytes // _MB,
             "of requests being received, and as much of the others and their answers",
         ),
     ):
-        parser.add_argument(f"--{name}", type=positive, default=default, help=meaning)
+        parser.add_argument(name, type=positive, default=default, help=meaning)
 
 
 def add_stop_arguments(parser: argparse.ArgumentParser) -> None:
