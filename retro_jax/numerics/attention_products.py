@@ -16,19 +16,20 @@ from jaxtyping import Array, Float
 
 from retro_jax.numerics import one_cpu
 
+# Sums products of the factors' own precision in float32.
+_float32 = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
 
 @jax.custom_vjp
 def logits(
     query_BLHK: Float[Array, "B L H K"], key_BNSHK: Float[Array, "#B N S H K"]
 ) -> Float[Array, "B H L N S"]:
     """Products of queries and keys, float32. Keys of one row serve all rows."""
-    return _logits_forward(query_BLHK, key_BNSHK)[0]
+    return _float32("BLHK,BNSHK->BHLNS", query_BLHK, key_BNSHK)
 
 
 def _logits_forward(query_BLHK, key_BNSHK):
-    logits_BHLNS = jnp.einsum(
-        "BLHK,BNSHK->BHLNS", query_BLHK, key_BNSHK, preferred_element_type=jnp.float32
-    )
+    logits_BHLNS = _float32("BLHK,BNSHK->BHLNS", query_BLHK, key_BNSHK)
     return logits_BHLNS, (query_BLHK, key_BNSHK)
 
 
@@ -71,16 +72,12 @@ def read(
     weights_BHLNS: Float[Array, "B H L N S"], value_BNSHK: Float[Array, "B N S H K"]
 ) -> Float[Array, "B L H K"]:
     """Sums of values by their weights, in the values' precision."""
-    return _read_forward(weights_BHLNS, value_BNSHK)[0]
+    read_BLHK = _float32("BHLNS,BNSHK->BLHK", weights_BHLNS, value_BNSHK)
+    return read_BLHK.astype(value_BNSHK.dtype)
 
 
 def _read_forward(weights_BHLNS, value_BNSHK):
-    read_BLHK = jnp.einsum(
-        "BHLNS,BNSHK->BLHK",
-        weights_BHLNS,
-        value_BNSHK,
-        preferred_element_type=jnp.float32,
-    )
+    read_BLHK = _float32("BHLNS,BNSHK->BLHK", weights_BHLNS, value_BNSHK)
     return read_BLHK.astype(value_BNSHK.dtype), (weights_BHLNS, value_BNSHK)
 
 
@@ -128,8 +125,3 @@ def _beginnings_backward(size, _, gradients):
 
 
 beginnings.defvjp(_beginnings_forward, _beginnings_backward)
-
-
-def _float32(einsum: str, left, right):
-    """Sums products of the factors' own precision in float32."""
-    return jnp.einsum(einsum, left, right, preferred_element_type=jnp.float32)
