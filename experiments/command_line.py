@@ -21,6 +21,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from data_pipeline.storage.printing import printable_line, protect_streams
 from experiments import config, workdirs
 from experiments.interrupts import INTERRUPTED, end_at_interrupt
 from retro_jax.runs.preemption import Preempted
@@ -57,7 +58,7 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
     except _EXPLAINED as error:
         if os.environ.get("RETRO_TRACEBACK"):
             raise
-        print(f"error: {_message(error)}", file=sys.stderr, flush=True)
+        print(f"error: {printable_line(_message(error))}", file=sys.stderr, flush=True)
         return USER_ERROR
     return 0
 
@@ -86,6 +87,7 @@ def _message(error: Exception) -> str:
 
 def start(command: Callable[[list[str]], None]) -> None:
     """Parses the flags, runs the command and ends the process with its exit status."""
+    protect_streams()
     end_at_interrupt()
     app.run(lambda argv: sys.exit(run(command, argv)), flags_parser=_parse_flags)
 
@@ -131,7 +133,7 @@ def _explained(argv: list[str]) -> Iterator[None]:
         message = _unknown_setting(message, argv) or message
         if isinstance(error, flags.UnrecognizedFlagError):
             message = _unknown_flag(error.flagname)
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {printable_line(message)}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR)
 
 

@@ -17,13 +17,21 @@ commands too.
 
 import argparse
 import contextlib
+import dataclasses
+import json
+import math
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from data_pipeline.storage.printing import (
+    check_output,
+    printable_line,
+    protect_streams,
+)
+from data_pipeline.storage.progress import say
 from experiments import command_line, workdirs
 from experiments.jobs import remote_database
 
@@ -34,6 +42,7 @@ def start(argv: Sequence[str] | None = None, prog: str = _PROG) -> NoReturn:
     """Runs the command in `argv`, or of the command line, and ends the process."""
     # Accelerators are for builds and training.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    protect_streams()
     command_line.end_at_interrupt()
     sys.exit(main(argv, prog))
 
@@ -48,6 +57,7 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
             if path := getattr(args, name, None):
                 setattr(args, name, workdirs.expanded(path))
         args.run(args)
+        check_output()
 
     return command_line.run(run, [])
 
@@ -67,22 +77,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         return made
 
     search = command("search", _search, "Finds the passages that are nearest to a text")
-    search.add_argument("query", metavar="TEXT", help="what to search for")
-    search.add_argument("-k", type=int, default=5, help="how many passages to find [5]")
-    search.add_argument(
-        "--without",
-        nargs="*",
-        default=[],
-        metavar="ID",
-        help="documents to leave out, by their ids",
+    _add_search_arguments(search)
+    show = command(
+        "show", _show, "Prints a chunk with its source and the text around it"
     )
-    search.add_argument(
-        "--token_file", metavar="FILE", help="holds the token that a service wants"
-    )
-    search.add_argument(
-        "--tls_ca", metavar="FILE", help="PEM certificate to check grpcs:// with"
-    )
-    show = command("show", _show, "Prints a chunk, its document and its continuation")
     show.add_argument(
         "chunk_id", type=int, metavar="CHUNK_ID", help="as found by search"
     )
@@ -109,6 +107,42 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--use", type=int, metavar="NUMBER", help="the version to go to"
     )
     return parser
+
+
+def _add_search_arguments(search: argparse.ArgumentParser) -> None:
+    search.add_argument("query", metavar="TEXT", help="what to search for")
+    search.add_argument(
+        "-k", "--k", type=int, default=5, help="how many passages to find [5]"
+    )
+    search.add_argument(
+        "--max_distance",
+        type=float,
+        default=math.inf,
+        metavar="D",
+        help="leave out what is farther away",
+    )
+    search.add_argument(
+        "--rank",
+        choices=("dense", "hybrid"),
+        default="dense",
+        help="by vectors, or by vectors and words [dense]",
+    )
+    search.add_argument(
+        "--json", action="store_true", help="one JSON object a passage, for programs"
+    )
+    search.add_argument(
+        "--without",
+        nargs="*",
+        default=[],
+        metavar="ID",
+        help="documents to leave out, by their ids",
+    )
+    search.add_argument(
+        "--token_file", metavar="FILE", help="holds the token that a service wants"
+    )
+    search.add_argument(
+        "--tls_ca", metavar="FILE", help="PEM certificate to check grpcs:// with"
+    )
 
 
 def _open(args: argparse.Namespace, version: int | None = None):
@@ -138,11 +172,49 @@ def _search(args: argparse.Namespace) -> None:
         args.query.encode()
     except UnicodeEncodeError as error:  # bytes of the command line that are no UTF-8
         raise ValueError(f"the query is not valid Unicode: {error}") from error
+    if not args.max_distance >= 0:
+        raise ValueError(f"--max_distance must be 0 or more, is {args.max_distance}")
+    if args.rank != "dense":
+        remote_database.folder_only(args.database, f"--rank={args.rank}")
     with _open_to_search(args) as opened:
-        (found,) = opened.search([args.query], args.k, exclude_documents=args.without)
-    for place, passage in enumerate(found, start=1):
-        print(f"{place}. {_source(passage)}  distance {passage.distance:.3f}")
-        print(_indented(f"{passage.text}|{passage.continuation}"))
+        ranked = {} if args.rank == "dense" else {"rank": args.rank}
+        (found,) = opened.search(
+            [args.query], args.k, exclude_documents=args.without, **ranked
+        )
+        near = [one for one in found if one.distance <= args.max_distance]
+        for place, passage in enumerate(near, start=1):
+            excerpt = _excerpt(opened, passage)
+            if args.json:
+                passage_of = {"place": place, **dataclasses.asdict(passage)}
+                print(json.dumps(passage_of | {"passage": excerpt.text}))
+            else:
+                distance = f"distance {passage.distance:.3f}"
+                print(f"{place}. {_source(passage)}  {distance}")
+                print(excerpt.lines(), end="\n\n")
+    if not args.json:
+        print(_LEGEND if near else _nothing(found))
+
+
+_LEGEND = (
+    "Lines with > hold the chunk that was compared with the query. Distance: 0 for the same "
+    "text, about 2 for unrelated text."
+)
+
+
+def _nothing(found) -> str:
+    if not found:
+        return "nothing was found"
+    nearest = min(passage.distance for passage in found)
+    return f"nothing is as near as that; the nearest has distance {nearest:.3f}"
+
+
+def _excerpt(opened, passage):
+    """The passage as it is shown; a service tells nothing of what stands before it."""
+    from data_pipeline.database import excerpts
+
+    if isinstance(opened, remote_database.RemoteDatabase):
+        return excerpts.excerpt_of_found(passage)
+    return excerpts.excerpt_at(opened.snapshot, passage.chunk_id)
 
 
 def _source(passage) -> str:
@@ -150,11 +222,8 @@ def _source(passage) -> str:
     title = passage.title or passage.document_id
     known = (passage.uri, passage.licence, f"document {passage.document_id}")
     place = f"byte {passage.offset:,}, chunk {passage.chunk_id}"
-    return ", ".join([title, *(value for value in known if value), place])
-
-
-def _indented(text: str) -> str:
-    return textwrap.indent(textwrap.fill(" ".join(text.split()), 84), "   ")
+    parts = dict.fromkeys([title, *(value for value in known if value), place])
+    return printable_line(", ".join(parts))
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -163,10 +232,7 @@ def _show(args: argparse.Namespace) -> None:
     opened = _open(args)
     passage = database_facts.passage(opened, args.chunk_id)
     print(_source(passage))
-    print(_indented(passage.text))
-    if passage.continuation:
-        print("   continues:")
-        print(_indented(passage.continuation))
+    print(_excerpt(opened, passage).lines())
 
 
 def _stats(args: argparse.Namespace) -> None:
@@ -176,7 +242,7 @@ def _stats(args: argparse.Namespace) -> None:
         command_line.output_file(Path(args.plot))
     opened = _open(args)
     for name, value in database_facts.facts(opened.snapshot):
-        print(f"{name:<28} {value}")
+        print(printable_line(f"{name:<28} {value}"))
     if args.plot:
         database_facts.plot_distances(opened.snapshot, Path(args.plot))
         print(f"{'distances of neighbours':<28} {args.plot}")
@@ -219,7 +285,7 @@ def _add(args: argparse.Namespace) -> None:
     documents = list(corpora.read_documents(args.file, skipped, reading=reading))
     number = updates.add(opened.snapshot, documents, replace=args.replace).version
     for line in skipped.summary_lines():
-        print(f"left out: {line}")
+        say(f"left out: {line}")
     done = "added or replaced" if args.replace else "added"
     print(f"version {number}: {len(documents)} documents {done}")
 
@@ -249,7 +315,7 @@ def _versions(args: argparse.Namespace) -> None:
         try:
             opened = _open(args, number)
         except ValueError as error:  # others may be whole
-            print(f"version {number}: {error}{in_force}")
+            print(f"version {number}: {printable_line(str(error))}{in_force}")
             continue
         rows = opened.snapshot.documents().num_rows
         deleted = opened.snapshot.state.is_deleted(np.arange(rows)).sum()

@@ -25,6 +25,7 @@ import sys
 
 from absl import flags
 
+from data_pipeline.storage.printing import protect_streams
 from experiments import build_database, command_line, workdirs
 from experiments.jobs import remote_database
 from retro_jax.devices import processes
@@ -83,6 +84,7 @@ def main(argv: list[str]) -> None:
         _do_job()
         return
     with processes.JoinedProcesses(cluster):
+        protect_streams()  # it has made another standard output
         status = command_line.run(lambda _: _do_job(), argv)
         if status:
             sys.exit(status)

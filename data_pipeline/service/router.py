@@ -43,6 +43,7 @@ from data_pipeline.service.server.endpoints import Call, Endpoint, Method
 from data_pipeline.service.server.observability import Log, Metrics
 from data_pipeline.service.wire import messages, security
 from data_pipeline.service.wire import retrieval_pb2 as pb
+from data_pipeline.storage.printing import protect_streams
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Retrieval"].full_name
 # Of the time that is left: a missing shard must not cost the others' answers.
@@ -304,4 +305,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    protect_streams(outlives_readers=True)
     sys.exit(main())

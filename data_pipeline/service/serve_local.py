@@ -24,6 +24,7 @@ from pathlib import Path
 
 from data_pipeline.database import Database
 from data_pipeline.service.server import server
+from data_pipeline.storage.printing import protect_streams
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _LONG_LIFE_S = 60.0  # after which a server's end is no sign that the next one ends too
@@ -309,4 +310,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    protect_streams(outlives_readers=True)
     sys.exit(main())

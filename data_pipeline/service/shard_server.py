@@ -31,6 +31,7 @@ from data_pipeline.service.server.version_follower import Follower
 from data_pipeline.service.shards.held_versions import HeldVersions, ShardVersion
 from data_pipeline.service.wire import messages
 from data_pipeline.service.wire import retrieval_pb2 as pb
+from data_pipeline.storage.printing import protect_streams
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Shard"].full_name
 _LONGEST_LEASE_S = 60.0  # a router renews its lease long before
@@ -325,4 +326,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    protect_streams(outlives_readers=True)
     sys.exit(main())

@@ -3,10 +3,12 @@
 import sys
 import time
 
+from data_pipeline.storage.printing import printable
+
 
 def say(line: str) -> None:
-    """One line for the person who watches, at once."""
-    print(line, file=sys.stdout, flush=True)
+    """One line for the person who watches, at once; text of others in it does no harm."""
+    print(printable(line), file=sys.stdout, flush=True)
 
 
 class Progress:

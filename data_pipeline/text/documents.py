@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from data_pipeline.storage.printing import printable_line
+
 _NAMES_KEPT = 5
 _FIELDS_KEPT, _FIELD_CHARS = 20, 60
 
@@ -85,7 +87,7 @@ class Skipped:
         return [
             f"{entry['count']} {reason}"
             + _advice(entry["fields"])
-            + f": {', '.join(entry['names'])}"
+            + f": {', '.join(map(printable_line, entry['names']))}"
             + (", ..." if entry["count"] > len(entry["names"]) else "")
             for reason, entry in self.as_dict().items()
         ]

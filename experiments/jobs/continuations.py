@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from data_pipeline.database import Database, Found
+from data_pipeline.storage.printing import check_output, printable_line
 from experiments.config import Experiment
 from experiments.jobs.remote_database import NoDatabase, RemoteDatabase
 from retro_jax import generation
@@ -103,13 +104,13 @@ def print_continuation(sample: dict, say: Callable[[str], None]) -> None:
     say(f"\n{sample['prompt']} >>> {sample['text']}\n")
     for number, source in enumerate(sample["sources"], start=1):
         passage = " ".join((source["text"] + source["continuation"]).split())
-        say(f"[{number}] {source['document_id']}  {source['title']}")
-        say(
-            f"    {source['uri']}, byte {source['offset']:,}, "
-            f"distance {source['distance']:.3f}"
-        )
+        name, title = source["document_id"], source["title"]
+        say(printable_line(f"[{number}] {name}  {title}"))
+        place = printable_line(f"{source['uri']}, byte {source['offset']:,}")
+        say(f"    {place}, distance {source['distance']:.3f}")
         say(f"    {passage[:300]}")
     if not sample["retrieval"]:
         say("(no sources: retrieval is off, by evaluation.retrieval)")
     elif not sample["sources"]:
         say("(no sources: nothing was retrieved)")
+    check_output()

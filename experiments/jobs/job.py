@@ -14,7 +14,7 @@ from data_pipeline.database import Database
 from data_pipeline.sequences.batches import Sequences
 from data_pipeline.storage import locks
 from data_pipeline.storage.files import fingerprint, read_json, write_file, write_json
-from data_pipeline.storage.progress import Progress
+from data_pipeline.storage.progress import Progress, say
 from data_pipeline.text.tokenizer import Tokenizer
 from experiments import workdirs
 from experiments.config import Experiment
@@ -24,7 +24,6 @@ from experiments.report import report
 from retro_jax.devices import processes, sharding
 from retro_jax.model import parameters
 from retro_jax.runs import checkpoints
-from retro_jax.runs.metrics import say
 from retro_jax.training import retrofit
 from retro_jax.training.batch import Batch, model_inputs
 from retro_jax.training.loop import train

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 from data_pipeline.database import Database
 from data_pipeline.storage.files import read_json, write_file
+from data_pipeline.storage.printing import printable
+from data_pipeline.storage.progress import say
 from experiments.report import facts, markdown, plots, verdict
-from retro_jax.runs.metrics import read_metrics, say
+from retro_jax.runs.metrics import read_metrics
 
 _SHARED_WORDS = 3  # as many in a row, at least, are marked
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def write(workdir: Path, database: Database) -> None:
@@ -29,10 +30,10 @@ def write(workdir: Path, database: Database) -> None:
     if results is None:
         raise ValueError(f"{workdir} has no results to report: run --job=evaluate")
     page = make_page(
-        workdir.absolute().name,
-        printable(results),
-        printable(read_json(workdir / "settings.json") or {}),
-        printable(database.manifest),
+        printable(workdir.absolute().name),
+        _printable(results),
+        _printable(read_json(workdir / "settings.json") or {}),
+        _printable(database.manifest),
         read_metrics(workdir / "metrics" / "metrics.jsonl"),
     )
     _write_pictures(
@@ -79,15 +80,14 @@ def make_page(
     }
 
 
-def printable(value):
-    """JSON whose texts hold no control character and can be written as UTF-8."""
+def _printable(value):
+    """JSON all of whose texts, names included, are printable."""
     if isinstance(value, str):
-        text = value.encode("utf-8", "replace").decode().replace("\r\n", "\n")
-        return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
+        return printable(value)
     if isinstance(value, Mapping):
-        return {printable(name): printable(entry) for name, entry in value.items()}
+        return {_printable(name): _printable(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [printable(entry) for entry in value]
+        return [_printable(entry) for entry in value]
     return value
 
 

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+_FLUSH_S = 60  # how long TensorBoard may lag behind
+
 
 def bits_per_byte(loss_nats: float, num_bytes: float) -> float:
     """Summed loss in nats over a text of so many UTF-8 bytes, in bits for each byte.
@@ -28,8 +30,6 @@ class MetricsWriter:
         self._writes = writes
         if not writes:
             return
-        from tensorboardX import SummaryWriter  # slow to import: only who writes pays
-
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(self._path) if row["step"] <= first_step]
@@ -37,7 +37,7 @@ class MetricsWriter:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(temporary, self._path)
         self._file = self._path.open("a")
-        self._board = SummaryWriter(str(folder), purge_step=first_step + 1)
+        self._board = _Board(folder, first_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Appends the values of a step, at once on disk."""
@@ -45,15 +45,49 @@ class MetricsWriter:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            if math.isfinite(value):  # TensorBoard has no place for others
-                self._board.add_scalar(name, value, step)
+        self._board.write(step, values)
 
     def close(self) -> None:
         """Closes both files."""
         if self._writes:
             self._file.close()
             self._board.close()
+
+
+class _Board:
+    """The event file that TensorBoard reads.
+
+    tensorboardX's own SummaryWriter hands events over through a queue between processes,
+    which needs a /dev/shm that can be written to.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        # Slow to import: only who writes pays.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        self._event, self._scalar = Event, scalar
+        self._flushed_s = time.monotonic()
+        self._file = EventsWriter(str(folder / "events"))
+        # TensorBoard then forgets the steps from here on that an earlier file has.
+        log = SessionLog(status=SessionLog.START)
+        self._add(first_step, session_log=log)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            if math.isfinite(value):  # TensorBoard has no place for others
+                self._add(step, summary=self._scalar(name, value))
+        if time.monotonic() - self._flushed_s > _FLUSH_S:
+            self._file.flush()  # waits for the disk
+            self._flushed_s = time.monotonic()
+
+    def _add(self, step: int, **content) -> None:
+        event = self._event(step=step, wall_time=time.time(), **content)
+        self._file.write_event(event)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict]:
@@ -74,23 +108,27 @@ class Rate:
 
     def __init__(self, clock=time.perf_counter):
         self._clock = clock
-        self._start_s = clock()
         self._tokens, self._waited_s = 0, 0.0
+        self._since = self.moment()
 
-    def add(self, tokens: int, waited_s: float) -> None:
-        """Counts the tokens of a step, and how long it waited for its batch."""
+    def add(self, *, tokens: int = 0, waited_s: float = 0.0) -> None:
+        """Counts tokens of a step that is done, or a wait for a batch that has ended."""
         self._tokens += tokens
         self._waited_s += waited_s
 
-    def take(self) -> dict[str, float]:
-        """Gives rate and share since the last call, and begins anew."""
-        elapsed_s = max(self._clock() - self._start_s, 1e-9)
-        values = {
-            "tokens_per_s": self._tokens / elapsed_s,
-            "waiting_for_data_share": self._waited_s / elapsed_s,
+    def moment(self) -> tuple[float, float]:
+        """The time, and how long was waited until then."""
+        return self._clock(), self._waited_s
+
+    def take(self, until: tuple[float, float]) -> dict[str, float]:
+        """Gives rate and share from the last call's moment to this one, and begins anew."""
+        (start_s, waited_before_s), self._since = self._since, until
+        elapsed_s = max(until[0] - start_s, 1e-9)
+        tokens, self._tokens = self._tokens, 0
+        return {
+            "tokens_per_s": tokens / elapsed_s,
+            "waiting_for_data_share": (until[1] - waited_before_s) / elapsed_s,
         }
-        self._start_s, self._tokens, self._waited_s = self._clock(), 0, 0.0
-        return values
 
 
 def say(line: str) -> None:

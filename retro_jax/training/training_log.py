@@ -28,33 +28,33 @@ class TrainingLog:
         optimizer_cfg: OptimizerConfig,
         cfg: TrainConfig,
         first_step: int,
+        clock=time.perf_counter,
     ):
-        self._cfg = cfg
+        self._cfg, self._clock = cfg, clock
         self._schedule = learning_rate(optimizer_cfg, cfg.steps)
         self._writer = metrics.MetricsWriter(
             folder, first_step=first_step, writes=jax.process_index() == 0
         )
-        self._rate = metrics.Rate()
-        self._began_s, self._first_step = time.perf_counter(), first_step
-        self._pending: tuple[int, dict] | None = None
+        self._rate = metrics.Rate(clock)
+        self._began_s, self._first_step = clock(), first_step
+        self._pending: tuple[int, dict, tuple[float, float] | None] | None = None
         self._totals: dict[str, float] = {}
-        self._waited_s = 0.0
         self._updates, self._skipped_in_a_row = 0, 0
         self._gradient_norm = math.nan  # of the last update since the last line
 
     def timed(self, get: Callable[[], T]) -> T:
         """Gives what `get` gives, and counts its time as time spent waiting for data."""
-        start_s = time.perf_counter()
+        start_s = self._clock()
         batch = get()
-        self._waited_s = time.perf_counter() - start_s
+        self._rate.add(waited_s=self._clock() - start_s)
         return batch
 
     def after_step(self, step: int, sums: dict) -> None:
         """Takes the sums of a step, which need not be done yet."""
-        waited_s = self._waited_s
         self.flush()
-        self._pending = (step, sums)
-        self._totals["waited_s"] = waited_s
+        # Where steps are computed at once, this one is done before the next is waited for.
+        is_done = all(value.is_ready() for value in jax.tree.leaves(sums))
+        self._pending = (step, sums, self._rate.moment() if is_done else None)
 
     def flush(self) -> None:
         """Reads the sums of the last step.
@@ -64,12 +64,12 @@ class TrainingLog:
         """
         if self._pending is None:
             return
-        step, sums = self._pending
+        step, sums, done = self._pending
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(sums).items()}
         self._updates = int(values["updates"])
-        tokens, waited_s = values["tokens"], self._totals.pop("waited_s", 0.0)
-        self._rate.add(int(tokens) if math.isfinite(tokens) else 0, waited_s)
+        tokens = values["tokens"]
+        self._rate.add(tokens=int(tokens) if math.isfinite(tokens) else 0)
         if math.isfinite(values["loss_nats"]) and math.isfinite(
             values["gradient_norm"]
         ):
@@ -80,7 +80,7 @@ class TrainingLog:
         else:
             self._count_skipped(step, values)
         if step % self._cfg.log_every == 0 or step == self._cfg.steps:
-            self._write(step)
+            self._write(step, done or self._rate.moment())
 
     def _count_skipped(self, step: int, values: dict[str, float]) -> None:
         self._skipped_in_a_row += 1
@@ -100,7 +100,7 @@ class TrainingLog:
             f"{what}: not applied ({self._skipped_in_a_row} of {most} in a row)"
         )
 
-    def _write(self, step: int) -> None:
+    def _write(self, step: int, until: tuple[float, float]) -> None:
         totals, self._totals = self._totals, {}
         totals = {"loss_nats": math.nan, "tokens": 0.0, "bytes": 0.0} | totals
         gradient_norm, self._gradient_norm = self._gradient_norm, math.nan
@@ -113,11 +113,11 @@ class TrainingLog:
             # Of the last update; the schedule counts updates.
             "learning_rate": float(self._schedule(max(self._updates - 1, 0))),
             "skipped_steps": step - self._updates,
-            **self._rate.take(),
+            **self._rate.take(until),
         }
         self._writer.write(step, values)
         done = step - self._first_step
-        elapsed_s = time.perf_counter() - self._began_s
+        elapsed_s = self._clock() - self._began_s
         left_s = elapsed_s / done * (self._cfg.steps - step)
         metrics.say(
             f"step {step}/{self._cfg.steps}  {values['bits_per_byte']:.3f} bits/byte  "

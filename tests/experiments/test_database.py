@@ -229,3 +229,43 @@ def test_a_shard_of_another_database_is_refused(run, folder, tmp_path):
     status, _, err = run("search", "x")
     assert status == 2
     assert "chunks/train-00000" in err
+
+
+def test_search_for_programs_is_an_object_a_line(run):
+    status, out, _ = run("search", tiny_corpus.PLANTED, "--k", "2", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and [row["place"] for row in rows] == [1, 2]
+    keys = "place text continuation document_id title uri licence offset distance"
+    assert set(rows[0]) == {*keys.split(), "chunk_id", "passage"}
+    assert out.isascii()
+
+
+def test_search_leaves_out_what_is_far_and_says_how_near_it_came(run):
+    _, out, _ = run("search", tiny_corpus.PLANTED, "--json")
+    distances = [json.loads(line)["distance"] for line in out.splitlines()]
+    nearest, limit = distances[0], str(distances[1])
+    _, out, _ = run("search", tiny_corpus.PLANTED, "--max_distance", limit)
+    assert 2 <= len(re.findall(r"(?m)^\d+\. ", out)) < len(distances) + 1
+    _, out, _ = run("search", "zzz qqq", "--max_distance", "0")
+    assert re.fullmatch(r"nothing is as near as that; .* \d\.\d{3}\n", out)
+    assert nearest <= distances[1]
+
+
+def test_what_a_terminal_obeys_is_shown_by_no_command(run, tmp_path):
+    evil = "\x1b]0;title\x07\x9b31m\u202e"
+    new = tmp_path / "new.jsonl"
+    fields = {name: evil + name for name in ("id", "title", "uri", "licence")}
+    new.write_text(
+        json.dumps({**fields, "uri": f"x\n1. {evil}", "text": f"walrus {evil}"})
+    )
+    (tmp_path / f"bin{evil[:-1]}.jsonl").write_text('{"id": "a"}')
+    said = [*run("add", str(new))[1:], *run("add", str(tmp_path), "--replace")[1:]]
+    said += (
+        run("search", "walrus", "-k", "3")[1:] + run("search", "walrus", "--json")[1:]
+    )
+    found = json.loads(said[-2].splitlines()[0])
+    assert found["id" if "id" in found else "document_id"].endswith("id")
+    said += run("show", str(found["chunk_id"]))[1:] + run("versions")[1:]
+    said += run("delete", evil)[1:] + run("versions", "--use", "1")[1:]
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", "".join(said))
+    assert "walrus" in said[4] and not re.search(r"(?m)^1\. \S*title\S*31m$", said[4])

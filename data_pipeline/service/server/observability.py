@@ -26,7 +26,7 @@ class Log:
         """Writes an event."""
         line = {"time_s": round(time.time(), 3), "server": self._server, "event": event}
         with self._lock:
-            self._write(json.dumps(line | fields, ensure_ascii=False) + "\n")
+            self._write(json.dumps(line | fields) + "\n")
 
 
 class Metrics:

@@ -48,13 +48,39 @@ def test_no_file_has_no_rows(tmp_path):
 
 
 def test_rates_are_since_last_asked():
-    times_s = iter([0.0, 4.0, 4.0, 6.0, 6.0])
+    times_s = iter([0.0, 4.0, 6.0])
     rate = metrics.Rate(clock=lambda: next(times_s))
-    rate.add(100, 1.0)
-    rate.add(100, 1.0)
-    assert rate.take() == {"tokens_per_s": 50.0, "waiting_for_data_share": 0.5}
-    rate.add(10, 0.0)
-    assert rate.take() == {"tokens_per_s": 5.0, "waiting_for_data_share": 0.0}
+    rate.add(tokens=100, waited_s=1.0)
+    rate.add(tokens=100, waited_s=1.0)
+    until = rate.moment()
+    rate.add(waited_s=1.5)  # for the step after: not of what is asked for now
+    assert rate.take(until) == {"tokens_per_s": 50.0, "waiting_for_data_share": 0.5}
+    rate.add(tokens=10)
+    until = rate.moment()
+    assert rate.take(until) == {"tokens_per_s": 5.0, "waiting_for_data_share": 0.75}
+
+
+def test_nothing_needs_shared_memory(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system", "/dev/shm")
+
+    monkeypatch.setattr("_multiprocessing.SemLock", refuse)
+    writer = metrics.MetricsWriter(tmp_path, first_step=4)
+    writer.write(5, {"loss": 0.5, "rate": math.inf})
+    writer.close()
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    [path] = tmp_path.glob("events.out.tfevents.*")
+    data, events = path.read_bytes(), []
+    while data:  # a length and its checksum, the event and its checksum
+        size = int.from_bytes(data[:8], "little")
+        events.append(Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    version, start, scalar = events
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (5, SessionLog.START)
+    assert (scalar.step, scalar.summary.value[0].tag) == (5, "loss")
+    assert scalar.summary.value[0].simple_value == 0.5
 
 
 @pytest.mark.parametrize(

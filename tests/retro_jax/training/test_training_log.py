@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import time
 
 import jax.numpy as jnp
 import pytest
@@ -25,8 +26,8 @@ def _sums(loss_nats: float, tokens: int, updates: int) -> dict:
     return {name: jnp.float32(value) for name, value in values.items()}
 
 
-def _log(folder):
-    return contextlib.closing(TrainingLog(folder, OPTIMIZER, CFG, 0))
+def _log(folder, clock=time.perf_counter):
+    return contextlib.closing(TrainingLog(folder, OPTIMIZER, CFG, 0, clock))
 
 
 def test_a_line_is_the_mean_over_tokens_of_the_steps_since_the_last(tmp_path, capsys):
@@ -59,3 +60,23 @@ def test_skipped_steps_in_a_row_are_counted_anew_after_an_update(tmp_path):
         log.after_step(4, _sums(math.nan, 1, 0))
         with pytest.raises(FloatingPointError, match=r"step 4 .*the 2\. such step"):
             log.flush()
+
+
+def test_waiting_takes_no_more_than_all_of_the_time(tmp_path):
+    """Steps of 1 s, done when they are dispatched, and waits of growing length."""
+    now = [0.0]
+
+    def spend(seconds):
+        now[0] += seconds
+
+    with _log(tmp_path, lambda: now[0]) as log:
+        for step in range(1, 7):
+            log.timed(lambda: spend(4.0 * step))  # noqa: B023 - called at once
+            spend(1.0)
+            log.after_step(step, _sums(6.0, 3, step))
+        log.flush()
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    shares = [row["waiting_for_data_share"] for row in rows]
+    assert shares == pytest.approx([12 / 14, 28 / 30, 44 / 46])
+    rates = [row["tokens_per_s"] for row in rows]
+    assert rates == pytest.approx([6 / 14, 6 / 30, 6 / 46])
