@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from data_pipeline.storage import locks
+from data_pipeline.storage.extras import install_command
 from experiments import command_line, workdirs
 from experiments.config import Experiment
 from experiments.jobs import remote_database
@@ -118,7 +119,7 @@ def _engine(folder: Path) -> "Engine":
             from data_pipeline.build.ray_engine import RayEngine
         except ImportError as error:
             raise ValueError(
-                f"--engine=ray needs Ray: make install-ray ({error})"
+                f"--engine=ray needs Ray ({error}): {install_command('ray')}"
             ) from error
         return RayEngine(_RAY_ADDRESS.value, folder, workers=_WORKERS.value)
     if _RAY_ADDRESS.value:

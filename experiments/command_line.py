@@ -21,6 +21,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from data_pipeline.storage.extras import explained
 from data_pipeline.storage.printing import printable_line, protect_streams
 from experiments import config, workdirs
 from experiments.interrupts import INTERRUPTED, end_at_interrupt
@@ -82,7 +83,7 @@ def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return f"{error.filename}: {_FULL_DISK if is_full else error.strerror}"
-    return str(error)
+    return explained(error)
 
 
 def start(command: Callable[[list[str]], None]) -> None:

@@ -22,3 +22,32 @@ All training state is a flat dict, name -> array (`parameters.py`); `nnx.Module`
 the forward pass. A chunk's neighbours are first read by the position that has read all of
 the chunk: 0-based position t reads those of chunk (t + 1) // M - 1, none when t < M - 1.
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retro_jax.config import ModelConfig, paper_config
+    from retro_jax.model import Retro
+
+__all__ = ["ModelConfig", "Retro", "__version__", "paper_config"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what users ask this package for, and no sooner: it takes seconds."""
+    if name == "__version__":
+        from importlib import metadata
+
+        try:
+            return metadata.version("retro-jax")
+        except metadata.PackageNotFoundError:  # a clone that was not installed
+            return "unknown"
+    from importlib import import_module
+
+    places = {
+        "ModelConfig": "retro_jax.config",
+        "paper_config": "retro_jax.config",
+        "Retro": "retro_jax.model",
+    }
+    if name not in places:
+        raise AttributeError(f"module 'retro_jax' has no attribute {name!r}")
+    return getattr(import_module(places[name]), name)

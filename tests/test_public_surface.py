@@ -108,6 +108,7 @@ def test_every_module_can_be_imported():
 @pytest.mark.parametrize(
     ("module", "names"),
     [
+        ("retro_jax", "Retro ModelConfig paper_config __version__"),
         ("retro_jax.config", "ModelConfig OptimizerConfig TrainConfig MeshConfig"),
         ("retro_jax.config", "paper_config modern"),
         ("retro_jax.model", "Retro"),

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from data_pipeline.embedding import bert as bert_lib
+from data_pipeline.storage.extras import install_command
 
 if TYPE_CHECKING:
     import tokenizers
@@ -361,8 +362,8 @@ class SentenceTransformerEmbedder:
 def _check_sentence_transformers(name: str) -> None:
     if importlib.util.find_spec("sentence_transformers") is None:
         raise ValueError(
-            f"embedder {name!r} needs sentence-transformers: "
-            "pip install 'retro-jax[torch]' (the embedder 'minilm' does not)"
+            f"embedder {name!r} needs sentence-transformers (the embedder 'minilm' does "
+            f"not): {install_command('torch')}"
         )
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, Int64
 
 from data_pipeline.index import checks, exact, index_files
 from data_pipeline.index.recall import Effort, Goal
+from data_pipeline.storage.extras import install_command
 
 MIN_ROWS = 1_000  # fewer do not train quantiser and lists
 _FILE = "index.faiss"
@@ -33,8 +34,8 @@ def import_faiss() -> Any:
         return importlib.import_module("faiss")
     except ImportError as error:
         raise ImportError(
-            "the index kinds faiss-flat and faiss-ivfpq need Faiss: "
-            f"pip install 'retro-jax[faiss]' ({error})"
+            "the index kinds faiss-flat and faiss-ivfpq need Faiss "
+            f"({error}): {install_command('faiss')}"
         ) from error
 
 

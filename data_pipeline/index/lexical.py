@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Int64
 
+from data_pipeline.storage.extras import install_command
 from data_pipeline.storage.files import read_json, write_json
 from data_pipeline.storage.mapped_arrays import open_array
 from data_pipeline.text.chunks import ChunkTable
@@ -48,7 +49,7 @@ def import_bm25s() -> Any:
             bm25s = importlib.import_module("bm25s")
     except ImportError as error:
         raise ImportError(
-            f"search by words needs bm25s: pip install 'retro-jax[hybrid]' ({error})"
+            f"search by words needs bm25s ({error}): {install_command('hybrid')}"
         ) from error
     logging.getLogger("bm25s").setLevel(logging.WARNING)
     return bm25s

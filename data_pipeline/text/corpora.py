@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.storage.extras import install_command
 from data_pipeline.storage.files import fingerprint
 from data_pipeline.text import compression, document_files, folders, records
 from data_pipeline.text.documents import Document, Skipped, printable
@@ -251,8 +252,7 @@ def _open_hugging_face(
         import datasets
     except ImportError as error:
         raise ImportError(
-            f"corpus 'hf:{name}' needs the datasets library:"
-            " pip install 'retro-jax[hf]'"
+            f"corpus 'hf:{name}' needs the datasets library: {install_command('hf')}"
         ) from error
     dataset_name, split = _split_name(name)
     path, _, config = dataset_name.partition(",")
@@ -304,6 +304,8 @@ def identity(corpus: str) -> dict:
         installed = sorted(
             f"{found.metadata['Name']}=={found.version}"
             for found in metadata.distributions()
+            # A build may leave its own metadata in a clone; its text is not read.
+            if found.metadata["Name"] != "retro-jax"
         )
         return {
             "python": platform.python_version(),

@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_pipeline.storage.extras import install_command
+
 if TYPE_CHECKING:  # commands check their flags before numpy and JAX are imported
     from data_pipeline.database.results import Found, Retrieved
     from data_pipeline.service.client import RetrievalClient
@@ -115,7 +117,7 @@ class RemoteDatabase:
             from data_pipeline.service.wire import security
         except ImportError as error:
             raise ValueError(
-                f"--database={address} needs gRPC: pip install 'retro-jax[serve]' ({error})"
+                f"--database={address} needs gRPC ({error}): {install_command('serve')}"
             ) from error
         # gRPC reads it at the first connection; else it logs what our error says.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")

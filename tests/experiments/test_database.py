@@ -129,6 +129,7 @@ def test_a_damaged_version_is_listed_and_can_be_left(run, folder, tmp_path):
     [
         (["search", ""], "the query is empty"),
         (["search", " \n"], "the query is empty"),
+        (["search", "NUL \x00 within"], "character"),
         (["search", "x", "-k", "0"], "k must be at least 1, is 0"),
         (["search", "x", "-k", "-1"], "k must be at least 1, is -1"),
         (["search", "x", "--without", "nobody"], "document 'nobody' is not in"),
@@ -151,7 +152,7 @@ def test_mistakes_are_one_line(run, words, message):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("query", ["NUL \x00 within", "x" * 200_000, "?!", "é" * 999])
+@pytest.mark.parametrize("query", ["x" * 200_000, "?!", "é" * 999])
 def test_odd_queries_find_something(run, query):
     status, out, err = run("search", query, "-k", "1")
     assert (status, err) == (0, "")
@@ -260,12 +261,15 @@ def test_what_a_terminal_obeys_is_shown_by_no_command(run, tmp_path):
     )
     (tmp_path / f"bin{evil[:-1]}.jsonl").write_text('{"id": "a"}')
     said = [*run("add", str(new))[1:], *run("add", str(tmp_path), "--replace")[1:]]
-    said += (
-        run("search", "walrus", "-k", "3")[1:] + run("search", "walrus", "--json")[1:]
+    shown = run("search", "walrus", "-k", "1000")[1]
+    assert not re.search(r"(?m)^1\. \ufffd", shown)  # no line of ours is forged
+    rows = map(
+        json.loads, run("search", "walrus", "-k", "1000", "--json")[1].splitlines()
     )
-    found = json.loads(said[-2].splitlines()[0])
-    assert found["id" if "id" in found else "document_id"].endswith("id")
+    found = next(row for row in rows if "walrus" in row["text"])
+    assert found["document_id"].endswith("id")
     said += run("show", str(found["chunk_id"]))[1:] + run("versions")[1:]
     said += run("delete", evil)[1:] + run("versions", "--use", "1")[1:]
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", "".join(said))
-    assert "walrus" in said[4] and not re.search(r"(?m)^1\. \S*title\S*31m$", said[4])
+    harmful = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]"
+    assert not re.search(harmful, "".join([*said, shown]))
+    assert "walrus" in shown

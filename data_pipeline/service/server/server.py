@@ -33,6 +33,7 @@ from data_pipeline.service.server.endpoints import Endpoint, Receiving
 from data_pipeline.service.server.observability import Log, Metrics
 from data_pipeline.service.wire import addresses, security
 from data_pipeline.service.wire.messages import Limits
+from data_pipeline.storage.extras import explained
 from data_pipeline.storage.printing import printable_line
 
 INTERRUPTED, USER_ERROR = 130, 2
@@ -382,7 +383,7 @@ def run(start: Callable[[], Awaitable[Stoppable]], *, until_eof: bool = False) -
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("RETRO_TRACEBACK"):
             raise
-        print(f"error: {printable_line(str(error))}", file=sys.stderr, flush=True)
+        print(f"error: {printable_line(explained(error))}", file=sys.stderr, flush=True)
         return USER_ERROR
     except KeyboardInterrupt:  # before the server could take the signal
         print("\nstopped", file=sys.stderr, flush=True)

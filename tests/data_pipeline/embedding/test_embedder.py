@@ -158,7 +158,7 @@ def test_batch_rows_must_be_a_power_of_two(tiny_folder):
 
 def test_other_names_need_sentence_transformers(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'retro-jax\[torch\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e .*\[torch\]"):
         load_embedder("some-organisation/some-model")
 
 

@@ -222,7 +222,7 @@ class FakeStream(list[dict[str, object]]):
 
 def test_hugging_face(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r"retro-jax\[hf\]"):
+    with pytest.raises(ImportError, match=r"pip install -e .*\[hf\]"):
         read_documents("hf:user/name", Skipped())
     asked = []
 

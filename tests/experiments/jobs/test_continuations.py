@@ -74,7 +74,7 @@ def test_held_out_text_starts_in_the_middle_of_its_document(
 
 @pytest.mark.parametrize("prompt", ["", " \n"])
 def test_an_empty_prompt_is_refused(cfg, tiny_database, prompt):
-    with pytest.raises(ValueError, match="no prompt: give --config.evaluation.prompt"):
+    with pytest.raises(ValueError, match="no prompt: retro generate"):
         continuations.continuation(cfg, {}, tiny_database, prompt)
 
 
