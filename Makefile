@@ -110,8 +110,8 @@ $(AOT)/installed: $(STAMP) requirements-aot.lock
 	@touch $@
 
 lock:  ## Resolves requirements.lock anew; needs uv.
-	uv pip compile setup.cfg --extra data --extra serve --extra hybrid --extra faiss \
-		--extra report --extra test \
+	uv pip compile setup.cfg --extra data --extra serve --extra documents --extra hybrid \
+		--extra faiss --extra report --extra test \
 		--python-version 3.11 --universal --generate-hashes --no-header -q \
 		-o requirements.lock
 

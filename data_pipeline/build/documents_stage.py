@@ -7,6 +7,8 @@
 
 Parts and tables are made by any engine. The choice needs to know of all documents at once,
 but sees no text.
+
+Letters here: G grams of a text.
 """
 
 import dataclasses

@@ -104,10 +104,10 @@ def _is_manifest(manifest: Mapping) -> bool:
     return (
         isinstance(contents, dict)
         and set(_STAGES) <= contents.keys() <= {*_STAGES, *_MORE_STAGES}
-        and all(type(manifest.get(name)) is str for name in _TEXTS)
+        and all(type(manifest.get(name, "")) is str for name in _TEXTS)
         and all(type(manifest.get(name)) is int for name in sizes)
         and all(1 <= manifest[name] <= _MOST for name in sizes)
-        and all(isinstance(manifest.get(n), dict) for n in ("index", "settings"))
+        and all(isinstance(manifest.get(n, {}), dict) for n in ("index", "settings"))
     )
 
 

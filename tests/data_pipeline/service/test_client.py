@@ -88,13 +88,10 @@ def test_the_clients_errors(client, service):
         client.search(["a", "\ud800"], 1)
     for call in (
         lambda: client.search("abc", 1),
-        lambda: client.search(b"abc", 1),
         lambda: client.search(["a"], 1, exclude_documents="abc"),
     ):
-        with pytest.raises(ValueError, match=r"must be a list, are b?'abc': give \["):
+        with pytest.raises(ValueError, match=r"must be a list, are 'abc': give \["):
             call()
-    with pytest.raises(ValueError, match="texts must be strings, one is None"):
-        client.search(["a", None], 1)
     with pytest.raises(ValueError, match="out of all bounds"):
         client.search(["a"], 2**40)
     for address in ("localhost:50050", "grpc://localhost", "http://localhost:1"):

@@ -1,5 +1,7 @@
 """A model that starts as a copier copies before it has learnt anything."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,8 @@ def _config(**changes):
         "encoder_width": 128,
         "head_size": 64,
         "encoder_head_size": 64,
+        "depth": 2,
+        "cca_layers": (2,),
         "encoder_depth": 1,
         "encoder_cca_layers": (1,),
         "share_embeddings": True,
@@ -32,6 +36,14 @@ def _config(**changes):
     return cfg
 
 
+_initial = jax.jit(parameters.initial_parameters, static_argnums=(0, 1))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(cfg, params, *inputs):
+    return parameters.rebuild(cfg, params)(*inputs)
+
+
 def _rank_of_what_follows(cfg) -> float:
     """Mean rank, by gain of logit through retrieval, of the token that truly follows.
 
@@ -41,10 +53,11 @@ def _rank_of_what_follows(cfg) -> float:
     rng = np.random.default_rng(0)
     text = rng.permutation(_VOCAB)[None, : 2 * _CHUNK]
     neighbours = np.stack([np.roll(text[0], 3), rng.permutation(_VOCAB)[: 2 * _CHUNK]])
-    model = parameters.rebuild(cfg, parameters.initial_parameters(cfg, 0))
+    params = _initial(cfg, 0)
     inputs_BL = jnp.asarray(text, jnp.int32)
     found = jnp.asarray(np.repeat(neighbours[None, None, :1], 2, axis=1), jnp.int32)
-    gain_LV = np.asarray(model(inputs_BL, found) - model(inputs_BL))[0]
+    with_found = _logits(cfg, params, inputs_BL, found)
+    gain_LV = np.asarray(with_found - _logits(cfg, params, inputs_BL))[0]
     # Rolled by 3, the neighbour breaks between its own end and start.
     places = [t for t in range(_CHUNK - 1, 2 * _CHUNK - 4)]
     ranks = [np.sum(gain_LV[t] > gain_LV[t, text[0, t + 1]]) for t in places]
@@ -57,15 +70,14 @@ def test_it_predicts_what_follows_the_same_token_in_a_neighbour():
 
 
 def test_only_values_differ_and_they_are_the_same_for_a_seed():
-    plain = parameters.initial_parameters(_config(copy_init=False), 0)
-    copying = parameters.initial_parameters(_config(), 0)
+    plain, copying = _initial(_config(copy_init=False), 0), _initial(_config(), 0)
     assert {n: x.shape for n, x in plain.items()} == {
         n: x.shape for n, x in copying.items()
     }
     changed = {n for n in plain if not np.array_equal(plain[n], copying[n])}
     assert changed
     assert all("/cross/" in n or "encoder/layers/1/" in n for n in changed)
-    again = parameters.initial_parameters(_config(), 0)
+    again = _initial.lower(_config(), 0).compile()()
     assert all(np.array_equal(copying[n], again[n]) for n in copying)
 
 
@@ -76,13 +88,13 @@ def test_a_model_without_shared_embeddings_is_refused():
 
 def test_the_start_can_be_trained_from():
     cfg = _config()
-    params = parameters.initial_parameters(cfg, 0)
+    params = _initial(cfg, 0)
     tokens = jnp.arange(2 * _CHUNK)[None]
     found = jnp.ones((1, 2, 2, 2 * _CHUNK), jnp.int32)
 
     def loss(params):
-        return jnp.sum(jnp.square(parameters.rebuild(cfg, params)(tokens, found)))
+        return jnp.sum(jnp.square(_logits(cfg, params, tokens, found)))
 
-    gradients = jax.grad(loss)(params)
+    gradients = jax.jit(jax.grad(loss))(params)
     assert all(np.isfinite(g).all() for g in gradients.values())
     assert np.abs(gradients["decoder/2/cross/w_q_DHK"]).max() > 0

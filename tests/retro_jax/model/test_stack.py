@@ -28,19 +28,22 @@ def test_groups_are_what_repeats(kinds, expected):
     assert stack.groups(list(kinds)) == expected
 
 
-@pytest.mark.parametrize("retrieval", [True, False])
-@pytest.mark.parametrize("num_devices", [1, 4])
+# Two alone, the first with CCA, three times (alone, CCA).
+_IN_A_ROW = (3, 5, 7, 9)
+_NESTED = (3, 6, 9)  # at last twice (two alone, CCA): a loop in a loop
+
+
 @pytest.mark.parametrize(
-    ("depth", "cca_layers"),
-    [
-        (9, (3, 5, 7, 9)),  # two alone, the first with CCA, three times (alone, CCA)
-        (9, (3, 6, 9)),  # at last twice (two alone, CCA): a loop in a loop
+    ("cca_layers", "retrieval", "num_devices"),
+    [  # every two of the values meet once
+        (_IN_A_ROW, True, 1),
+        (_IN_A_ROW, False, 4),
+        (_NESTED, True, 4),
+        (_NESTED, False, 1),
     ],
 )
-def test_the_loop_equals_the_layers_one_by_one(
-    depth, cca_layers, retrieval, num_devices
-):
-    cfg = tiny_model.config(depth=depth, cca_layers=cca_layers, encoder_depth=1)
+def test_the_loop_equals_the_layers_one_by_one(cca_layers, retrieval, num_devices):
+    cfg = tiny_model.config(depth=9, cca_layers=cca_layers, encoder_depth=1)
     scanned = dataclasses.replace(cfg, scan_layers=True)
     params, batch = tiny_model.parameters(cfg), tiny_model.batch(cfg)
     if not retrieval:
