@@ -13,10 +13,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
+import retro_jax
 from experiments import interrupts, workdirs
 
 USER_ERROR = 2  # as in `command_line`, which takes a while to import
@@ -93,7 +93,7 @@ def _words(argv: Sequence[str]) -> tuple[str, list[str]]:
         print(_HELP)
         sys.exit(0)
     if command == "--version":
-        print(f"retro {metadata.version('retro-jax')}")
+        print(f"retro {retro_jax.__version__}")
         sys.exit(0)
     if command not in COMMANDS:
         close = difflib.get_close_matches(command, COMMANDS, n=1)

@@ -15,8 +15,9 @@ Every array's name ends in one letter an axis, here and in `data_pipeline`:
        database, tokens of a whole batch
 
 `hidden_BLD` has the axes B, L, D. A file that needs another meaning says so in one line of
-its docstring, `Letters here: ...`, and has no second meaning for the letter. Parameters follow the same rule (`w_q_DHK`), and their
-letters are also their partition rule: `devices/sharding.py` maps letters to mesh axes.
+its docstring, `Letters here: ...`, and has no second meaning for the letter. Parameters
+follow the same rule (`w_q_DHK`), and their letters are also their partition rule:
+`devices/sharding.py` maps letters to mesh axes.
 
 All training state is a flat dict, name -> array (`parameters.py`); `nnx.Module` only describes
 the forward pass. A chunk's neighbours are first read by the position that has read all of
