@@ -80,6 +80,6 @@ def _protected(stream, outlives_readers: bool) -> io.TextIOWrapper:
         io.BufferedWriter(raw),
         encoding=stream.encoding,
         errors="backslashreplace",
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
+        # Unbuffered (PYTHONUNBUFFERED) is by lines here: who reads a pipe waits for lines.
+        line_buffering=stream.line_buffering or stream.write_through,
     )

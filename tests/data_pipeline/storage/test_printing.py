@@ -1,5 +1,6 @@
 """Text of others does no harm to a terminal, and standard output decides about nothing."""
 
+import os
 import re
 import signal
 import subprocess
@@ -83,6 +84,23 @@ def test_a_reader_that_leaves_ends_a_command_quietly_and_no_server():
     done = run(left)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
     assert "standard output" in run(left, outlives=True).stderr  # check_output came
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_who_reads_a_pipe_gets_each_line_of_an_error_at_once(unbuffered):
+    program = (
+        "import sys; from data_pipeline.storage.printing import protect_streams\n"
+        "protect_streams(); sys.stderr.write('a line\\n'); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+    ) as process:
+        assert process.stderr.readline() == "a line\n"
+        process.stdin.close()
 
 
 def test_output_that_is_closed_or_can_t_be_written():
