@@ -26,7 +26,7 @@ free_kb=$(df -Pk . | awk 'NR == 2 { print $4 }')
 [ "$free_kb" -gt 4000000 ] ||
     fail "only $((free_kb / 1000)) MB of disk are free here, the environment needs 4 GB"
 
-echo "making the environment in $venv (once; 1 to 3 minutes)"
+echo "making the environment in $venv (once; 1 to 5 minutes)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || fail "could not make $venv"
 log=$venv/install.log
 

@@ -10,6 +10,7 @@ the same path, the folder of the database. `python -m experiments.build_database
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from ml_collections import config_flags
 
 from data_pipeline.storage import locks
 from data_pipeline.storage.extras import install_command
+from data_pipeline.storage.progress import say
 from experiments import command_line, workdirs
 from experiments.config import Experiment
 from experiments.jobs import remote_database
@@ -95,10 +97,13 @@ def build(argv: list[str]) -> None:
     remote_database.folder_only(DATABASE.value or "", "building")
     cfg = experiment()
     workdirs.check_corpus(database(), cfg.data.corpus)
-    from data_pipeline.build.pipeline import Build  # TensorFlow takes seconds
+    from data_pipeline.build.pipeline import STAGES, Build  # TensorFlow takes seconds
 
     with _nobody_trains(), command_line.new_folder(database()) as folder:
         Build(cfg.data, folder, _engine(folder)).run(_STAGE.value)
+        if _STAGE.value == STAGES[-1]:
+            name = shlex.quote(os.path.relpath(folder))
+            say(f'the database is there: retro search --database={name} "your question"')
     if DATABASE.value is None:
         workdirs.record_settings(cfg, workdir(), parts=["data"])
 

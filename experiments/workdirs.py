@@ -63,10 +63,14 @@ def database_of(args: argparse.Namespace) -> str:
     """The folder of the database that such flags name, or the address of a service.
 
     Raises:
-        ValueError: if the database was built from another corpus than the one named.
+        ValueError: if there is no such corpus, or the database was built from another one.
     """
     if args.database is None:
         workdir = args.workdir or default_workdir(args.corpus)
+        identity = corpus_identity(args.corpus)
+        # What was built from a corpus that is gone, or has moved, is still there.
+        if os.path.isabs(identity) and not any(map(os.path.exists, (identity, workdir))):
+            raise ValueError(f"there is no corpus {identity}")
         args.database = os.path.join(workdir, "database")
     if "://" in args.database:
         return args.database

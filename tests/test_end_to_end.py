@@ -105,7 +105,7 @@ def test_a_model_is_measured_with_other_neighbours_than_it_was_trained_with(
     cfg.data.num_neighbours = 4
     Build(cfg.data, folder).run()
     Job(cfg, workdir, folder).evaluate()
-    assert "was trained on another dataset" in capsys.readouterr().out
+    assert "has changed since the model was trained" in capsys.readouterr().err
     after = json.loads((workdir / "evaluation" / "results.json").read_text())
     for name, same in (("off", True), ("on", False)):
         bits = [r["conditions"][name]["bits_per_byte"] for r in (before, after)]

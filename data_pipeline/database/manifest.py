@@ -76,7 +76,8 @@ def read(folder: Path) -> dict:
     if not path.exists():
         raise ValueError(
             f"{folder} holds no finished database (no manifest.json): build it with "
-            "`retro database` (`make database`)"
+            "`retro database` (`make database`), with the same --corpus, --workdir or "
+            "--database; folders below work/ are those of the folder you are in"
         )
     manifest = read_sealed(path)
     if manifest and manifest.get("format_version") != FORMAT_VERSION:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,14 +64,15 @@ class Job:
         if not folder.exists():
             raise ValueError(
                 f"{self.database.folder} has no training sequences: make them with "
-                "`retro database`"
+                "`retro database` and the same --corpus, --workdir or --database"
             )
         found = Sequences(folder, split)
         if found.metadata.get("database") != self.database.fingerprint:
             raise ValueError(
                 f"{self.database.folder}/dataset was made from another version of the "
                 f"database ({found.metadata.get('database')}, this one is "
-                f"{self.database.fingerprint}): bring it up to date with `retro database`"
+                f"{self.database.fingerprint}): bring it up to date with `retro database` "
+                "and the same --corpus, --workdir or --database"
             )
         made_for, cfg = found.metadata["data"], self._cfg.data
         for name, value in made_for.items():
@@ -267,7 +269,12 @@ class Job:
         identity = {**self._cfg.model_identity(), "tokenizer": now["tokenizer"]}
         run, params = _restored(self._cfg, self._mesh, self._workdir, identity)
         if run.get("dataset") != now["dataset"]:
-            say("the model was trained on another dataset than it is used with")
+            # Not to standard output, which is for the text that is generated.
+            print(
+                "the database, or how it is read, has changed since the model was trained",
+                file=sys.stderr,
+                flush=True,
+            )
         return run, params
 
     def evaluate(self) -> None:

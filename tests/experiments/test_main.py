@@ -12,7 +12,7 @@ from tests.commands import TINY, check_mistake
         (("experiments.main", TINY, "--workdir={tmp}"), "job"),
         (
             ("experiments.main", TINY, "--workdir={tmp}", "--job=train"),
-            "build it with `retro database` (`make database`)",
+            "build it with `retro database` (`make database`), with the same --corpus",
         ),
         (
             (

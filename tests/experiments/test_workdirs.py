@@ -70,6 +70,14 @@ def test_flags_name_a_database(places):
     assert _database_of("--corpus=~/docs") == str(here / own / "database")
 
 
+def test_a_corpus_that_is_not_there_is_named(places):
+    with pytest.raises(ValueError, match=r"there is no corpus .*/home/doc$"):
+        _database_of("--corpus=~/doc")
+    gone = workdirs.default_workdir("~/doc")
+    gone.mkdir(parents=True)  # what was built from it when it was there
+    assert _database_of("--corpus=~/doc").endswith(f"{gone}/database")
+
+
 def test_a_database_of_another_corpus_is_refused(places):
     database = places / "db"
     database.mkdir()
