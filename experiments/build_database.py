@@ -103,7 +103,9 @@ def build(argv: list[str]) -> None:
         Build(cfg.data, folder, _engine(folder)).run(_STAGE.value)
         if _STAGE.value == STAGES[-1]:
             name = shlex.quote(os.path.relpath(folder))
-            say(f'the database is there: retro search --database={name} "your question"')
+            say(
+                f'the database is there: retro search --database={name} "your question"'
+            )
     if DATABASE.value is None:
         workdirs.record_settings(cfg, workdir(), parts=["data"])
 

@@ -69,7 +69,9 @@ def database_of(args: argparse.Namespace) -> str:
         workdir = args.workdir or default_workdir(args.corpus)
         identity = corpus_identity(args.corpus)
         # What was built from a corpus that is gone, or has moved, is still there.
-        if os.path.isabs(identity) and not any(map(os.path.exists, (identity, workdir))):
+        if os.path.isabs(identity) and not any(
+            map(os.path.exists, (identity, workdir))
+        ):
             raise ValueError(f"there is no corpus {identity}")
         args.database = os.path.join(workdir, "database")
     if "://" in args.database:

@@ -91,6 +91,8 @@ def choose(
         numbers["test"].append(last)
     near = near_duplicates(numbers["train"], _held_out(numbers), signature_of, grams_of)
     numbers = _without(numbers, near)
+    if not _held_out(numbers):  # no grams were kept
+        return Kept(numbers, len(exact), len(near), 0)
     within = HeldOut(_held_out(numbers), grams_of).within(numbers["train"], THRESHOLD)
     numbers = _without(numbers, within)
     of_held_out = HeldOut(_held_out(numbers), grams_of).containing(

@@ -73,7 +73,10 @@ def write_database(
 
     writers: dict[str, tuple[list[str], Callable[[str, Path], None]]] = {
         "tokenizer": (["all"], _write_tokenizer),
-        "documents": (["all"], lambda name, shard: _write_documents(shard, rows)),
+        "documents": (
+            ["all"],
+            lambda name, shard: _write_documents(shard, -(-rows // _DOCUMENT_CHUNKS)),
+        ),
         "chunks": (["train-00000"], write_chunks),
         "embeddings": (["train-00000"], write_vectors),
         "index": ([f"{number:05d}" for number in range(shards)], write_index),
@@ -112,8 +115,8 @@ def _write_tokenizer(name: str, shard: Path) -> None:
     Tokenizer.train(code_chunks(500), 2000, shard / "tokenizer.model")
 
 
-def _write_documents(shard: Path, rows: int) -> None:
-    names = [f"document-{row}" for row in range(-(-rows // _DOCUMENT_CHUNKS))]
+def _write_documents(shard: Path, num_documents: int) -> None:
+    names = [f"document-{row}" for row in range(num_documents)]
     same = {column: names for column in ("id", "title", "uri", "licence")}
     sizes = {"size_bytes": [_DOCUMENT_CHUNKS * 256] * len(names)}
     pyarrow.parquet.write_table(pa.table(same | sizes), shard / "train-00000.parquet")
@@ -138,8 +141,10 @@ def write_dataset(folder: Path, cfg: DataConfig, num_sequences: int) -> Path:
     num_chunks = num_sequences * cfg.sequence_chunks
     documents_T = np.cumsum(rng.random(num_chunks) < 1 / _DOCUMENT_CHUNKS)
     shards = [folder / name / "train-00000" for name in ("chunks", "neighbours")]
-    for shard in shards:
-        shard.mkdir(parents=True)
+    documents = folder / "documents" / "all"
+    for made in (*shards, documents):
+        made.mkdir(parents=True)
+    _write_documents(documents, int(documents_T[-1]) + 1)
     tokens_TM = rng.integers(0, _VOCAB_SIZE, (num_chunks, cfg.chunk_len))
     _write_chunks(shards[0], tokens_TM, documents_T)
     shape_TN = (num_chunks, cfg.candidates)

@@ -31,6 +31,7 @@ from tools.benchmark.result import Row, progress
 from tools.faults import small_database, toy_embedder
 
 _POLL_S = 0.001
+_LOCKS = (".builder", ".writer")
 _MOST_ATTEMPTS = 20  # for one kill: the others came too late
 
 
@@ -181,11 +182,11 @@ def _recorded_recall(folder: Path) -> float:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Reads every file below a folder; leaves out times, which no two builds share."""
+    """Reads every file below a folder; leaves out times and locks, which name processes."""
     found = {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != costs.FILE
+        if path.is_file() and path.name not in (costs.FILE, *_LOCKS)
     }
     if manifest := read_json(folder / "manifest.json"):
         del manifest["checksum"], manifest["index"]["queries_per_s"]

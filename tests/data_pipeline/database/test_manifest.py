@@ -13,7 +13,7 @@ def change_manifest(folder, **changes):
 
 
 def test_no_database(tmp_path, folder):
-    with pytest.raises(ValueError, match="holds no finished database.*build_database"):
+    with pytest.raises(ValueError, match="holds no finished database.*retro database"):
         Database.open(tmp_path / "nowhere")
 
 

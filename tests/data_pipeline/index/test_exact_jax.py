@@ -29,13 +29,13 @@ def device(monkeypatch):
 def searched_in_numpy(monkeypatch):
     """How many queries were searched in numpy, each time that any were."""
     counts = []
-    search_all = exact.ExactIndex._search_all
+    search_all = exact.ExactIndex._compared
 
     def counted(index, queries_QW, k):
         counts.append(len(queries_QW))
         return search_all(index, queries_QW, k)
 
-    monkeypatch.setattr(exact.ExactIndex, "_search_all", counted)
+    monkeypatch.setattr(exact.ExactIndex, "_compared", counted)
     return counts
 
 
