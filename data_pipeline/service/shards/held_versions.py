@@ -37,6 +37,8 @@ class ShardVersion:
         first = [name for name, _ in zip(there, range(1), strict=False)]
         vectors_QW = np.ones((1, self.width), np.float32)
         self.nearest(vectors_QW, 1, first)
+        # Read where most of what is near may not be found.
+        snapshot.vectors(np.zeros(0, np.int64))
         if len(snapshot.chunks()):
             messages.read_passages(self.database, [0], 0, sources=True)
 

@@ -78,6 +78,11 @@ def test_what_is_open_outlives_compaction(folder):
     with pytest.raises(ValueError, match="no version 1"):
         Database.open(folder, 1)
     assert answers() == before
+    # Most of what is near may not be found: what is left is compared, for the first time.
+    names = version.database.snapshot.documents().column("id").to_pylist()
+    others = [name for name in names if version.database.snapshot.has_document(name)]
+    found_QN, _ = version.nearest(vectors_QW, 1, others[:-1])
+    assert (found_QN >= 0).all()
 
 
 def _stands_for(number: int) -> held_versions.ShardVersion:
