@@ -85,8 +85,13 @@ def read_file(
     reader = READERS.get(suffix) or _OTHERS.get(suffix, plain_text.read_text)
     stem = _stem(name, suffix)
     file = SourceFile(path, name, stem, printable(path), skipped, reading)
+    left_out_before, has_text = skipped.total, False
     try:
-        yield from reader(file)
+        for document in reader(file):
+            has_text = True
+            yield document
+        if not has_text and skipped.total == left_out_before:
+            skipped.add("empty", name)  # such as a table of no rows
     except DamagedFileError:
         skipped.add("damaged", name)
     except LeftOutError as error:

@@ -163,9 +163,6 @@ def read_json(file: SourceFile) -> Iterator[Document]:
             yield from _document(file, value, number)
     except (json.JSONDecodeError, RecursionError):
         file.skipped.add("invalid json", f"{file.name}:{number + 1}")
-        return
-    if not number:
-        file.skipped.add("empty", file.name)
 
 
 def begins_json_lines(line: bytes | str) -> bool:

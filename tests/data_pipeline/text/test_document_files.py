@@ -28,6 +28,30 @@ def test_json_lines_come_back(suffix: str, tmp_path: Path, texts: list[str]) -> 
     assert sum(skipped.values()) == len(records) - len(usable)
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("head.csv", b"id,text\n"),
+        ("blank.jsonl", b"\n\n"),
+        ("none.json", b"[]"),
+        ("nothing.json", b""),
+        ("none.ipynb", b'{"cells": [], "nbformat": 4}'),
+        ("blank.txt", b" \n"),
+        ("none.parquet", None),
+    ],
+)
+def test_a_file_without_a_document_is_counted(name, data, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if data is None:
+        pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
+    else:
+        path.write_bytes(data)
+    (tmp_path / "good.txt").write_text("text")
+    documents, skipped = read(tmp_path)
+    assert [document.id for document in documents] == ["good.txt"]
+    assert skipped == {"empty": 1}
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_record_fields(suffix: str, tmp_path: Path) -> None:
     records = [
