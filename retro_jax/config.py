@@ -4,6 +4,8 @@ import dataclasses
 import math
 
 POSITIONS = ("relative", "rotary", "none")
+ACTIVATIONS = ("gelu", "silu")
+ENCODERS = ("own", "decoder")
 FORMS = ("auto", "einsum", "features", "splash", "cudnn")
 REMATS = ("none", "dots", "full")
 NEIGHBOUR_PARTS = ("both", "match", "continuation")
@@ -41,6 +43,20 @@ class ModelConfig:
     neighbour_part: str = "both"  # read of a neighbour: both | match | continuation
     num_key_heads: int | None = None  # of the decoder; None = num_heads
     gated_ffw: bool = False  # feed-forwards multiply by a gate, as in today's models
+    ffw_activation: str = "gelu"  # of feed-forwards: gelu | silu
+    norm_epsilon: float = 1e-6  # added to the mean square that norms divide by
+    rotary_base: float = 10_000.0  # wavelengths of rotary positions grow up to 2 pi times it
+    # Llama 3's stretch of long wavelengths: factor, low and high frequency factor and
+    # the length it was trained on; None = none
+    rotary_scaling: tuple[float, float, float, float] | None = None
+    scale_embeddings: bool = True  # embeddings enter times sqrt(width)
+    qkv_biases: bool = False  # queries, keys and values have biases (Qwen2)
+    qk_norms: bool = False  # each head's queries and keys are normalised (Qwen3)
+    window_len: int | None = None  # of self-attention, itself included; None = all before
+    bos_id: int | None = None  # token before every sequence and neighbour; None = none
+    # what reads neighbours: own = the paper's encoder; decoder = the decoder's own layers
+    # below each CCA layer, which starts as a copy of that layer's self-attention
+    encoder: str = "own"
     attention: str = "auto"  # auto | einsum | features | splash | cudnn
     copy_init: bool = False  # CCA starts as a copier, for short runs
     dtype: str = "auto"  # of activations: float32 | bfloat16 | auto, by the device
@@ -61,6 +77,8 @@ class ModelConfig:
         for name, choices in (
             ("dtype", ("auto", "float32", "bfloat16")),
             ("positions", POSITIONS),
+            ("ffw_activation", ACTIVATIONS),
+            ("encoder", ENCODERS),
             ("neighbour_part", NEIGHBOUR_PARTS),
             ("attention", FORMS),
             ("remat", REMATS),
