@@ -45,14 +45,18 @@ class ModelConfig:
     gated_ffw: bool = False  # feed-forwards multiply by a gate, as in today's models
     ffw_activation: str = "gelu"  # of feed-forwards: gelu | silu
     norm_epsilon: float = 1e-6  # added to the mean square that norms divide by
-    rotary_base: float = 10_000.0  # wavelengths of rotary positions grow up to 2 pi times it
+    rotary_base: float = (
+        10_000.0  # wavelengths of rotary positions grow up to 2 pi times it
+    )
     # Llama 3's stretch of long wavelengths: factor, low and high frequency factor and
     # the length it was trained on; None = none
     rotary_scaling: tuple[float, float, float, float] | None = None
     scale_embeddings: bool = True  # embeddings enter times sqrt(width)
     qkv_biases: bool = False  # queries, keys and values have biases (Qwen2)
     qk_norms: bool = False  # each head's queries and keys are normalised (Qwen3)
-    window_len: int | None = None  # of self-attention, itself included; None = all before
+    window_len: int | None = (
+        None  # of self-attention, itself included; None = all before
+    )
     bos_id: int | None = None  # token before every sequence and neighbour; None = none
     # what reads neighbours: own = the paper's encoder; decoder = the decoder's own layers
     # below each CCA layer, which starts as a copy of that layer's self-attention
@@ -67,10 +71,13 @@ class ModelConfig:
         """Raises ValueError, naming the field, if the model can't be built."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if type(value) is int and value < 1:
-                raise ValueError(f"model.{field.name} must be at least 1, is {value}")
+            least = 0 if field.name == "bos_id" else 1
+            if type(value) is int and value < least:
+                raise ValueError(
+                    f"model.{field.name} must be at least {least}, is {value}"
+                )
         _check_layers("cca_layers", self.cca_layers, self.depth)
-        if self.cca_layers:
+        if self.cca_layers and self.encoder == "own":
             layers = self.encoder_cca_layers
             _check_layers("encoder_cca_layers", layers, self.encoder_depth)
             self._check_sharing()
@@ -126,6 +133,29 @@ class ModelConfig:
                 "model.copy_init needs model.positions=relative, model.cca_positions and "
                 "a key head for every head: it says how these start"
             )
+
+    @property
+    def num_openers(self) -> int:
+        """Tokens that the model itself puts before a sequence and before a neighbour."""
+        return 0 if self.bos_id is None else 1
+
+    @property
+    def source_width(self) -> int:
+        """Width of what chunked cross-attention reads."""
+        return self.width if self.encoder == "decoder" else self.encoder_width
+
+    @property
+    def cca_distance(self) -> int:
+        """How far the first position that reads a neighbour stands from the first key.
+
+        That position is the chunk's last one, which the paper puts beside the neighbour's
+        own. Attention that a decoder has learnt knows queries behind what they read: there
+        the whole neighbour lies between.
+        """
+        first, end = self.neighbour_span
+        if self.encoder == "decoder":
+            return self.num_openers + end - first
+        return self.chunk_len - 1 - first
 
     @property
     def neighbour_span(self) -> tuple[int, int]:
