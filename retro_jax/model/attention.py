@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from retro_jax.devices.sharding import constrain
 from retro_jax.model import kernels, positions
 from retro_jax.model.layers import RMSNorm, matrix
-from retro_jax.model.positions import Frequencies
+from retro_jax.model.positions import TRANSFORMER_XL, Frequencies
 from retro_jax.numerics import attention_products
 from retro_jax.numerics.activations import masked_softmax
 from retro_jax.numerics.projections import plus, project
@@ -47,7 +47,7 @@ class Attention(nnx.Module):
         positions: str = "relative",
         position_width: int | None = None,
         num_key_heads: int | None = None,
-        frequencies: Frequencies = Frequencies(),
+        frequencies: Frequencies = TRANSFORMER_XL,
         biases: bool = False,
         norm_epsilon: float | None = None,
         gated: bool = False,
@@ -78,9 +78,10 @@ class Attention(nnx.Module):
         self.bias_q_HK = nnx.Param(jnp.zeros(heads)) if biases else None
         self.bias_k_HK = nnx.Param(jnp.zeros(key_heads)) if biases else None
         self.bias_v_HK = nnx.Param(jnp.zeros(key_heads)) if biases else None
-        normed = norm_epsilon is not None
-        self.norm_q = RMSNorm(head_size, norm_epsilon) if normed else None
-        self.norm_k = RMSNorm(head_size, norm_epsilon) if normed else None
+        self.norm_q = self.norm_k = None
+        if norm_epsilon is not None:
+            self.norm_q = RMSNorm(head_size, norm_epsilon)
+            self.norm_k = RMSNorm(head_size, norm_epsilon)
         self.gate_H = nnx.Param(jnp.ones(num_heads)) if gated else None
 
     def __call__(

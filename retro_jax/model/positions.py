@@ -43,10 +43,13 @@ class Frequencies(NamedTuple):
         return frequencies_F * (kept_F + (1.0 - kept_F) / factor)
 
 
+TRANSFORMER_XL = Frequencies()  # and RoFormer's
+
+
 def sinusoids(
     distances_P: Float[Array, " P"],
     width: int,
-    frequencies: Frequencies = Frequencies(),
+    frequencies: Frequencies = TRANSFORMER_XL,
 ) -> Float[Array, "P D"]:
     """Sines, then cosines, of each distance at width / 2 frequencies.
 
@@ -129,7 +132,7 @@ def as_features(
 def rotate(
     x_LHK: Float[Array, "... L H K"],
     offset: int = 0,
-    frequencies: Frequencies = Frequencies(),
+    frequencies: Frequencies = TRANSFORMER_XL,
 ):
     """Rotates pairs of features by their place, so that products depend on distances.
 

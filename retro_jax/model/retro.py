@@ -181,14 +181,15 @@ class Retro(nnx.Module):
         found = self._neighbours(neighbours_BCNR, neighbour_lengths_BCN, segments_BL)
         hidden_BLD, segments_BL = self._embedded(inputs_BL, segments_BL)
         layers, memory = list(self.decoder), []
-        if found is not None and self.encoder is None:
+        encoder = self.encoder
+        if found is not None and encoder is None:
             if encoded_BCNTSE is None:
                 encoded_BCNTSE = self._encoded(found)
             hidden_BLD = self._read_with_decoder(
                 found, encoded_BCNTSE, hidden_BLD, segments_BL
             )
             layers = layers[max(cfg.cca_layers) :]
-        elif found is not None:
+        elif found is not None and encoder is not None:
             first = min(cfg.cca_layers) - 1  # the first layer with CCA
             for layer in stack.loops(layers[:first], scan=cfg.scan_layers):
                 hidden_BLD = layer(hidden_BLD, segments_BL)
@@ -197,7 +198,7 @@ class Retro(nnx.Module):
             hidden_BCMD = chunked_attention.chunks(
                 hidden_BLD[:, cfg.num_openers :], cfg.chunk_len
             )
-            encoded_BCNRE = self.encoder(found, hidden_BCMD, self.embedding_VD[...])
+            encoded_BCNRE = encoder(found, hidden_BCMD, self.embedding_VD[...])
             memory = [encoded_BCNRE, found.mask_BCMNR]
             hidden_BLD = layers[first].retrieve(hidden_BLD, *memory)
             hidden_BLD = layers[first].feed_forward(hidden_BLD)
