@@ -1,0 +1,103 @@
+"""Which heads of a decoder copy: the induction heads that CCA inherits.
+
+An induction head looks for what stood after an earlier occurrence of the current token.
+Over a text that repeats itself at random, such as random tokens twice, it looks there and
+nowhere else, so the heads can be found in seconds, without data.
+
+Source: Olsson et al. 2022 (In-context learning and induction heads, arXiv 2209.11895), of
+whose measures this is the attention to the token after the previous occurrence.
+Letters here: T layers, in order.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from retro_jax.config import ModelConfig, RetrofitConfig
+from retro_jax.model import parameters
+from retro_jax.model.attention import attention_weights
+from retro_jax.model.retro import DecoderLayer
+
+_REPEATED_LEN, _NUM_TEXTS = 100, 4
+
+
+class CopyingHeads(NamedTuple):
+    """Where a decoder copies, and where CCA goes for it.
+
+    Attributes:
+        layers: those that get CCA, from 1.
+        open_heads: heads of each that start open, from 0.
+        scores_TH: attention of each head of the decoder to what is to be copied.
+    """
+
+    layers: tuple[int, ...]
+    open_heads: tuple[tuple[int, ...], ...]
+    scores_TH: Float[np.ndarray, "T H"]
+
+
+def copying_scores(
+    cfg: ModelConfig, params: parameters.Parameters, *, seed: int = 0
+) -> Float[np.ndarray, "T H"]:
+    """Measures how much of its attention each head gives to what it would copy.
+
+    Args:
+        cfg, params: of a decoder; CCA is not looked at.
+    """
+    tokens_BL = _repeated_tokens(cfg, seed)
+    model = parameters.rebuild(cfg, params)
+    hidden_BLD, segments_BL = model.embedded(tokens_BL, jnp.ones_like(tokens_BL))
+    scores = []
+    for layer in model.decoder:
+        hidden_BLD, score_H = _layer_scores(layer, hidden_BLD, segments_BL)
+        scores.append(np.asarray(score_H))
+    return np.stack(scores)
+
+
+def _repeated_tokens(cfg: ModelConfig, seed: int) -> Int[np.ndarray, "B L"]:
+    """Random tokens twice; neither the first ones, which are special, nor the rarest."""
+    shape = (_NUM_TEXTS, _REPEATED_LEN)
+    first, end = cfg.vocab_size // 50, max(cfg.vocab_size * 4 // 5, 2)
+    once_BL = np.random.default_rng(seed).integers(first, end, shape)
+    return np.tile(once_BL, 2).astype(np.int32)
+
+
+@jax.jit
+def _layer_scores(layer: DecoderLayer, hidden_BLD, segments_BL):
+    """What comes out of a layer, and its heads' attention to the token to be copied."""
+    normed_BLD = layer.norm_attention(hidden_BLD)
+    weights_BHLS = attention_weights(
+        layer.attention, normed_BLD, layer.visible(segments_BL).mask_BLNS
+    )
+    opener = hidden_BLD.shape[1] - 2 * _REPEATED_LEN
+    # The first token of the repetition has no match yet, hence from the second on.
+    query = opener + _REPEATED_LEN + jnp.arange(1, _REPEATED_LEN)
+    copied = query - _REPEATED_LEN + 1
+    score_H = weights_BHLS[:, :, query, copied].mean(axis=(0, 2))
+    hidden_BLD = layer(hidden_BLD, segments_BL)
+    return hidden_BLD, score_H
+
+
+def choose(cfg: RetrofitConfig, scores_TH: Float[np.ndarray, "T H"]) -> CopyingHeads:
+    """Chooses the layers that get CCA, and their heads that start open.
+
+    The lowest of the layers that copy: what they read takes the fewest layers to encode.
+
+    Raises:
+        ValueError: if no head of the decoder copies.
+    """
+    copies_T = scores_TH.max(axis=1) >= cfg.copying_score
+    if not copies_T.any():
+        raise ValueError(
+            "no head of this decoder copies: the best one's score is "
+            f"{scores_TH.max():.2f}, retrofit.copying_score is {cfg.copying_score}; name "
+            "layers by --config.model.cca_layers and heads by --config.retrofit.open_heads"
+        )
+    layers = np.flatnonzero(copies_T)[: cfg.num_cca_layers]
+    open_heads = tuple(
+        tuple(np.flatnonzero(scores_TH[layer] >= cfg.open_score).tolist())
+        for layer in layers
+    )
+    return CopyingHeads(tuple((layers + 1).tolist()), open_heads, scores_TH)
