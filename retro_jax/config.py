@@ -213,6 +213,9 @@ class MeshConfig:
     replicas: int = 1  # grids; on TPUs the number of slices: only gradients cross them
 
 
+_MAY_BE_ZERO = ("seed", "max_skipped_steps", "encodings_bytes")
+
+
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
 class TrainConfig:
     """How long to train, on how much at a time, and what to keep."""
@@ -225,6 +228,8 @@ class TrainConfig:
     checkpoint_every: int = 100  # steps between two checkpoints
     keep_checkpoints: int = 2  # newest checkpoints that stay on disk
     freeze: bool = True  # of a run with init_from: its baseline's parameters stay
+    # memory for neighbours that a frozen decoder has read; 0 = read anew in each step
+    encodings_bytes: int = 2_000_000_000
     # updates in a row that may be left out because the gradient is not finite; 0 = none
     max_skipped_steps: int = 10
 
@@ -232,7 +237,7 @@ class TrainConfig:
         """Raises ValueError, naming the field, if the run can't be done."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name in ("seed", "max_skipped_steps") else 1
+            least = 0 if field.name in _MAY_BE_ZERO else 1
             if field.name != "freeze" and value < least:
                 raise ValueError(
                     f"train.{field.name} must be at least {least}, is {value}"

@@ -12,6 +12,7 @@ from retro_jax.devices import sharding
 Batch = dict[str, np.ndarray]
 
 _NEIGHBOURS = ("neighbours_BCNR", "neighbour_lengths_BCN")
+_ENCODED = "encoded_BCNTSE"  # what `Encodings` makes of them beforehand
 _MODEL_INPUTS = (
     "inputs_BL",
     "targets_BL",
@@ -29,7 +30,8 @@ def model_inputs(batch: Batch) -> Batch:
 
 def without_neighbours(batch: Batch) -> Batch:
     """The batch as retrieval off reads it: the step of the decoder alone."""
-    return {name: array for name, array in batch.items() if name not in _NEIGHBOURS}
+    left_out = (*_NEIGHBOURS, _ENCODED)
+    return {name: array for name, array in batch.items() if name not in left_out}
 
 
 def with_worse_neighbours(
