@@ -9,8 +9,6 @@ whose measures this is the attention to the token after the previous occurrence.
 Letters here: T layers, in order.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,20 +20,6 @@ from retro_jax.model.attention import attention_weights
 from retro_jax.model.retro import DecoderLayer
 
 _REPEATED_LEN, _NUM_TEXTS = 100, 4
-
-
-class CopyingHeads(NamedTuple):
-    """Where a decoder copies, and where CCA goes for it.
-
-    Attributes:
-        layers: those that get CCA, from 1.
-        open_heads: heads of each that start open, from 0.
-        scores_TH: attention of each head of the decoder to what is to be copied.
-    """
-
-    layers: tuple[int, ...]
-    open_heads: tuple[tuple[int, ...], ...]
-    scores_TH: Float[np.ndarray, "T H"]
 
 
 def copying_scores(
@@ -80,10 +64,12 @@ def _layer_scores(layer: DecoderLayer, hidden_BLD, segments_BL):
     return hidden_BLD, score_H
 
 
-def choose(cfg: RetrofitConfig, scores_TH: Float[np.ndarray, "T H"]) -> CopyingHeads:
-    """Chooses the layers that get CCA, and their heads that start open.
+def layers_that_copy(
+    cfg: RetrofitConfig, scores_TH: Float[np.ndarray, "T H"]
+) -> tuple[int, ...]:
+    """Chooses the layers that get CCA, from 1: the lowest of those that copy.
 
-    The lowest of the layers that copy: what they read takes the fewest layers to encode.
+    What they read takes the fewest layers to encode.
 
     Raises:
         ValueError: if no head of the decoder copies.
@@ -95,9 +81,16 @@ def choose(cfg: RetrofitConfig, scores_TH: Float[np.ndarray, "T H"]) -> CopyingH
             f"{scores_TH.max():.2f}, retrofit.copying_score is {cfg.copying_score}; name "
             "layers by --config.model.cca_layers and heads by --config.retrofit.open_heads"
         )
-    layers = np.flatnonzero(copies_T)[: cfg.num_cca_layers]
-    open_heads = tuple(
-        tuple(np.flatnonzero(scores_TH[layer] >= cfg.open_score).tolist())
-        for layer in layers
+    return tuple((np.flatnonzero(copies_T)[: cfg.num_cca_layers] + 1).tolist())
+
+
+def heads_that_copy(
+    cfg: RetrofitConfig,
+    scores_TH: Float[np.ndarray, "T H"],
+    layers: tuple[int, ...],
+) -> tuple[tuple[int, ...], ...]:
+    """Chooses the heads that start open, from 0, for each of these layers, lowest first."""
+    return tuple(
+        tuple(np.flatnonzero(scores_TH[layer - 1] >= cfg.open_score).tolist())
+        for layer in sorted(layers)
     )
-    return CopyingHeads(tuple((layers + 1).tolist()), open_heads, scores_TH)
