@@ -19,7 +19,7 @@ from retro_jax.model import parameters
 from retro_jax.model.attention import attention_weights
 from retro_jax.model.retro import DecoderLayer
 
-_REPEATED_LEN, _NUM_TEXTS = 100, 4
+REPEATED_LEN, _NUM_TEXTS = 100, 4
 
 
 def copying_scores(
@@ -42,7 +42,7 @@ def copying_scores(
 
 def _repeated_tokens(cfg: ModelConfig, seed: int) -> Int[np.ndarray, "B L"]:
     """Random tokens twice; neither the first ones, which are special, nor the rarest."""
-    shape = (_NUM_TEXTS, _REPEATED_LEN)
+    shape = (_NUM_TEXTS, REPEATED_LEN)
     first, end = cfg.vocab_size // 50, max(cfg.vocab_size * 4 // 5, 2)
     once_BL = np.random.default_rng(seed).integers(first, end, shape)
     return np.tile(once_BL, 2).astype(np.int32)
@@ -55,10 +55,10 @@ def _layer_scores(layer: DecoderLayer, hidden_BLD, segments_BL):
     weights_BHLS = attention_weights(
         layer.attention, normed_BLD, layer.visible(segments_BL).mask_BLNS
     )
-    opener = hidden_BLD.shape[1] - 2 * _REPEATED_LEN
+    opener = hidden_BLD.shape[1] - 2 * REPEATED_LEN
     # The first token of the repetition has no match yet, hence from the second on.
-    query = opener + _REPEATED_LEN + jnp.arange(1, _REPEATED_LEN)
-    copied = query - _REPEATED_LEN + 1
+    query = opener + REPEATED_LEN + jnp.arange(1, REPEATED_LEN)
+    copied = query - REPEATED_LEN + 1
     score_H = weights_BHLS[:, :, query, copied].mean(axis=(0, 2))
     hidden_BLD = layer(hidden_BLD, segments_BL)
     return hidden_BLD, score_H

@@ -40,7 +40,7 @@ class Encodings:
         self._kept: collections.OrderedDict[bytes, np.ndarray] = (
             collections.OrderedDict()
         )
-        self._kept_bytes = 0
+        self.held_bytes = 0
 
     def added_to(self, params: parameters.Parameters, batch: Batch) -> Batch:
         """The batch with what its neighbours read as, `encoded_BCNTSE`.
@@ -84,10 +84,10 @@ class Encodings:
             return
         # A copy: a view would hold all that were encoded at once.
         self._kept[name] = encoded_TSE.copy()
-        self._kept_bytes += encoded_TSE.nbytes
-        while self._kept_bytes > self._most_bytes:
+        self.held_bytes += encoded_TSE.nbytes
+        while self.held_bytes > self._most_bytes:
             _, oldest = self._kept.popitem(last=False)
-            self._kept_bytes -= oldest.nbytes
+            self.held_bytes -= oldest.nbytes
 
 
 @functools.partial(jax.jit, static_argnums=0)
