@@ -42,7 +42,7 @@ def config(**changed) -> ModelConfig:
 @functools.cache
 def backbone(**changed) -> dict[str, jax.Array]:
     """The decoder's parameters, large enough that its attentions are not all alike."""
-    made = parameters.initial_parameters(config(cca_layers=(), **changed), 0)
+    made = parameters.initial_parameters(config(**{**changed, "cca_layers": ()}), 0)
     return {
         name: array * 30
         if name == "embedding_VD"

@@ -1,5 +1,6 @@
 """Heads that copy are found where they were put."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,7 +24,7 @@ def test_attention_to_the_token_after_the_previous_occurrence_is_the_score():
     width, size = cfg.width, cfg.head_size
     back = copying_heads.REPEATED_LEN - 1
     # Every token asks, and is asked for, by the same vector; only its place differs.
-    params["embedding_VD"] = np.ones((cfg.vocab_size, width), np.float32)
+    params["embedding_VD"] = jnp.ones((cfg.vocab_size, width))
     angles = back * 1e4 ** -(np.arange(0, size, 2) / size)
     unit = np.concatenate([np.ones(size // 2), np.zeros(size // 2)])
     turned = np.concatenate([np.cos(angles), np.sin(angles)])
@@ -32,8 +33,8 @@ def test_attention_to_the_token_after_the_previous_occurrence_is_the_score():
     query[:, 2] = 40 * unit / width
     key[:, 1] = 40 * turned / width  # heads 2 and 3 share the second key head
     # A key that is turned ahead meets the query that stands so far behind it.
-    params["decoder/1/attention/w_q_DHK"] = query
-    params["decoder/1/attention/w_k_EHK"] = key
+    params["decoder/1/attention/w_q_DHK"] = jnp.array(query)
+    params["decoder/1/attention/w_k_EHK"] = jnp.array(key)
     scores_TH = copying_heads.copying_scores(cfg, params)
     assert scores_TH[0, 2] > 0.9
     assert scores_TH[0].argmax() == 2
