@@ -20,6 +20,7 @@ from retro_jax.config import ModelConfig
 from retro_jax.devices import sharding
 from retro_jax.runs import metrics
 from retro_jax.training.batch import Batch, model_inputs, without_neighbours
+from retro_jax.training.encodings import Encodings
 from retro_jax.training.step import token_losses
 
 NUM_RESAMPLES = 2000
@@ -64,6 +65,7 @@ def chunk_losses(
     batches: Iterable[Batch],
     *,
     retrieval: bool,
+    encodings: Encodings | None = None,
     advance: Callable[[int], None] = lambda sequences: None,
 ) -> ChunkLosses:
     """Losses of every chunk of these batches.
@@ -71,6 +73,7 @@ def chunk_losses(
     Args:
         batches: whole batches, also where several processes share the devices.
         retrieval: whether the neighbours in the batches are looked at.
+        encodings: what neighbours are read as, where a decoder reads them itself.
         advance: called with the number of sequences done, for showing progress.
     """
     parts: dict[str, list] = {"nats": [], "bytes": [], "tokens": [], "documents": []}
@@ -81,6 +84,8 @@ def chunk_losses(
             mine = {name: array[rows] for name, array in model_inputs(batch).items()}
             if not (retrieval and batch["neighbour_lengths_BCN"].any()):
                 mine = without_neighbours(mine)
+            elif encodings is not None:
+                mine = encodings.added_to(params, mine)
             sums = _sums_by_chunk(cfg, params, sharding.to_devices(mine, mesh))
             for name, values_BC in sharding.on_host(sums).items():
                 parts[name].append(values_BC.reshape(-1).astype(np.float64))

@@ -1,0 +1,55 @@
+r"""A pretrained decoder becomes a RETRO: what `make train` runs.
+
+    retro database --config=retrofit \
+        --database=work/retrofit/database
+    retro train --config=retrofit \
+        --workdir=work/retrofit
+
+The argument names the decoder: `smollm2` (SmolLM2-135M-Instruct, which `make install`
+brings), a folder, a .gguf file or OWNER/NAME of the Hugging Face hub:
+
+    retro train --config=retrofit:HuggingFaceTB/SmolLM2-360M \
+        --workdir=work/360m --corpus=NOTES
+
+The decoder stays as it is. Layers whose heads copy get CCA that starts as a copy of their
+own attention, and only that is trained (`retro_jax/model/inherited_cca.py`).
+"""
+
+from data_pipeline.config import DataConfig
+from experiments import decoders
+from experiments.config import EvaluationConfig, Experiment
+from retro_jax import pretrained
+from retro_jax.config import OptimizerConfig, RetrofitConfig, TrainConfig
+
+
+def get_config(arg: str = "smollm2") -> Experiment:
+    """Gives the experiment of a decoder.
+
+    Raises:
+        ValueError: if there is no such decoder, or the model can't express it.
+    """
+    path = decoders.resolve(arg)
+    found = pretrained.config_of(path)
+    model = found.model
+    model.encoder = "decoder"
+    # A decoder without a token of its own for it knows the one between two texts.
+    model.bos_id = found.bos_id if found.bos_id is not None else min(found.eos_ids)
+    model.remat = "none"
+    return Experiment(
+        data=DataConfig(
+            corpus="factbook",
+            tokenizer=str(path),
+            validation_share=0.06,
+            test_share=0.27,
+            sequence_chunks=4,
+            shard_size_bytes=1_000_000,
+        ),
+        model=model,
+        optimizer=OptimizerConfig(
+            learning_rate=3e-4, warmup_steps=5, gate_rate=30.0, final_share=0.1
+        ),
+        train=TrainConfig(steps=120, batch_size=4, log_every=5, checkpoint_every=60),
+        retrofit=RetrofitConfig(),
+        evaluation=EvaluationConfig(batch_size=4, max_sequences=160, sample_tokens=48),
+        init_from=str(path),
+    )
