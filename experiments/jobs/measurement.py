@@ -55,7 +55,7 @@ def conditions(measured: Measured) -> dict:
             losses["untrained"] = _losses(measured, "untrained")
         losses["random"] = _losses(measured, "random")
     longest_X = longest_runs(cfg, batches(cfg, mesh_sequences))
-    little_X = longest_X <= _LITTLE_OVERLAP_SHARE * cfg.model.chunk_len
+    little_X = has_little_overlap(cfg, longest_X)
     off, seed = losses["off"], cfg.evaluation.seed
     scored_X = off.tokens_X > 0
     results = {
@@ -184,6 +184,11 @@ def batches(
     if drawn_from is not None:
         found = with_random_neighbours(found, drawn_from.snapshot, cfg.evaluation.seed)
     return itertools.islice(found, -(-num_sequences(cfg, sequences) // size))
+
+
+def has_little_overlap(cfg: Experiment, longest_X: np.ndarray) -> np.ndarray:
+    """Tells for each chunk whether there was little to copy for it (paper, 2.6)."""
+    return longest_X <= _LITTLE_OVERLAP_SHARE * cfg.model.chunk_len
 
 
 def longest_runs(cfg: Experiment, held_out: Iterator[Batch]) -> np.ndarray:
