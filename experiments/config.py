@@ -25,7 +25,10 @@ class EvaluationConfig:
 
     split: str = "test"  # what is measured: validation | test
     batch_size: int = 8  # sequences measured at once, over all devices
-    max_sequences: int = 0  # sequences of the split that are measured; 0 = all
+    # sequences that are measured, from all over the split; 0 = all
+    max_sequences: int = 0
+    # of them, how many are measured with the passages in the prompt instead; 0 = none
+    prompt_sequences: int = 0
     num_samples: int = 3  # continuations of held-out documents in the report
     sample_tokens: int = 64  # tokens of a continuation
     prompt: str = ""  # what --job=generate continues
@@ -40,7 +43,13 @@ class EvaluationConfig:
             raise ValueError(
                 f"evaluation.split must be validation or test, is {self.split!r}"
             )
-        counts = ("max_sequences", "num_samples", "sample_tokens", "seed")
+        counts = (
+            "max_sequences",
+            "prompt_sequences",
+            "num_samples",
+            "sample_tokens",
+            "seed",
+        )
         for name, least in {"batch_size": 1, **dict.fromkeys(counts, 0)}.items():
             if getattr(self, name) < least:
                 raise ValueError(

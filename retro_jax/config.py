@@ -264,15 +264,19 @@ class RetrofitConfig:
     open_heads: tuple[tuple[int, ...], ...] = ()
     start: str = "attention"  # of CCA: attention = the layer's own | random (paper)
     trained: str = "cca"  # cca | gates; with train.freeze=False the backbone as well
+    # batches that are made, and gone over again and again: what a decoder has read of their
+    # neighbours is kept; 0 = every step has a new one
+    distinct_steps: int = 0
     absent_share: float = 0.05  # of the chunks in training that read no neighbour
     unrelated_share: float = 0.2  # of them that read another sequence's neighbours
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, if a retrofit can't be made so."""
-        if self.num_cca_layers < 1:
-            raise ValueError(
-                f"retrofit.num_cca_layers must be at least 1, is {self.num_cca_layers}"
-            )
+        for name, least in (("num_cca_layers", 1), ("distinct_steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"retrofit.{name} must be at least {least}, is {getattr(self, name)}"
+                )
         for name in ("copying_score", "open_score", "absent_share", "unrelated_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(

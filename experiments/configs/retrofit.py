@@ -32,8 +32,11 @@ def get_config(arg: str = "smollm2") -> Experiment:
     found = pretrained.config_of(path)
     model = found.model
     model.encoder = "decoder"
-    # A decoder without a token of its own for it knows the one between two texts.
-    model.bos_id = found.bos_id if found.bos_id is not None else min(found.eos_ids)
+    # A decoder without a token of its own for it knows the one between two texts. So does
+    # SmolLM2, whose first token of a conversation opens no text.
+    model.bos_id = 0 if path == decoders.resolve("smollm2") else found.bos_id
+    if model.bos_id is None:
+        model.bos_id = min(found.eos_ids)
     model.remat = "none"
     return Experiment(
         data=DataConfig(
@@ -48,8 +51,10 @@ def get_config(arg: str = "smollm2") -> Experiment:
         optimizer=OptimizerConfig(
             learning_rate=3e-4, warmup_steps=5, gate_rate=30.0, final_share=0.1
         ),
-        train=TrainConfig(steps=120, batch_size=4, log_every=5, checkpoint_every=60),
-        retrofit=RetrofitConfig(),
-        evaluation=EvaluationConfig(batch_size=4, max_sequences=160, sample_tokens=48),
+        train=TrainConfig(steps=80, batch_size=4, log_every=4, checkpoint_every=80),
+        retrofit=RetrofitConfig(distinct_steps=24),
+        evaluation=EvaluationConfig(
+            batch_size=4, max_sequences=70, prompt_sequences=24, sample_tokens=48
+        ),
         init_from=str(path),
     )

@@ -15,6 +15,7 @@ from experiments.config import Experiment
 from retro_jax import pretrained
 from retro_jax.devices import sharding
 from retro_jax.model import copying_heads, inherited_cca
+from retro_jax.model.parameters import Parameters
 from retro_jax.training import retrofit
 
 # What a run may choose without its decoder becoming another.
@@ -48,6 +49,14 @@ def start(cfg: Experiment, mesh: jax.sharding.Mesh) -> retrofit.Baseline:
     backbone = _on_mesh(found.params, mesh)
     with jax.set_mesh(mesh):
         _choose(cfg, decoder, backbone)
+    return retrofit.Baseline(0, with_cca(cfg, backbone, mesh), found.fingerprint)
+
+
+def with_cca(
+    cfg: Experiment, backbone: Parameters, mesh: jax.sharding.Mesh
+) -> Parameters:
+    """The decoder's parameters and those that CCA starts with."""
+    with jax.set_mesh(mesh):
         new = inherited_cca.cca_parameters(
             dataclasses.replace(cfg.model),
             cfg.retrofit,
@@ -55,7 +64,7 @@ def start(cfg: Experiment, mesh: jax.sharding.Mesh) -> retrofit.Baseline:
             cfg.retrofit.open_heads,
             cfg.train.seed,
         )
-    return retrofit.Baseline(0, {**backbone, **_on_mesh(new, mesh)}, found.fingerprint)
+    return {**backbone, **_on_mesh(new, mesh)}
 
 
 def _choose(cfg: Experiment, decoder, backbone) -> None:

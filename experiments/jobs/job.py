@@ -228,17 +228,21 @@ class Job:
 
     def _batches_from(self, first_step: int) -> Iterator[Batch]:
         """This process's rows of the batches that are left, in the run's order."""
-        sequences = self._sequences("train")
+        cfg, sequences = self._cfg, self._sequences("train")
+        repeated = cfg.retrofit.distinct_steps if self._by_decoder else 0
         batches = sequences.shuffled(
-            self._cfg.train.batch_size,
-            seed=self._cfg.train.seed,
-            first_step=first_step,
-            num_steps=self._cfg.train.steps,
-            rows=sharding.local_rows(self._cfg.train.batch_size, self._mesh),
+            cfg.train.batch_size,
+            seed=cfg.train.seed,
+            first_step=0 if repeated else first_step,
+            num_steps=repeated or cfg.train.steps,
+            rows=sharding.local_rows(cfg.train.batch_size, self._mesh),
         )
-        inputs = map(model_inputs, batches)
+        inputs: Iterator[Batch] = map(model_inputs, batches)
         if not self._by_decoder:
             return inputs
+        if repeated:
+            again = itertools.cycle(inputs)
+            inputs = itertools.islice(again, first_step, cfg.train.steps)
         shares = self._cfg.retrofit.absent_share, self._cfg.retrofit.unrelated_share
         return (
             # By step, so that a run that goes on draws what it would have drawn.
@@ -334,7 +338,15 @@ class Job:
         results = read_json(path) or {}
         if results.get("fingerprint") != fingerprint(judged):
             results = measurement.conditions(
-                self._cfg, params, self._mesh, sequences, self.database
+                measurement.Measured(
+                    cfg=self._cfg,
+                    params=params,
+                    mesh=self._mesh,
+                    sequences=sequences,
+                    database=self.database,
+                    untrained=self._untrained(params),
+                    encodings=self._encodings(),
+                )
             )
             results |= {"fingerprint": fingerprint(judged), "step": step}
             results |= {"init_from": run.get("init_from")}
@@ -346,6 +358,15 @@ class Job:
             _write_if_first(path, results)
         if processes.is_first():
             report.write(self._workdir, self.database)
+
+    def _untrained(self, params: parameters.Parameters) -> parameters.Parameters | None:
+        """The parameters of a retrofit's step 0, where its decoder reads neighbours."""
+        cfg = self._cfg
+        if not (self._by_decoder and cfg.train.freeze):
+            return None
+        new = retrofit.new_names(cfg.model)
+        backbone = {name: array for name, array in params.items() if name not in new}
+        return decoder_start.with_cca(cfg, backbone, self._mesh)
 
     def _samples(self, params: parameters.Parameters) -> list[dict]:
         """Continuations of held-out documents, as the report shows them."""
