@@ -20,7 +20,7 @@ from data_pipeline.storage.progress import Progress, say
 from data_pipeline.text.tokenizer import Tokenizer
 from experiments import workdirs
 from experiments.config import Experiment
-from experiments.jobs import continuations, decoder_start, measurement
+from experiments.jobs import continuations, decoder_start, facts, measurement
 from experiments.jobs.remote_database import NoDatabase, RemoteDatabase
 from experiments.report import report
 from retro_jax.devices import processes, sharding
@@ -350,6 +350,10 @@ class Job:
             )
             results |= {"fingerprint": fingerprint(judged), "step": step}
             results |= {"init_from": run.get("init_from")}
+            if self._cfg.evaluation.num_facts and self._cfg.has_cca:
+                results["facts"] = facts.measure(
+                    self._cfg, params, self._mesh, self.database
+                )
             _write_if_first(path, results)  # so that failing samples do not cost it
         if "samples" in results:
             say("evaluation: up to date")
