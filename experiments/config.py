@@ -29,9 +29,10 @@ class EvaluationConfig:
     max_sequences: int = 0
     # of them, how many are measured with the passages in the prompt instead; 0 = none
     prompt_sequences: int = 0
-    # squared distance above which a passage counts as absent, and tokens of a chunk below
-    # which all of its passages do; 0 = as chosen on the validation split
+    # squared distance above which a passage counts as absent; 0 = as chosen on the
+    # validation split
     max_distance: float = 0.0
+    # of a chunk; what fewer have found counts as absent; 0 = as chosen
     least_tokens: int = 0
     num_facts: int = 0  # questions that documents of the Factbook's form answer
     num_samples: int = 3  # continuations of held-out documents in the report

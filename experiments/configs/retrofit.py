@@ -16,6 +16,7 @@ own attention, and only that is trained (`retro_jax/model/inherited_cca.py`).
 """
 
 from data_pipeline.config import DataConfig
+from data_pipeline.text.tokenizer import Tokenizer
 from experiments import decoders
 from experiments.config import EvaluationConfig, Experiment
 from retro_jax import pretrained
@@ -32,11 +33,7 @@ def get_config(arg: str = "smollm2") -> Experiment:
     found = pretrained.config_of(path)
     model = found.model
     model.encoder = "decoder"
-    # A decoder without a token of its own for it knows the one between two texts. So does
-    # SmolLM2, whose first token of a conversation opens no text.
-    model.bos_id = 0 if path == decoders.resolve("smollm2") else found.bos_id
-    if model.bos_id is None:
-        model.bos_id = min(found.eos_ids)
+    model.bos_id = Tokenizer.load(path).bos_id
     model.remat = "none"
     return Experiment(
         data=DataConfig(

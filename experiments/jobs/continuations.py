@@ -21,7 +21,7 @@ def continuation(
     params: parameters.Parameters,
     database: Database | RemoteDatabase | NoDatabase,
     prompt: str,
-    limits: reading.Limits,
+    limits: reading.Limits = reading.ALL,
 ) -> dict:
     """The text that follows a prompt and its sources, as JSON.
 
@@ -78,7 +78,7 @@ def of_held_out(
     cfg: Experiment,
     params: parameters.Parameters,
     database: Database,
-    limits: reading.Limits,
+    limits: reading.Limits = reading.ALL,
 ) -> Iterator[dict]:
     """Continuations of text from held-out documents, with what really follows.
 

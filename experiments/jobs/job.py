@@ -371,7 +371,7 @@ class Job:
         """What a retrofit reads; chosen on the validation split the first time."""
         path, sequences = self._workdir / reading.FILE, None
         if not self._by_decoder:
-            return reading.Limits()
+            return reading.ALL
         if not path.exists():
             cfg = copy.deepcopy(self._cfg)
             cfg.evaluation.split = "validation"

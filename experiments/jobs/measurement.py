@@ -38,7 +38,7 @@ class Measured:
     database: Database
     untrained: parameters.Parameters | None = None  # a retrofit's, of step 0
     encodings: Encodings | None = None
-    limits: reading.Limits = dataclasses.field(default_factory=reading.Limits)
+    limits: reading.Limits = reading.ALL
 
 
 def conditions(measured: Measured) -> dict:
@@ -105,7 +105,7 @@ def _losses(measured: Measured, name: str) -> evaluation.ChunkLosses:
 def _read(measured: Measured, drawn_from: Database | None) -> Iterator[Batch]:
     """Batches with the neighbours that are read."""
     found = batches(measured.cfg, measured.sequences, drawn_from)
-    if measured.limits == reading.Limits():
+    if measured.limits == reading.ALL:
         return found
     if drawn_from is not None:
         found = _with_distances(found, drawn_from)

@@ -43,6 +43,9 @@ class Limits:
         return (distances <= self.max_distance) & (tokens >= self.least_tokens)
 
 
+ALL = Limits()  # every passage is read
+
+
 def limits(cfg: Experiment, workdir: Path) -> Limits:
     """What a run reads: as it is set, else as was chosen for it, else all."""
     chosen = read_json(workdir / FILE) or {}
