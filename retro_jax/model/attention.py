@@ -78,10 +78,10 @@ class Attention(nnx.Module):
         self.bias_q_HK = nnx.Param(jnp.zeros(heads)) if biases else None
         self.bias_k_HK = nnx.Param(jnp.zeros(key_heads)) if biases else None
         self.bias_v_HK = nnx.Param(jnp.zeros(key_heads)) if biases else None
-        self.norm_q = self.norm_k = None
-        if norm_epsilon is not None:
-            self.norm_q = RMSNorm(head_size, norm_epsilon)
-            self.norm_k = RMSNorm(head_size, norm_epsilon)
+        # Assigned once: nnx takes what is None at first for no part of the model.
+        eps = norm_epsilon
+        self.norm_q = None if eps is None else RMSNorm(head_size, eps)
+        self.norm_k = None if eps is None else RMSNorm(head_size, eps)
         self.gate_H = nnx.Param(jnp.ones(num_heads)) if gated else None
 
     def __call__(
