@@ -13,6 +13,7 @@ EXTRAS = {
     "datasets": "hf",
     "datasketch": "data",
     "faiss": "faiss",
+    "gguf": "gguf",
     "google": "serve",
     "grpc": "serve",
     "grpc_health": "serve",

@@ -1,0 +1,1 @@
+"""Other people's pretrained decoders: reading them as parameters, and writing them back."""
