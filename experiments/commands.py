@@ -36,7 +36,7 @@ retro: a language model that reads passages retrieved from a database of text.
     retro COMMAND --help            the command's flags;  retro --version
 
 Flags that all of them take:
-    --corpus=PATH     your text: a folder, a file, tfds:NAME or hf:NAME [this Python's own text]
+    --corpus=PATH     your text: a folder, a file, tfds:NAME, hf:NAME, factbook or python [python]
     --workdir=DIR     the folder of the run [one of the corpus's own below work/, else work/tiny]
     --database=DIR    the folder of the database [WORKDIR/database]
 What trains and builds also takes

@@ -14,6 +14,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_pipeline.config import INSTALLED_CORPORA
+
 if TYPE_CHECKING:
     from experiments.config import Experiment
 
@@ -31,7 +33,7 @@ def corpus_identity(corpus: str) -> str:
     """The one name of a corpus: the whole path behind links, or `hf:NAME` and its like."""
     path = expanded(corpus)
     is_named = corpus.partition(":")[0] in _NAMED_SOURCES and ":" in corpus
-    if corpus in ("", "python") or (is_named and not os.path.exists(path)):
+    if corpus in INSTALLED_CORPORA or (is_named and not os.path.exists(path)):
         return corpus
     return os.path.realpath(path)
 

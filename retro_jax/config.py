@@ -184,6 +184,7 @@ class OptimizerConfig:
     beta1: float = 0.9  # decay of Adam's mean of gradients
     beta2: float = 0.95  # decay of Adam's mean of squared gradients
     epsilon: float = 1e-8  # added to the root that Adam divides by
+    gate_rate: float = 1.0  # learning rate of CCA's gates, times that of all else
     weight_decay: float = 0.1  # of matrices; gains and biases are not decayed
     clip_norm: float = 1.0  # global gradient norm; 0 = no clipping
 
@@ -212,6 +213,9 @@ class MeshConfig:
     replicas: int = 1  # grids; on TPUs the number of slices: only gradients cross them
 
 
+_MAY_BE_ZERO = ("seed", "max_skipped_steps", "encodings_bytes")
+
+
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
 class TrainConfig:
     """How long to train, on how much at a time, and what to keep."""
@@ -224,6 +228,8 @@ class TrainConfig:
     checkpoint_every: int = 100  # steps between two checkpoints
     keep_checkpoints: int = 2  # newest checkpoints that stay on disk
     freeze: bool = True  # of a run with init_from: its baseline's parameters stay
+    # memory for neighbours that a frozen decoder has read; 0 = read anew in each step
+    encodings_bytes: int = 2_000_000_000
     # updates in a row that may be left out because the gradient is not finite; 0 = none
     max_skipped_steps: int = 10
 
@@ -231,7 +237,7 @@ class TrainConfig:
         """Raises ValueError, naming the field, if the run can't be done."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name in ("seed", "max_skipped_steps") else 1
+            least = 0 if field.name in _MAY_BE_ZERO else 1
             if field.name != "freeze" and value < least:
                 raise ValueError(
                     f"train.{field.name} must be at least {least}, is {value}"
@@ -241,6 +247,56 @@ class TrainConfig:
                 f"train.batch_size {self.batch_size} is not a multiple of "
                 f"train.accumulation {self.accumulation}"
             )
+
+
+@dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
+class RetrofitConfig:
+    """How a pretrained decoder gets its CCA, where it reads neighbours itself.
+
+    `model.cca_layers` names the layers; where it is empty the decoder's heads decide.
+    """
+
+    num_cca_layers: int = 3  # layers with CCA: the lowest that have a head that copies
+    copying_score: float = 0.3  # of a layer's best head, from which on the layer counts
+    open_score: float = 0.1  # of a head whose gate starts at 1; all others start at 0
+    # heads that start open, counted from 0, for each layer of model.cca_layers, lowest
+    # first; () = those with open_score
+    open_heads: tuple[tuple[int, ...], ...] = ()
+    start: str = "attention"  # of CCA: attention = the layer's own | random (paper)
+    trained: str = "cca"  # cca | gates; with train.freeze=False the backbone as well
+    # batches that are made, and gone over again and again: what a decoder has read of their
+    # neighbours is kept; 0 = every step has a new one
+    distinct_steps: int = 0
+    absent_share: float = 0.05  # of the chunks in training that read no neighbour
+    unrelated_share: float = 0.2  # of them that read another sequence's neighbours
+
+    def validate(self) -> None:
+        """Raises ValueError, naming the field, if a retrofit can't be made so."""
+        for name, least in (("num_cca_layers", 1), ("distinct_steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"retrofit.{name} must be at least {least}, is {getattr(self, name)}"
+                )
+        for name in ("copying_score", "open_score", "absent_share", "unrelated_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"retrofit.{name} must be in 0..1, is {getattr(self, name)}"
+                )
+        if self.absent_share + self.unrelated_share > 1:
+            raise ValueError(
+                "retrofit.absent_share and retrofit.unrelated_share must leave some "
+                "neighbours, their sum is "
+                f"{self.absent_share + self.unrelated_share}"
+            )
+        for name, choices in (
+            ("start", ("attention", "random")),
+            ("trained", ("cca", "gates")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"retrofit.{name} must be one of {', '.join(choices)}, is "
+                    f"{getattr(self, name)!r}"
+                )
 
 
 def modern(cfg: ModelConfig) -> ModelConfig:

@@ -23,7 +23,7 @@ _ROOMS = {
         "wire server shards routing client shard_server router serve_local"
     ),
     "experiments": (
-        "interrupts config workdirs command_line configs report jobs "
+        "interrupts config workdirs decoders command_line configs report jobs "
         "build_database database main commands retro"
     ),
     "tools": "benchmark faults aot",

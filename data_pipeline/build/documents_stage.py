@@ -78,7 +78,7 @@ class TextsWork:
 
     def _documents(self, part: corpora.Part, skipped: Skipped) -> Iterator[Document]:
         cfg = self.cfg
-        limit = None if cfg.corpus else cfg.embedded_size_bytes
+        limit = cfg.corpus_size_bytes
         reading = Reading(cfg.text_column, cfg.max_document_bytes)
         for document in corpora.read_part(cfg.corpus, part, skipped, limit, reading):
             yield from long_documents.cut(document, self.part_bytes)

@@ -117,7 +117,7 @@ class Build:
             "part_bytes": cfg.part_bytes,
             "text_column": cfg.text_column,
             "max_document_bytes": cfg.max_document_bytes,
-            "embedded_size_bytes": None if cfg.corpus else cfg.embedded_size_bytes,
+            "embedded_size_bytes": cfg.corpus_size_bytes,
             "validation_share": cfg.validation_share,
             "test_share": cfg.test_share,
             "shard_size_bytes": cfg.shard_size_bytes,

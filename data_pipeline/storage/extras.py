@@ -13,7 +13,6 @@ EXTRAS = {
     "datasets": "hf",
     "datasketch": "data",
     "faiss": "faiss",
-    "gguf": "gguf",
     "google": "serve",
     "grpc": "serve",
     "grpc_health": "serve",

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.config import INSTALLED_CORPORA, PYTHON_CORPUS
 from data_pipeline.storage.extras import install_command
 from data_pipeline.storage.files import fingerprint
-from data_pipeline.text import compression, document_files, folders, records
+from data_pipeline.text import compression, document_files, factbook, folders, records
 from data_pipeline.text.documents import Document, Skipped, printable
 from data_pipeline.text.source_file import Reading
 
@@ -28,7 +29,8 @@ __all__ = ["Document", "Reading", "Skipped", "read_documents"]
 Part = tuple[Path, ...]
 
 ACCEPTED = (
-    'accepted are "python" (the embedded corpus), a folder, a file'
+    'accepted are "factbook" (the World Factbook), "python" (the text of this Python'
+    " installation), a folder, a file"
     f" ({' '.join(document_files.READERS)}; most also with"
     f" {' '.join(compression.SUFFIXES)}),"
     " tfds:NAME[/CONFIG][:SPLIT] and hf:NAME[,CONFIG][:SPLIT]"
@@ -53,10 +55,10 @@ def read_documents(
     `uri`, `licence`. The second document of an id gets "#2" added.
 
     Args:
-      corpus: "" or "python" for the embedded corpus, or what `ACCEPTED` says.
+      corpus: what `ACCEPTED` says; "" is "python".
       skipped: receives what could not be used, as the stream is read.
       max_size_bytes: ends the stream once so many UTF-8 bytes of text were given; the
-        size of the sample of the embedded corpus. None for all.
+        size of the sample of this Python's text. None for all.
       reading: which field holds the text of a record, and what is too large.
     Returns:
       Documents with unique ids and with text that is not empty.
@@ -82,7 +84,7 @@ def parts(corpus: str, skipped: Skipped, size_bytes: int) -> list[Part]:
     A folder has a part for about every `size_bytes` of its files; all else is one. What
     can't be looked into is added to `skipped`.
     """
-    if corpus in ("", "python") or not Path(corpus).is_dir():
+    if corpus in INSTALLED_CORPORA or not Path(corpus).is_dir():
         return [()]
     found: list[list[Path]] = []
     left_bytes = 0
@@ -97,7 +99,7 @@ def parts(corpus: str, skipped: Skipped, size_bytes: int) -> list[Part]:
 
 def file_sizes(corpus: str, parts: Iterable[Part]) -> list[int]:
     """Bytes of each file of a corpus; none, if it does not consist of the user's files."""
-    if corpus in ("", "python") or not Path(corpus).exists():
+    if corpus in INSTALLED_CORPORA or not Path(corpus).exists():
         return []
     files = [path for part in parts for path in part] or [Path(corpus)]
     return [path.stat().st_size for path in files if path.is_file()]
@@ -129,7 +131,9 @@ def read_part(
 def _open_corpus(
     corpus: str, skipped: Skipped, max_size_bytes: int | None, reading: Reading
 ) -> Iterator[Document]:
-    if corpus in ("", "python"):
+    if corpus == "factbook":
+        return factbook.read_documents(skipped)
+    if corpus in PYTHON_CORPUS:
         from data_pipeline.text import python_corpus
 
         return python_corpus.read_documents(skipped, max_size_bytes=max_size_bytes)
@@ -297,10 +301,12 @@ def identity(corpus: str) -> dict:
     """The identity of a corpus: whether it is still the one that was read.
 
     For files that are read their names, sizes and times of change (that of the inode too,
-    which nobody can set back); for this Python's own text the
-    versions of what is installed; for a named dataset its name.
+    which nobody can set back); for the World Factbook the contents of its files; for this
+    Python's own text the versions of what is installed; for a named dataset its name.
     """
-    if corpus in ("", "python"):
+    if corpus == "factbook" and (data := factbook.folder()):
+        return {"factbook": factbook.digest(data)}
+    if corpus in PYTHON_CORPUS:
         installed = sorted(
             f"{found.metadata['Name']}=={found.version}"
             for found in metadata.distributions()
@@ -312,7 +318,8 @@ def identity(corpus: str) -> dict:
             "installed": fingerprint(installed),
         }
     path = Path(corpus)
-    if not path.exists():  # tfds:NAME, hf:NAME, or a mistake, which the reader explains
+    # tfds:NAME, hf:NAME, or what is missing, which the reader explains.
+    if corpus in INSTALLED_CORPORA or not path.exists():
         return {"corpus": corpus}
     files = [(path, path.stat())]
     if path.is_dir():

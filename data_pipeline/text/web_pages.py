@@ -48,6 +48,13 @@ def read_html(file: SourceFile) -> Iterator[Document]:
     yield from file.document(parsed.text, parsed.title)
 
 
+def text_of(markup: str) -> str:
+    """The text of a piece of HTML; AssertionError for some odd declarations."""
+    parsed = _Page(_NO_TEXT)
+    parsed.read(markup)
+    return parsed.text
+
+
 def _decoded(data: bytes) -> str:
     """Decodes UTF-8, else what the page says of itself, else what is evident."""
     try:

@@ -160,6 +160,20 @@ def _for_each_query(x_GNSHK, query_BLHK):
     return x_GNSHK
 
 
+def attention_weights(
+    attention: Attention,
+    normed_BLD: Float[Array, "B L D"],
+    mask_BLNS: Bool[Array, "B L 1 L"],
+) -> Float[Array, "B H L L"]:
+    """Weights of self-attention, to be looked at; with rotary positions or none."""
+    query_BLHK = attention.queries(normed_BLD)
+    key_BNSHK, _ = attention.keys_and_values(normed_BLD[:, None])
+    key_BNSHK = _for_each_query(key_BNSHK, query_BLHK)
+    logits_BHLNS = attention_products.logits(query_BLHK, key_BNSHK)
+    logits_BHLNS *= key_BNSHK.shape[-1] ** -0.5
+    return masked_softmax(logits_BHLNS, mask_BLNS[:, None])[..., 0, :]
+
+
 def plain_attention(
     content_BLHK: Float[Array, "B L H K"],
     position_BLHK: Float[Array, "B L H K"] | None,

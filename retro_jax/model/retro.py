@@ -179,7 +179,7 @@ class Retro(nnx.Module):
         if segments_BL is None:
             segments_BL = jnp.ones_like(inputs_BL)
         found = self._neighbours(neighbours_BCNR, neighbour_lengths_BCN, segments_BL)
-        hidden_BLD, segments_BL = self._embedded(inputs_BL, segments_BL)
+        hidden_BLD, segments_BL = self.embedded(inputs_BL, segments_BL)
         layers, memory = list(self.decoder), []
         encoder = self.encoder
         if found is not None and encoder is None:
@@ -209,7 +209,7 @@ class Retro(nnx.Module):
         weights = self.embedding_VD if self.w_read_VD is None else self.w_read_VD
         return project("BLD,VD->BLV", hidden_BLD, weights[...], dtype=jnp.float32)
 
-    def _embedded(self, tokens_BL, segments_BL):
+    def embedded(self, tokens_BL, segments_BL):
         """Embeddings of tokens, behind the one that opens every sequence if there is one."""
         cfg = self.cfg
         if cfg.bos_id is not None:
@@ -254,7 +254,7 @@ class Retro(nnx.Module):
             is R, and one more if a token opens every sequence.
         Source: ours; CCA as in Borgeaud et al. 2022, section 2.4.
         """
-        hidden_BLD, segments_BL = self._embedded(tokens_PR, jnp.ones_like(tokens_PR))
+        hidden_BLD, segments_BL = self.embedded(tokens_PR, jnp.ones_like(tokens_PR))
         levels, done = [], 0
         for layer in sorted(self.cfg.cca_layers):
             for part in self._between(done, layer - 1):

@@ -242,7 +242,7 @@ def test_a_damaged_minilm_is_refused(tmp_path, monkeypatch):
 
 def test_missing_weights_are_named(monkeypatch):
     monkeypatch.setattr(embedder, "MINILM_PACKAGE", "no_such_package_of_weights")
-    with pytest.raises(ValueError, match="requirements-minilm"):
+    with pytest.raises(ValueError, match="requirements-weights"):
         load_embedder("minilm")
 
 

@@ -358,7 +358,6 @@ _FILES = {
 
 @pytest.mark.parametrize("case", _FILES)
 def test_a_bad_gguf_file_is_told_in_one_line(case, tmp_path):
-    pytest.importorskip("gguf")
     damage, said = _FILES[case]
     folder = write_folder(tmp_path / "hf", CONFIGS["llama"])
     path = write_gguf(tmp_path / "model.gguf", folder)

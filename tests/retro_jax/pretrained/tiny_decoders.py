@@ -9,6 +9,7 @@ import json
 import zlib
 from pathlib import Path
 
+import gguf
 import numpy as np
 
 from retro_jax.pretrained import safetensors_file
@@ -98,8 +99,6 @@ def write_weights(path: Path, weights: dict[str, np.ndarray], dtype=np.float32) 
 
 def write_gguf(path: Path, folder: Path, quantisation: str = "F32", **metadata) -> Path:
     """The GGUF file that llama.cpp would make of a folder; `metadata` is put over it."""
-    import gguf
-
     description = describe(folder)
     model = description.model
     family = description.architecture.removesuffix("ForCausalLM").lower()
