@@ -10,6 +10,27 @@ from retro_jax.config import ModelConfig
 VOCAB_MULTIPLE = (
     128  # of rows of an embedding table, as of our own databases' tokenizers
 )
+# What a ModelConfig says of the decoder itself; the rest is how it is used.
+DECODER_FIELDS = (
+    "vocab_size",
+    "depth",
+    "width",
+    "num_heads",
+    "head_size",
+    "ffw_width",
+    "tie_output",
+    "positions",
+    "num_key_heads",
+    "gated_ffw",
+    "ffw_activation",
+    "norm_epsilon",
+    "rotary_base",
+    "rotary_scaling",
+    "scale_embeddings",
+    "qkv_biases",
+    "qk_norms",
+    "window_len",
+)
 # A size above is a mistake or malice; the largest published decoders stay far below.
 _MAX_SIZE, _MAX_DEPTH = 2**24, 1024
 

@@ -20,33 +20,12 @@ import numpy as np
 from retro_jax.config import ModelConfig
 from retro_jax.model import parameters
 from retro_jax.pretrained import huggingface_folder, loading, safetensors_file
-from retro_jax.pretrained.description import Description
+from retro_jax.pretrained.description import DECODER_FIELDS, Description
 from retro_jax.pretrained.stored_tensors import StoredTensor, read_into
 from retro_jax.pretrained.tensor_names import Place
 
 WEIGHTS, CONFIG = "retro.safetensors", "retro_config.json"
 _FORMAT = 1
-# What a ModelConfig says of the decoder itself: the same in config.json.
-_OF_THE_DECODER = (
-    "vocab_size",
-    "depth",
-    "width",
-    "num_heads",
-    "head_size",
-    "ffw_width",
-    "tie_output",
-    "positions",
-    "num_key_heads",
-    "gated_ffw",
-    "ffw_activation",
-    "norm_epsilon",
-    "rotary_base",
-    "rotary_scaling",
-    "scale_embeddings",
-    "qkv_biases",
-    "qk_norms",
-    "window_len",
-)
 
 
 def export(
@@ -279,7 +258,7 @@ def _is_of(value: Any, kind: Any) -> bool:
 def _check_same_decoder(
     model: ModelConfig, description: Description, what: str
 ) -> None:
-    for name in _OF_THE_DECODER:
+    for name in DECODER_FIELDS:
         ours, theirs = getattr(model, name), getattr(description.model, name)
         if ours != theirs:
             raise ValueError(f"{what}: {name} is {ours} and not {theirs}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from retro_jax.config import ModelConfig
 from retro_jax.pretrained import gguf_file, huggingface_folder
-from retro_jax.pretrained.description import Description
+from retro_jax.pretrained.description import DECODER_FIELDS, Description
 from retro_jax.pretrained.stored_tensors import StoredTensor, read_into
 from retro_jax.pretrained.tensor_names import Place, places
 
@@ -100,8 +100,11 @@ def fingerprint_of(path: str | Path) -> str:
 
 def _identity(description: Description) -> list[tuple[str, object]]:
     """What of the settings changes the decoder."""
-    model = dataclasses.asdict(description.model)
-    return [("architecture", description.architecture), *sorted(model.items())]
+    model = description.model
+    return [
+        ("architecture", description.architecture),
+        *((name, getattr(model, name)) for name in DECODER_FIELDS),
+    ]
 
 
 def _bytes_digest(stored: StoredTensor) -> str:

@@ -11,6 +11,7 @@ from retro_jax.model import parameters
 from retro_jax.pretrained import exporting, loading
 from tests.retro_jax.pretrained.tiny_decoders import (
     CONFIGS,
+    transformers_logits,
     write_folder,
     write_gguf,
     write_weights,
@@ -82,6 +83,19 @@ def test_a_gguf_file_becomes_a_folder(tmp_path):
     back = exporting.load_retro(tmp_path / "out")
     for name, array in params.items():
         np.testing.assert_array_equal(back.params[name], array)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", ["llama3", "qwen3-tied"])
+def test_transformers_reads_what_was_changed_or_quantised(name, tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    config = CONFIGS[name] | {"rope_scaling": None}  # of other lengths than GGUF knows
+    source = write_gguf(tmp_path / "m.gguf", write_folder(tmp_path / "hf", config))
+    model, params = _retro(source)
+    exporting.export(tmp_path / "out", model, params, source=source)
+    expected, exported = map(transformers_logits, (tmp_path / "hf", tmp_path / "out"))
+    np.testing.assert_array_equal(exported, expected)
 
 
 def test_settings_of_llama3_come_back(tmp_path):
