@@ -23,7 +23,9 @@ class DataConfig:
     embedded_size_bytes: int = 8_000_000  # how much of this Python's own text
     validation_share: float = 0.02  # of documents
     test_share: float = 0.04  # of documents
-    tokenizer: str = ""  # a SentencePiece .model; '' = train one
+    tokenizer: str = (
+        ""  # .model, tokenizer.json, decoder's folder or .gguf; '' = train one
+    )
     vocab_size: int = 4096  # of a trained tokenizer, at most
     chunk_len: int = 64  # tokens (M)
     embedder: str = "minilm"  # or a folder with a BERT, or a sentence-transformers name

@@ -31,16 +31,16 @@ from data_pipeline.text.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerWork:
-    """Trains the tokenizer on the training split, or copies the one that is given."""
+    """Trains the tokenizer on the training split, or keeps the one that is given."""
 
     folder: Path
-    given: str  # path of a model; '' = train one
+    given: str  # path that `Tokenizer.load` takes; '' = train one
     vocab_size: int
 
     def __call__(self, shard: str, out: Path) -> Iterator[str]:
         path = out / "tokenizer.model"
         if self.given:
-            path.write_bytes(Path(self.given).read_bytes())
+            path.write_bytes(Tokenizer.load(self.given).model)
             return
         yield "training the tokenizer"
         names = _train(self.folder)

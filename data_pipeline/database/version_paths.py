@@ -2,7 +2,7 @@
 
     manifest.json   format, fingerprints, sizes, measured recall (`manifest.py`)
     documents/      Parquet tables of the documents of each split, texts included
-    tokenizer/      tokenizer.model
+    tokenizer/      tokenizer.model (SentencePiece, or a tokenizer.json)
     chunks/         SPLIT-00000/ ...  chunk tables of the splits (`text/chunks.py`)
     embeddings/     SPLIT-00000/vectors.npy, (T, W) float16
     index/          00000/ ...  over the embeddings of the training split, the only one

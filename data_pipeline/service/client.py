@@ -192,7 +192,7 @@ class RetrievalClient:
         return described
 
     def tokenizer_model(self) -> bytes:
-        """The database's SentencePiece model, for `Tokenizer`."""
+        """The database's tokenizer, in the bytes that `Tokenizer` takes."""
         answer = self._call("Tokenizer", pb.TokenizerRequest())
         answers.check_tokenizer(answer)
         return answer.model

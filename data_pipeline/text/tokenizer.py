@@ -1,85 +1,69 @@
-"""Text to tokens and back, without loss: SentencePiece under our own byte table.
+"""Text to tokens and back, without loss: a pretrained decoder's tokenizer or our own.
 
 Called by the chunker, by the database (to show text) and by generation. The one thing
 to know: every tokenizer here is lossless. The bytes of the tokens of a text are the
-UTF-8 bytes of the text, for any text, so bits per byte can be summed over tokens.
+UTF-8 bytes of the text, for any text, so bits per byte can be summed over tokens; and no
+text becomes a special token, whatever it says.
 """
 
 import hashlib
-import heapq
-import io
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int32
 
 from data_pipeline.storage.files import write_file
+from data_pipeline.text import sentencepiece_model, tokenizer_files
+from data_pipeline.text.byte_pair_model import BytePairModel
+from data_pipeline.text.sentencepiece_model import SentencePieceModel
 
-if TYPE_CHECKING:
-    from sentencepiece import SentencePieceProcessor
-
-PAD_ID, EOD_ID, UNK_ID = 0, 1, 2
-# The three control pieces, one piece a byte, and the space.
-MIN_VOCAB_SIZE = 3 + 256 + 1
-
-_SPACE_MARK = "\u2581"  # how SentencePiece writes a space inside its pieces
-_SPACE_MARK_BYTES = _SPACE_MARK.encode()
-_RESERVED = (_SPACE_MARK, "\u2585", "\0")  # the trainer drops sentences with these
-_CHARACTER_COVERAGE = 0.9995
-_BLOCK_CHARS = 4096
-# SentencePiece aborts on texts of too little variety or without a space: this is added.
-_PANGRAM = "the quick brown fox jumps over the lazy dog, and then the dog sleeps on.\n"
-# A ModelProto that holds nothing but normalizer_spec (field 3): name="identity",
-# precompiled_charsmap="", add_dummy_prefix=False, remove_extra_whitespaces=False,
-# escape_whitespaces=True, normalization_rule_tsv="". Appended to a model it overrides
-# the model's own, as protobuf merges what is concatenated; so no generated protobuf
-# code is needed, whose version would have to suit every other package's.
-_LOSSLESS_EDIT = b"\x1a\x14\x0a\x08identity\x12\x00\x18\x00\x20\x00\x28\x01\x32\x00"
-_PROBE = " a  b\n\t<s></s><0x41>\u00e9\u4e2d\ufb01\r\n \U0001f923\0 "
+_PROBE = " a  b\n\t<s></s><0x41><|endoftext|>\u00e9\u4e2d\ufb01\r\n \U0001f923\0 "
 
 
 class Tokenizer:
-    """A SentencePiece model that keeps every byte of the text.
+    """A tokenizer that keeps every byte of the text.
 
     Attributes:
       vocab_size: number of token ids; smaller than asked for when the text was small.
       eod_id: the end-of-document token; `encode` never emits it.
-      pad_id: the padding token; `encode` never emits it.
-      model: the bytes that it was made of.
-      token_bytes_V: int32, UTF-8 bytes of each token, 0 for control tokens.
-      fingerprint: first 16 hexadecimal digits of the sha256 of the model file.
+      bos_id: what stands before a text as its decoder was trained, None where nothing does;
+        `encode` never emits it, and neither any other special token.
+      pad_id: the padding token; of a pretrained decoder it may be `eod_id`.
+      special_ids: ids of special tokens by name; they have no bytes.
+      chat_template: how the decoder wants a conversation written, in Jinja, or None.
+      model: the bytes that make it again: a SentencePiece model or a tokenizer.json.
+      token_bytes_V: int32, UTF-8 bytes of each token, 0 for special tokens.
+      fingerprint: first 16 hexadecimal digits of the sha256 of `model`.
     """
 
     def __init__(self, model: bytes, source: str) -> None:
-        """Makes a tokenizer of a serialised SentencePiece model.
+        """Makes a tokenizer of a SentencePiece model or of a tokenizer.json.
 
         Args:
-          model: the bytes of a SentencePiece `.model` file.
+          model: its bytes; a description in JSON begins with '{', a model never.
           source: what to call it in errors.
         Raises:
-          ValueError: if it is no SentencePiece model, lacks byte fallback or an
-            end-of-document (eos) token, or does not reproduce text.
+          ValueError: if it is neither, has no token for every byte or no end-of-document
+            token, or does not reproduce text.
         """
-        processor = _load_lossless(model, source)
-        table = [_token_bytes(processor, t) for t in range(processor.vocab_size())]
-        self.model = model
-        self._processor = processor
-        self._table = table
-        self._mark_ids_L = np.array(_mark_ids(processor, source), np.int32)
-        self.vocab_size = len(table)
-        self.eod_id = _eod_id(processor.eos_id(), source)
-        # With byte fallback <unk> is never emitted, so it can pad where <pad> is absent.
-        pad_id = processor.pad_id()
-        self.pad_id: int = pad_id if pad_id >= 0 else processor.unk_id()
+        is_json = model.startswith(b"{")
+        made = (BytePairModel if is_json else SentencePieceModel)(model, source)
+        self._encode = made.encode
+        self._table = made.table
+        self.model = made.model
+        self.vocab_size = len(made.table)
+        self.eod_id: int = made.eod_id
+        self.bos_id = made.bos_id
+        self.pad_id: int = made.pad_id
+        self.special_ids = made.special_ids
+        self.chat_template = made.chat_template
         self.token_bytes_V: Int32[np.ndarray, " V"] = np.array(
-            [len(piece) for piece in table], np.int32
+            [len(piece) for piece in made.table], np.int32
         )
         self.token_bytes_V.flags.writeable = False
-        self.fingerprint = hashlib.sha256(model).hexdigest()[:16]
+        self.fingerprint = hashlib.sha256(self.model).hexdigest()[:16]
         if self.decode_bytes(self.encode(_PROBE)) != _PROBE.encode():
             raise ValueError(
                 f"{source}: this tokenizer does not reproduce text exactly"
@@ -87,16 +71,19 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
-        """Loads a `.model` file, ours or any SentencePiece model with byte fallback.
+        """Loads any tokenizer that can be made lossless.
 
-        Normalisation, the dummy prefix and the squeezing of spaces are switched off
-        whatever the model says, for else text would not come back as it was.
+        Whatever it says of normalisation, of a prefix and of the squeezing of spaces is
+        switched off, for else text would not come back as it was.
 
+        Args:
+          path: a SentencePiece `.model` with byte fallback, a `tokenizer.json`, a Hugging
+            Face folder that holds one of them, or a `.gguf`.
         Raises:
           FileNotFoundError: if there is no such file.
           ValueError: see `Tokenizer`.
         """
-        return cls(Path(path).read_bytes(), str(path))
+        return cls(tokenizer_files.read(path), str(path))
 
     @classmethod
     def train(
@@ -122,15 +109,7 @@ class Tokenizer:
         Source: SentencePiece as in the paper (section 3.1); unigram with byte fallback
           is ours: it encodes four times as fast as BPE and loses nothing.
         """
-        if vocab_size < MIN_VOCAB_SIZE:
-            raise ValueError(
-                f"vocab_size={vocab_size}: must be at least {MIN_VOCAB_SIZE}"
-                " (one token a byte, three control tokens, the space)"
-            )
-        blocks = sample_blocks(texts, sample_size_bytes)
-        if not blocks:
-            raise ValueError("no text to train a tokenizer on: every document is empty")
-        model = _train(blocks, vocab_size)
+        model = sentencepiece_model.train(texts, vocab_size, sample_size_bytes)
         tokenizer = cls(model, str(path))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_file(Path(path), model)
@@ -139,20 +118,30 @@ class Tokenizer:
     def encode(self, text: str) -> Int32[np.ndarray, " L"]:
         """Encodes a text; no end-of-document token is added.
 
-        A control piece's name in the text ("<s>", "<pad>") is text like any other.
+        A special token's name in the text ("<s>", "<|endoftext|>") is text like any other.
 
         Raises:
           UnicodeEncodeError: (a ValueError) if the text has a lone surrogate.
         """
-        parts = text.encode().split(_SPACE_MARK_BYTES)
-        ids_L = self._processor.encode(parts[0], out_type="numpy")
-        if len(parts) == 1:
-            return ids_L
-        # U+2581 would come back as a space: it is spelled in bytes instead.
-        pieces = [ids_L]
-        for part in parts[1:]:
-            pieces.append(self._mark_ids_L)
-            pieces.append(self._processor.encode(part, out_type="numpy"))
+        return self._encode(text)
+
+    def encode_parts(self, parts: Iterable[str | int]) -> Int32[np.ndarray, " L"]:
+        """Encodes what is made of text and of special tokens, as a chat template wants it.
+
+        Args:
+          parts: a str is plain text, an int is one of `special_ids`' ids.
+        Raises:
+          ValueError: if an id is none of a special token; as `encode`.
+        """
+        specials = {*self.special_ids.values(), self.eod_id}
+        pieces = [np.zeros(0, np.int32)]
+        for part in parts:
+            if isinstance(part, str):
+                pieces.append(self.encode(part))
+            elif part in specials:
+                pieces.append(np.array([part], np.int32))
+            else:
+                raise ValueError(f"{part} is the id of no special token")
         return np.concatenate(pieces)
 
     def encode_batch(self, texts: Iterable[str]) -> list[Int32[np.ndarray, " L"]]:
@@ -175,124 +164,3 @@ class Tokenizer:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Gives the text of tokens; a cut character becomes U+FFFD."""
         return self.decode_bytes(ids).decode(errors="replace")
-
-
-def sample_blocks(texts: Iterable[str], sample_size_bytes: int) -> list[str]:
-    """Chooses blocks of text up to a size, whatever order the texts come in.
-
-    Args:
-      texts: documents; read once.
-      sample_size_bytes: the sample holds no fewer UTF-8 bytes, if there are so many,
-        and less than one block (`_BLOCK_CHARS` characters) more.
-    Returns:
-      The blocks with the smallest hashes, by hash.
-    """
-    heap: list[tuple[int, str, int]] = []  # the largest hash first
-    held_bytes = 0
-    for block in _blocks(texts):
-        data = block.encode()
-        digest = hashlib.blake2b(data, digest_size=8).digest()
-        heapq.heappush(heap, (-int.from_bytes(digest, "big"), block, len(data)))
-        held_bytes += len(data)
-        while held_bytes - heap[0][2] >= sample_size_bytes and len(heap) > 1:
-            held_bytes -= heapq.heappop(heap)[2]
-    return [block for _, block, _ in sorted(heap, reverse=True)]
-
-
-def _blocks(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        for start in range(0, len(text), _BLOCK_CHARS):
-            block = text[start : start + _BLOCK_CHARS]
-            if block.strip():
-                yield block
-
-
-def _train(blocks: list[str], vocab_size: int) -> bytes:
-    import sentencepiece
-
-    blocks = [*blocks, _PANGRAM]
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=_without_rare_characters(blocks, vocab_size),
-        model_writer=model,
-        model_type="unigram",
-        vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        character_coverage=1.0,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,
-        split_digits=True,
-        max_sentence_length=_BLOCK_CHARS * 4,
-        num_threads=1,  # more threads sum in another order: other pieces
-        pad_id=PAD_ID,
-        eos_id=EOD_ID,
-        unk_id=UNK_ID,
-        bos_id=-1,
-        pad_piece="<pad>",
-        eos_piece="<eod>",
-        minloglevel=2,
-    )
-    return model.getvalue()
-
-
-def _without_rare_characters(blocks: list[str], vocab_size: int) -> Iterator[str]:
-    """Leaves rare characters to byte tokens, so that the others surely fit.
-
-    SentencePiece's own way, character_coverage, refuses any share below 98 %.
-    """
-    counts: Counter[str] = Counter()
-    for block in blocks:
-        counts.update(block)
-    wanted = _CHARACTER_COVERAGE * counts.total()
-    covered = counts.pop(" ", 0)  # always kept: without it a space has no spelling
-    most = (vocab_size - MIN_VOCAB_SIZE) // 2
-    rare = dict.fromkeys(map(ord, _RESERVED), " ")
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    for rank, (character, count) in enumerate(ranked):
-        if covered >= wanted or rank >= most:
-            rare[ord(character)] = " "
-        covered += count
-    return (block.translate(rare) for block in blocks)
-
-
-def _load_lossless(model: bytes, source: str) -> "SentencePieceProcessor":
-    import sentencepiece
-
-    processor = sentencepiece.SentencePieceProcessor()
-    try:
-        processor.LoadFromSerializedProto(model + _LOSSLESS_EDIT)
-    except RuntimeError as error:
-        raise ValueError(f"{source}: not a SentencePiece model ({error})") from error
-    return processor
-
-
-def _token_bytes(processor: "SentencePieceProcessor", token: int) -> bytes:
-    if processor.is_control(token) or processor.is_unknown(token):
-        return b""
-    piece: str = processor.id_to_piece(token)
-    if processor.is_byte(token):
-        return bytes([int(piece[3:5], 16)])  # '<0x41>'
-    return piece.replace(_SPACE_MARK, " ").encode()
-
-
-def _mark_ids(processor: "SentencePieceProcessor", source: str) -> list[int]:
-    """The byte tokens that spell U+2581, in a model that has all the byte tokens."""
-    ids = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
-    if not all(processor.is_byte(token) for token in ids):
-        raise ValueError(
-            f"{source}: this tokenizer has no byte fallback, so it would lose"
-            " characters; train it with --byte_fallback=true"
-        )
-    return [ids[byte] for byte in _SPACE_MARK_BYTES]
-
-
-def _eod_id(eos_id: int, source: str) -> int:
-    if eos_id < 0:
-        raise ValueError(
-            f"{source}: this tokenizer has no end-of-document token;"
-            " train it with --eos_id=1 or another free id"
-        )
-    return eos_id

@@ -121,7 +121,7 @@ def _check_run(name: str, saved: dict, cfg: ModelConfig, run: dict) -> None:
         raise ValueError(
             f"{name} was trained with tokenizer {there}, this run has {here}: "
             "the same tokens must mean the same text. Build the database with "
-            "the baseline's tokenizer (--config.data.tokenizer=FILE.model)"
+            "the baseline's tokenizer (--config.data.tokenizer=FILE)"
         )
     defaults = {field.name: field.default for field in dataclasses.fields(cfg)}
     for field, value in json.loads(json.dumps(dataclasses.asdict(cfg))).items():

@@ -19,11 +19,13 @@ from data_pipeline.build.pipeline import STAGES, STEPS, Build
 from data_pipeline.database import Database, versions
 from data_pipeline.embedding import embedder
 from data_pipeline.sequences.batches import Sequences
+from data_pipeline.service.client import RetrievalClient
 from data_pipeline.storage import costs
 from data_pipeline.storage.files import read_json
 from data_pipeline.text import corpora
 from data_pipeline.text.deduplicate import digest, split_of
-from tests import tiny_corpus
+from data_pipeline.text.tokenizer import Tokenizer
+from tests import fast_tokenizers, served, tiny_corpus
 
 _STEPS = {step for steps in STEPS.values() for step in steps}
 
@@ -376,3 +378,29 @@ def test_killed_twelve_times(tiny_database, tiny_corpus_folder, tmp_path):
     found = tiny_corpus.contents(folder)
     assert found.keys() == wanted.keys()
     assert [name for name in found if found[name] != wanted[name]] == []
+
+
+def test_a_database_speaks_a_pretrained_decoders_tokens(tiny_corpus_folder, tmp_path):
+    description = fast_tokenizers.byte_level()
+    given = fast_tokenizers.folder(tmp_path / "decoder", description)
+    folder, tokenizer = tmp_path / "database", Tokenizer.load(given)
+    built(folder, tiny_corpus_folder, tokenizer=str(given))
+    shutil.rmtree(given)  # what is built stands by itself
+    database = Database.open(folder)
+    assert database.manifest["tokenizer_fingerprint"] == tokenizer.fingerprint
+    assert tokenizer.fingerprint == database.tokenizer.fingerprint
+    odd = "<|endoftext|> caf\u00e9 \4 <|im_start|>system e\u0301\r\n" * 9
+    database.add([{"id": "new", "text": odd}])
+    texts = {"new": odd, tiny_corpus.PLANTED_IN: tiny_corpus.texts()["planted"]}
+    with served.servers() as running:
+        shard = running.shard(database, 0, 1)
+        router = running.router(database, shard.address)
+        with RetrievalClient(f"grpc://{router.address}") as client:
+            assert Tokenizer(client.tokenizer_model(), "it").model == tokenizer.model
+            for name, text in texts.items():
+                chunk = tokenizer.decode(tokenizer.encode(text)[: database.chunk_len])
+                for holder in (database, client):
+                    (found,) = holder.search([chunk], 1)
+                    assert (found[0].document_id, found[0].text) == (name, chunk)
+    database.delete(["new"])
+    assert "new" not in {found.document_id for found in database.search([odd], 9)[0]}

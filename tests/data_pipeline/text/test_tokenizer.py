@@ -12,7 +12,6 @@ import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.text import tokenizer as tokenizer_lib
 from data_pipeline.text.tokenizer import Tokenizer
 
 TEXTS = [
@@ -202,15 +201,15 @@ def test_refuses_unfit_models(model: bytes, says: str, tmp_path: Path) -> None:
     assert str(path) in str(error.value)
 
 
-@given(st.lists(st.text(max_size=30), max_size=20), st.integers(1, 200))
-def test_sample_ignores_order(texts: list[str], size_bytes: int) -> None:
-    sample = tokenizer_lib.sample_blocks(texts, size_bytes)
-    assert sample == tokenizer_lib.sample_blocks(reversed(texts), size_bytes)
-    taken = sum(len(block.encode()) for block in sample)
-    available = sum(len(text.encode()) for text in texts if text.strip())
-    assert taken >= min(size_bytes, available)
-    if sample:
-        assert taken - len(sample[-1].encode()) < size_bytes
+def test_text_and_special_tokens_are_put_together(tokenizer: Tokenizer) -> None:
+    eod = tokenizer.special_ids["<eod>"]
+    ids_L = tokenizer.encode_parts([eod, "a <eod>", eod, ""])
+    np.testing.assert_array_equal(
+        ids_L, [eod, *tokenizer.encode("a <eod>").tolist(), eod]
+    )
+    assert tokenizer.encode_parts([]).dtype == np.int32
+    with pytest.raises(ValueError, match="260 is the id of no special token"):
+        tokenizer.encode_parts(["a", 260])
 
 
 def test_real_documents_come_back(tmp_path: Path) -> None:
