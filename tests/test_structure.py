@@ -15,7 +15,7 @@ from experiments.config import setting_names
 _ROOT = Path(__file__).parent.parent
 # Each room imports only those before it; imports for types count.
 _ROOMS = {
-    "retro_jax": "config devices numerics model runs training evaluation generation",
+    "retro_jax": "config devices numerics model pretrained runs training evaluation generation",
     "data_pipeline": (
         "config storage text embedding index database sequences build service"
     ),
