@@ -10,7 +10,13 @@ import tokenize
 from typing import Any
 
 from data_pipeline.config import DataConfig
-from retro_jax.config import MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
+from retro_jax.config import (
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RetrofitConfig,
+    TrainConfig,
+)
 
 
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
@@ -19,7 +25,10 @@ class EvaluationConfig:
 
     split: str = "test"  # what is measured: validation | test
     batch_size: int = 8  # sequences measured at once, over all devices
-    max_sequences: int = 0  # sequences of the split that are measured; 0 = all
+    # sequences that are measured, from all over the split; 0 = all
+    max_sequences: int = 0
+    # of them, how many are measured with the passages in the prompt instead; 0 = none
+    prompt_sequences: int = 0
     num_samples: int = 3  # continuations of held-out documents in the report
     sample_tokens: int = 64  # tokens of a continuation
     prompt: str = ""  # what --job=generate continues
@@ -34,7 +43,13 @@ class EvaluationConfig:
             raise ValueError(
                 f"evaluation.split must be validation or test, is {self.split!r}"
             )
-        counts = ("max_sequences", "num_samples", "sample_tokens", "seed")
+        counts = (
+            "max_sequences",
+            "prompt_sequences",
+            "num_samples",
+            "sample_tokens",
+            "seed",
+        )
         for name, least in {"batch_size": 1, **dict.fromkeys(counts, 0)}.items():
             if getattr(self, name) < least:
                 raise ValueError(
@@ -59,7 +74,10 @@ class Experiment:
     train: TrainConfig
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
-    init_from: str = ""  # workdir or checkpoint of a baseline to retrofit
+    retrofit: RetrofitConfig = dataclasses.field(default_factory=RetrofitConfig)
+    # workdir or checkpoint of a baseline to retrofit; or, where the decoder reads
+    # neighbours itself, a pretrained decoder: a folder or a .gguf file
+    init_from: str = ""
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, if the parts do not fit together."""
@@ -68,6 +86,7 @@ class Experiment:
         self.optimizer.validate()
         self.train.validate()
         self.evaluation.validate()
+        self.retrofit.validate()
         for name in ("chunk_len", "neighbour_len"):
             of_data, of_model = getattr(self.data, name), getattr(self.model, name)
             if of_data != of_model:
@@ -75,11 +94,21 @@ class Experiment:
                     f"data.{name} is {of_data} and model.{name} is {of_model}: they "
                     "must be equal"
                 )
-        if self.init_from and not self.model.cca_layers:
+        if self.model.encoder == "decoder" and not self.init_from:
+            raise ValueError(
+                "model.encoder=decoder starts from a pretrained decoder: name one by "
+                "--config.init_from"
+            )
+        if self.init_from and not self.has_cca:
             raise ValueError(
                 f"init_from is {self.init_from!r}, but model.cca_layers is empty: it "
                 "starts a RETRO from a baseline, and this model is a baseline itself"
             )
+
+    @property
+    def has_cca(self) -> bool:
+        """Whether the model reads neighbours; a decoder's layers may yet be to be chosen."""
+        return bool(self.model.cca_layers) or self.model.encoder == "decoder"
 
     def set_vocab_size(self, vocab_size: int) -> None:
         """Fits the model to a tokenizer; rounded up, so that a mesh can divide it."""
@@ -100,9 +129,13 @@ class Experiment:
             "keep_checkpoints",
             "freeze",
             "max_skipped_steps",
+            "encodings_bytes",
         ):
             del settings["train"][name]
-        kept = {part: settings[part] for part in ("model", "optimizer", "train")}
+        parts = ["model", "optimizer", "train"]
+        if self.model.encoder == "decoder":
+            parts.append("retrofit")
+        kept = {part: settings[part] for part in parts}
         return json.loads(json.dumps(kept))
 
     def model_identity(self) -> dict:

@@ -45,14 +45,18 @@ class ModelConfig:
     gated_ffw: bool = False  # feed-forwards multiply by a gate, as in today's models
     ffw_activation: str = "gelu"  # of feed-forwards: gelu | silu
     norm_epsilon: float = 1e-6  # added to the mean square that norms divide by
-    rotary_base: float = 10_000.0  # wavelengths of rotary positions grow up to 2 pi times it
+    rotary_base: float = (
+        10_000.0  # wavelengths of rotary positions grow up to 2 pi times it
+    )
     # Llama 3's stretch of long wavelengths: factor, low and high frequency factor and
     # the length it was trained on; None = none
     rotary_scaling: tuple[float, float, float, float] | None = None
     scale_embeddings: bool = True  # embeddings enter times sqrt(width)
     qkv_biases: bool = False  # queries, keys and values have biases (Qwen2)
     qk_norms: bool = False  # each head's queries and keys are normalised (Qwen3)
-    window_len: int | None = None  # of self-attention, itself included; None = all before
+    window_len: int | None = (
+        None  # of self-attention, itself included; None = all before
+    )
     bos_id: int | None = None  # token before every sequence and neighbour; None = none
     # what reads neighbours: own = the paper's encoder; decoder = the decoder's own layers
     # below each CCA layer, which starts as a copy of that layer's self-attention
@@ -67,10 +71,13 @@ class ModelConfig:
         """Raises ValueError, naming the field, if the model can't be built."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if type(value) is int and value < 1:
-                raise ValueError(f"model.{field.name} must be at least 1, is {value}")
+            least = 0 if field.name == "bos_id" else 1
+            if type(value) is int and value < least:
+                raise ValueError(
+                    f"model.{field.name} must be at least {least}, is {value}"
+                )
         _check_layers("cca_layers", self.cca_layers, self.depth)
-        if self.cca_layers:
+        if self.cca_layers and self.encoder == "own":
             layers = self.encoder_cca_layers
             _check_layers("encoder_cca_layers", layers, self.encoder_depth)
             self._check_sharing()
@@ -128,6 +135,29 @@ class ModelConfig:
             )
 
     @property
+    def num_openers(self) -> int:
+        """Tokens that the model itself puts before a sequence and before a neighbour."""
+        return 0 if self.bos_id is None else 1
+
+    @property
+    def source_width(self) -> int:
+        """Width of what chunked cross-attention reads."""
+        return self.width if self.encoder == "decoder" else self.encoder_width
+
+    @property
+    def cca_distance(self) -> int:
+        """How far the first position that reads a neighbour stands from the first key.
+
+        That position is the chunk's last one, which the paper puts beside the neighbour's
+        own. Attention that a decoder has learnt knows queries behind what they read: there
+        the whole neighbour lies between.
+        """
+        first, end = self.neighbour_span
+        if self.encoder == "decoder":
+            return self.num_openers + end - first
+        return self.chunk_len - 1 - first
+
+    @property
     def neighbour_span(self) -> tuple[int, int]:
         """First and last (exclusive) place of a neighbour that is read (Table 13)."""
         match, end = self.chunk_len, self.neighbour_len
@@ -154,6 +184,7 @@ class OptimizerConfig:
     beta1: float = 0.9  # decay of Adam's mean of gradients
     beta2: float = 0.95  # decay of Adam's mean of squared gradients
     epsilon: float = 1e-8  # added to the root that Adam divides by
+    gate_rate: float = 1.0  # learning rate of CCA's gates, times that of all else
     weight_decay: float = 0.1  # of matrices; gains and biases are not decayed
     clip_norm: float = 1.0  # global gradient norm; 0 = no clipping
 
@@ -182,6 +213,9 @@ class MeshConfig:
     replicas: int = 1  # grids; on TPUs the number of slices: only gradients cross them
 
 
+_MAY_BE_ZERO = ("seed", "max_skipped_steps", "encodings_bytes")
+
+
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
 class TrainConfig:
     """How long to train, on how much at a time, and what to keep."""
@@ -194,6 +228,8 @@ class TrainConfig:
     checkpoint_every: int = 100  # steps between two checkpoints
     keep_checkpoints: int = 2  # newest checkpoints that stay on disk
     freeze: bool = True  # of a run with init_from: its baseline's parameters stay
+    # memory for neighbours that a frozen decoder has read; 0 = read anew in each step
+    encodings_bytes: int = 2_000_000_000
     # updates in a row that may be left out because the gradient is not finite; 0 = none
     max_skipped_steps: int = 10
 
@@ -201,7 +237,7 @@ class TrainConfig:
         """Raises ValueError, naming the field, if the run can't be done."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name in ("seed", "max_skipped_steps") else 1
+            least = 0 if field.name in _MAY_BE_ZERO else 1
             if field.name != "freeze" and value < least:
                 raise ValueError(
                     f"train.{field.name} must be at least {least}, is {value}"
@@ -211,6 +247,56 @@ class TrainConfig:
                 f"train.batch_size {self.batch_size} is not a multiple of "
                 f"train.accumulation {self.accumulation}"
             )
+
+
+@dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
+class RetrofitConfig:
+    """How a pretrained decoder gets its CCA, where it reads neighbours itself.
+
+    `model.cca_layers` names the layers; where it is empty the decoder's heads decide.
+    """
+
+    num_cca_layers: int = 3  # layers with CCA: the lowest that have a head that copies
+    copying_score: float = 0.3  # of a layer's best head, from which on the layer counts
+    open_score: float = 0.1  # of a head whose gate starts at 1; all others start at 0
+    # heads that start open, counted from 0, for each layer of model.cca_layers, lowest
+    # first; () = those with open_score
+    open_heads: tuple[tuple[int, ...], ...] = ()
+    start: str = "attention"  # of CCA: attention = the layer's own | random (paper)
+    trained: str = "cca"  # cca | gates; with train.freeze=False the backbone as well
+    # batches that are made, and gone over again and again: what a decoder has read of their
+    # neighbours is kept; 0 = every step has a new one
+    distinct_steps: int = 0
+    absent_share: float = 0.05  # of the chunks in training that read no neighbour
+    unrelated_share: float = 0.2  # of them that read another sequence's neighbours
+
+    def validate(self) -> None:
+        """Raises ValueError, naming the field, if a retrofit can't be made so."""
+        for name, least in (("num_cca_layers", 1), ("distinct_steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"retrofit.{name} must be at least {least}, is {getattr(self, name)}"
+                )
+        for name in ("copying_score", "open_score", "absent_share", "unrelated_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"retrofit.{name} must be in 0..1, is {getattr(self, name)}"
+                )
+        if self.absent_share + self.unrelated_share > 1:
+            raise ValueError(
+                "retrofit.absent_share and retrofit.unrelated_share must leave some "
+                "neighbours, their sum is "
+                f"{self.absent_share + self.unrelated_share}"
+            )
+        for name, choices in (
+            ("start", ("attention", "random")),
+            ("trained", ("cca", "gates")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"retrofit.{name} must be one of {', '.join(choices)}, is "
+                    f"{getattr(self, name)!r}"
+                )
 
 
 def modern(cfg: ModelConfig) -> ModelConfig:

@@ -20,6 +20,7 @@ from retro_jax.config import ModelConfig
 from retro_jax.devices import sharding
 from retro_jax.runs import metrics
 from retro_jax.training.batch import Batch, model_inputs, without_neighbours
+from retro_jax.training.encodings import Encodings
 from retro_jax.training.step import token_losses
 
 NUM_RESAMPLES = 2000
@@ -48,6 +49,15 @@ class ChunkLosses:
             float(self.loss_nats_X[keep].sum()), float(self.bytes_X[keep].sum())
         )
 
+    def where(self, keep_X: np.ndarray) -> "ChunkLosses":
+        """The losses of some of the chunks."""
+        return ChunkLosses(
+            self.loss_nats_X[keep_X],
+            self.bytes_X[keep_X],
+            self.tokens_X[keep_X],
+            self.documents_X[keep_X],
+        )
+
     def by_document(self) -> tuple[np.ndarray, np.ndarray]:
         """Loss in nats and bytes of each document."""
         _, rows = np.unique(self.documents_X, return_inverse=True)
@@ -64,6 +74,7 @@ def chunk_losses(
     batches: Iterable[Batch],
     *,
     retrieval: bool,
+    encodings: Encodings | None = None,
     advance: Callable[[int], None] = lambda sequences: None,
 ) -> ChunkLosses:
     """Losses of every chunk of these batches.
@@ -71,6 +82,7 @@ def chunk_losses(
     Args:
         batches: whole batches, also where several processes share the devices.
         retrieval: whether the neighbours in the batches are looked at.
+        encodings: what neighbours are read as, where a decoder reads them itself.
         advance: called with the number of sequences done, for showing progress.
     """
     parts: dict[str, list] = {"nats": [], "bytes": [], "tokens": [], "documents": []}
@@ -81,6 +93,8 @@ def chunk_losses(
             mine = {name: array[rows] for name, array in model_inputs(batch).items()}
             if not (retrieval and batch["neighbour_lengths_BCN"].any()):
                 mine = without_neighbours(mine)
+            elif encodings is not None:
+                mine = encodings.added_to(params, mine)
             sums = _sums_by_chunk(cfg, params, sharding.to_devices(mine, mesh))
             for name, values_BC in sharding.on_host(sums).items():
                 parts[name].append(values_BC.reshape(-1).astype(np.float64))
@@ -90,6 +104,52 @@ def chunk_losses(
     return ChunkLosses(
         joined["nats"], joined["bytes"], joined["tokens"], joined["documents"]
     )
+
+
+def with_neighbours_in_prompt(cfg: ModelConfig, batches: Iterable[Batch]):
+    """The bar: the same passages stand before the text, as retrieval-augmented prompts do.
+
+    A batch becomes one for each scored chunk but the first of a sequence: the passages of
+    the chunk before it, then the text of its document up to its own end, of which its
+    targets alone are scored. Nothing is read by CCA.
+    """
+    for batch in batches:
+        inputs_BL = batch["inputs_BL"]
+        num_chunks = inputs_BL.shape[1] // cfg.chunk_len
+        chunk_of_L = np.arange(inputs_BL.shape[1]) // cfg.chunk_len
+        for chunk in range(1, num_chunks):
+            weights_BL = batch["loss_weights_BL"] * (chunk_of_L == chunk)
+            if weights_BL.any():
+                yield _prompted(batch, chunk, weights_BL, chunk_of_L <= chunk)
+
+
+def _prompted(batch: Batch, chunk: int, weights_BL, is_seen_L) -> Batch:
+    """The batch that scores one chunk behind the passages of the chunk before."""
+    tokens_BNR = batch["neighbours_BCNR"][:, chunk - 1]
+    lengths_BN = batch["neighbour_lengths_BCN"][:, chunk - 1]
+    rows, _, neighbour_len = tokens_BNR.shape
+    passages_BP = tokens_BNR.reshape(rows, -1)
+    real_BNR = np.arange(neighbour_len) < lengths_BN[..., None]
+    segments_BL = batch["segments_BL"]
+    chunk_len = segments_BL.shape[1] // batch["documents_BC"].shape[1]
+    own_B1 = segments_BL[:, chunk * chunk_len : chunk * chunk_len + 1]
+    is_text_BL = (segments_BL == own_B1) & (segments_BL > 0) & is_seen_L
+    no_document = np.full((rows, passages_BP.shape[1] // chunk_len), -1)
+
+    def behind_passages(name: str, values_BL):
+        return np.concatenate(
+            [np.zeros_like(passages_BP, dtype=batch[name].dtype), values_BL], axis=1
+        )
+
+    segments = np.concatenate([real_BNR.reshape(rows, -1), is_text_BL], axis=1)
+    return {
+        "inputs_BL": np.concatenate([passages_BP, batch["inputs_BL"]], axis=1),
+        "targets_BL": behind_passages("targets_BL", batch["targets_BL"]),
+        "loss_weights_BL": behind_passages("loss_weights_BL", weights_BL),
+        "target_bytes_BL": behind_passages("target_bytes_BL", batch["target_bytes_BL"]),
+        "segments_BL": segments.astype(segments_BL.dtype),
+        "documents_BC": np.concatenate([no_document, batch["documents_BC"]], axis=1),
+    }
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -43,4 +43,8 @@ def _made(kind: type, fields: dict):
 def _value(kind, value):
     if dataclasses.is_dataclass(kind):
         return _made(typing.cast(type, kind), value)
-    return tuple(value) if isinstance(value, list) else value
+    return _tuples(value)
+
+
+def _tuples(value):
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

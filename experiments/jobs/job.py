@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from data_pipeline.database import Database
 from data_pipeline.sequences.batches import Sequences
@@ -19,14 +20,15 @@ from data_pipeline.storage.progress import Progress, say
 from data_pipeline.text.tokenizer import Tokenizer
 from experiments import workdirs
 from experiments.config import Experiment
-from experiments.jobs import continuations, measurement
+from experiments.jobs import continuations, decoder_start, measurement
 from experiments.jobs.remote_database import NoDatabase, RemoteDatabase
 from experiments.report import report
 from retro_jax.devices import processes, sharding
 from retro_jax.model import parameters
 from retro_jax.runs import checkpoints
 from retro_jax.training import retrofit
-from retro_jax.training.batch import Batch, model_inputs
+from retro_jax.training.batch import Batch, model_inputs, with_worse_neighbours
+from retro_jax.training.encodings import Encodings
 from retro_jax.training.loop import train
 
 _TOKENIZER = "tokenizer.model"
@@ -52,6 +54,7 @@ class Job:
         self.database = Database.open(database)
         _check_chunk_len(cfg, database, self.database.chunk_len)
         cfg.set_vocab_size(self.database.manifest["vocab_size"])
+        _take_chosen_layers(cfg, workdir)
         self._mesh = sharding.make_mesh(cfg.mesh)
 
     def _sequences(self, split: str) -> Sequences:
@@ -125,6 +128,7 @@ class Job:
                 told={"dataset": identity["dataset"]},
                 trained=self._trained(),
                 backbone=backbone,
+                encodings=self._encodings(),
             )
 
     def _begin(self, init_from: object, restart: bool) -> dict:
@@ -175,6 +179,8 @@ class Job:
         """What a retrofit starts from; checked and read even by one that goes on."""
         if not self._cfg.init_from:
             return None
+        if self._cfg.model.encoder == "decoder":
+            return decoder_start.start(self._cfg, self._mesh)
         path = Path(self._cfg.init_from).expanduser().resolve()
         own = self._workdir.resolve()
         if path == own or path.is_relative_to(own / "checkpoints"):
@@ -200,20 +206,51 @@ class Job:
 
     def _trained(self) -> frozenset[str] | None:
         """Names of the parameters that are trained; None for all."""
-        frozen = self._cfg.init_from and self._cfg.train.freeze
-        return retrofit.new_names(self._cfg.model) if frozen else None
+        if not (self._cfg.init_from and self._cfg.train.freeze):
+            return None
+        names = retrofit.new_names(self._cfg.model)
+        if self._cfg.retrofit.trained == "gates" and self._by_decoder:
+            return frozenset(name for name in names if name.endswith("/gate_H"))
+        return names
+
+    @property
+    def _by_decoder(self) -> bool:
+        return self._cfg.model.encoder == "decoder"
+
+    def _encodings(self) -> Encodings | None:
+        """What keeps neighbours as the decoder has read them, where that can be kept."""
+        cfg = self._cfg
+        if not (self._by_decoder and cfg.train.encodings_bytes and cfg.train.freeze):
+            return None
+        if jax.process_count() > 1:  # each would have to encode the others' rows
+            return None
+        return Encodings(dataclasses.replace(cfg.model), cfg.train.encodings_bytes)
 
     def _batches_from(self, first_step: int) -> Iterator[Batch]:
         """This process's rows of the batches that are left, in the run's order."""
-        sequences = self._sequences("train")
+        cfg, sequences = self._cfg, self._sequences("train")
+        repeated = cfg.retrofit.distinct_steps if self._by_decoder else 0
         batches = sequences.shuffled(
-            self._cfg.train.batch_size,
-            seed=self._cfg.train.seed,
-            first_step=first_step,
-            num_steps=self._cfg.train.steps,
-            rows=sharding.local_rows(self._cfg.train.batch_size, self._mesh),
+            cfg.train.batch_size,
+            seed=cfg.train.seed,
+            first_step=0 if repeated else first_step,
+            num_steps=repeated or cfg.train.steps,
+            rows=sharding.local_rows(cfg.train.batch_size, self._mesh),
         )
-        return map(model_inputs, batches)
+        inputs: Iterator[Batch] = map(model_inputs, batches)
+        if not self._by_decoder:
+            return inputs
+        if repeated:
+            again = itertools.cycle(inputs)
+            inputs = itertools.islice(again, first_step, cfg.train.steps)
+        shares = self._cfg.retrofit.absent_share, self._cfg.retrofit.unrelated_share
+        return (
+            # By step, so that a run that goes on draws what it would have drawn.
+            with_worse_neighbours(
+                batch, *shares, np.random.default_rng((self._cfg.train.seed, step))
+            )
+            for step, batch in enumerate(inputs, start=first_step)
+        )
 
     def _other_run(self, known: dict, identity: dict, restart: bool) -> None:
         """Puts the run that is here aside, refuses to, or goes on with it.
@@ -301,7 +338,15 @@ class Job:
         results = read_json(path) or {}
         if results.get("fingerprint") != fingerprint(judged):
             results = measurement.conditions(
-                self._cfg, params, self._mesh, sequences, self.database
+                measurement.Measured(
+                    cfg=self._cfg,
+                    params=params,
+                    mesh=self._mesh,
+                    sequences=sequences,
+                    database=self.database,
+                    untrained=self._untrained(params),
+                    encodings=self._encodings(),
+                )
             )
             results |= {"fingerprint": fingerprint(judged), "step": step}
             results |= {"init_from": run.get("init_from")}
@@ -313,6 +358,15 @@ class Job:
             _write_if_first(path, results)
         if processes.is_first():
             report.write(self._workdir, self.database)
+
+    def _untrained(self, params: parameters.Parameters) -> parameters.Parameters | None:
+        """The parameters of a retrofit's step 0, where its decoder reads neighbours."""
+        cfg = self._cfg
+        if not (self._by_decoder and cfg.train.freeze):
+            return None
+        new = retrofit.new_names(cfg.model)
+        backbone = {name: array for name, array in params.items() if name not in new}
+        return decoder_start.with_cca(cfg, backbone, self._mesh)
 
     def _samples(self, params: parameters.Parameters) -> list[dict]:
         """Continuations of held-out documents, as the report shows them."""
@@ -395,6 +449,18 @@ def generate_without_retrieval(cfg: Experiment, workdir: Path) -> None:
     _, params = _restored(cfg, sharding.make_mesh(cfg.mesh), workdir, identity)
     say("retrieval is off: the model reads no passages")
     _generate(cfg, params, NoDatabase(tokenizer))
+
+
+def _take_chosen_layers(cfg: Experiment, workdir: Path) -> None:
+    """Takes what a run that was made before chose for its decoder, if `cfg` leaves it open."""
+    kept = workdirs.kept_settings(workdir)
+    chosen = kept.get("model", {}).get("cca_layers", ())
+    if cfg.model.encoder != "decoder" or cfg.model.cca_layers or not chosen:
+        return
+    cfg.model.cca_layers = tuple(chosen)
+    if not cfg.retrofit.open_heads:
+        heads = kept.get("retrofit", {}).get("open_heads", ())
+        cfg.retrofit.open_heads = tuple(tuple(layer) for layer in heads)
 
 
 def _check_chunk_len(cfg: Experiment, database: object, chunk_len: int) -> None:

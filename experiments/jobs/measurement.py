@@ -3,8 +3,9 @@
 Letters here: X chunks.
 """
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -17,48 +18,47 @@ from experiments.config import Experiment
 from retro_jax import evaluation
 from retro_jax.model import parameters
 from retro_jax.training.batch import Batch
+from retro_jax.training.encodings import Encodings
 
 # Chunks that share at most this part of their tokens, in one run, with what was retrieved
 # for them count as not overlapping (paper, section 2.6 and figure 6).
 _LITTLE_OVERLAP_SHARE = 0.125
+_RUN_BINS = (0, 8, 16)  # tokens of the longest run from which a bin begins
 
 
-def conditions(
-    cfg: Experiment,
-    params: parameters.Parameters,
-    mesh: jax.sharding.Mesh,
-    sequences: Sequences,
-    database: Database,
-) -> dict:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What is measured, and on what."""
+
+    cfg: Experiment
+    params: parameters.Parameters
+    mesh: jax.sharding.Mesh
+    sequences: Sequences
+    database: Database
+    untrained: parameters.Parameters | None = None  # a retrofit's, of step 0
+    encodings: Encodings | None = None
+
+
+def conditions(measured: Measured) -> dict:
     """Bits per byte in each condition, with intervals, as JSON.
 
     'off' skips chunked cross-attention, 'on' reads the neighbours that were found,
-    'random' reads passages drawn from the database in their place. A model without
-    cross-attention has 'off' alone.
+    'untrained' reads them as a retrofit did before its training, 'random' reads passages
+    drawn from the database in their place, 'prompt' has the found ones before the text and
+    is measured on fewer sequences. A model without cross-attention has 'off' alone.
     """
-    held_out = {"off": None, "on": None, "random": database}
-    if not cfg.model.cca_layers:
-        held_out = {"off": None}
-    losses = {}
-    for name, drawn_from in held_out.items():
-
-        def measure(advance: Callable[[int], None], name=name, drawn_from=drawn_from):
-            return evaluation.chunk_losses(
-                cfg.model,
-                params,
-                mesh,
-                batches(cfg, sequences, drawn_from),
-                retrieval=name != "off",
-                advance=advance,
-            )
-
-        title = f"retrieval {name}, {cfg.evaluation.split} split"
-        with Progress(title, num_sequences(cfg, sequences), "sequences") as progress:
-            losses[name] = measure(progress.advance)
-    little_X = has_little_overlap(cfg, batches(cfg, sequences))
+    cfg, mesh_sequences = measured.cfg, measured.sequences
+    losses = {"off": _losses(measured, "off")}
+    if cfg.has_cca:
+        losses["on"] = _losses(measured, "on")
+        if measured.untrained is not None:
+            losses["untrained"] = _losses(measured, "untrained")
+        losses["random"] = _losses(measured, "random")
+    longest_X = longest_runs(cfg, batches(cfg, mesh_sequences))
+    little_X = has_little_overlap(cfg, longest_X)
     off, seed = losses["off"], cfg.evaluation.seed
     scored_X = off.tokens_X > 0
-    return {
+    results = {
         "split": cfg.evaluation.split,
         "documents": len(np.unique(off.documents_X[scored_X])),
         "bytes": float(off.bytes_X.sum()),
@@ -66,13 +66,104 @@ def conditions(
         "little_overlap_share": float(little_X[scored_X].mean()),
         "conditions": {
             name: {
-                "bits_per_byte": measured.bits_per_byte(),
-                "interval": evaluation.interval(measured, seed=seed),
-                "minus_off": measured.bits_per_byte() - off.bits_per_byte(),
-                "minus_off_interval": evaluation.interval(measured, off, seed=seed),
-                "little_overlap_bits_per_byte": measured.bits_per_byte(little_X),
+                **_compared(found, off, seed),
+                "little_overlap_bits_per_byte": found.bits_per_byte(little_X),
             }
-            for name, measured in losses.items()
+            for name, found in losses.items()
+        },
+    }
+    if cfg.has_cca:
+        results["by_longest_run"] = _by_longest_run(losses, longest_X, seed)
+        if cfg.evaluation.prompt_sequences:
+            results["prompt"] = _beside_prompts(measured, losses)
+    return results
+
+
+def _losses(measured: Measured, name: str) -> evaluation.ChunkLosses:
+    """What is lost on each chunk in one condition, with its progress shown."""
+    cfg = measured.cfg
+    params = measured.params
+    if name == "untrained" and measured.untrained is not None:
+        params = measured.untrained
+    drawn_from = measured.database if name == "random" else None
+    split, count = cfg.evaluation.split, num_sequences(cfg, measured.sequences)
+    with Progress(f"retrieval {name}, {split} split", count, "sequences") as progress:
+        return evaluation.chunk_losses(
+            cfg.model,
+            params,
+            measured.mesh,
+            batches(cfg, measured.sequences, drawn_from),
+            retrieval=name != "off",
+            # Passages drawn at random come once.
+            encodings=measured.encodings,
+            advance=progress.advance,
+        )
+
+
+def _compared(
+    found: evaluation.ChunkLosses, off: evaluation.ChunkLosses, seed: int
+) -> dict:
+    """Bits per byte of a condition, alone and beside retrieval off."""
+    return {
+        "bits_per_byte": found.bits_per_byte(),
+        "interval": evaluation.interval(found, seed=seed),
+        "minus_off": found.bits_per_byte() - off.bits_per_byte(),
+        "minus_off_interval": evaluation.interval(found, off, seed=seed),
+    }
+
+
+def _by_longest_run(losses: dict, longest_X: np.ndarray, seed: int) -> list[dict]:
+    """The conditions on chunks that have more or less to copy, as JSON."""
+    off, found = losses["off"], []
+    for low, end in zip(_RUN_BINS, (*_RUN_BINS[1:], None), strict=True):
+        in_bin = (longest_X >= low) & (longest_X < (end or np.inf)) & (off.tokens_X > 0)
+        found.append(
+            {
+                "from_tokens": low,
+                "below_tokens": end,
+                "chunks": int(in_bin.sum()),
+                "conditions": {
+                    name: _compared(of_all.where(in_bin), off.where(in_bin), seed)
+                    for name, of_all in losses.items()
+                }
+                if in_bin.any()
+                else {},
+            }
+        )
+    return found
+
+
+def _beside_prompts(measured: Measured, losses: dict) -> dict:
+    """The same passages in the prompt of the same decoder, beside CCA on the same text."""
+    cfg, seed = measured.cfg, measured.cfg.evaluation.seed
+    size, chunks = cfg.evaluation.batch_size, cfg.data.sequence_chunks
+    num_batches = -(-cfg.evaluation.prompt_sequences // size)
+    some = list(itertools.islice(batches(cfg, measured.sequences), num_batches))
+    title = f"passages in the prompt, {cfg.evaluation.split} split"
+    prompted = list(evaluation.with_neighbours_in_prompt(cfg.model, some))
+    with Progress(title, size * len(prompted), "sequences") as progress:
+        of_prompts = evaluation.chunk_losses(
+            cfg.model,
+            measured.params,
+            measured.mesh,
+            prompted,
+            retrieval=False,
+            advance=progress.advance,
+        )
+    # The first chunk of a sequence has no passages, in the prompt as in CCA.
+    place_X = np.arange(size * len(some) * chunks)
+    same_X = np.zeros(len(losses["off"].tokens_X), bool)
+    same_X[place_X[place_X % chunks > 0]] = True
+    off = losses["off"].where(same_X)
+    found = {name: of_all.where(same_X) for name, of_all in losses.items()}
+    scored = of_prompts.tokens_X > 0
+    return {
+        "sequences": size * len(some),
+        "conditions": {
+            name: _compared(
+                each.where(each.tokens_X > 0), off.where(off.tokens_X > 0), seed
+            )
+            for name, each in (*found.items(), ("prompt", of_prompts.where(scored)))
         },
     }
 
@@ -86,20 +177,22 @@ def batches(
     cfg: Experiment, sequences: Sequences, drawn_from: Database | None = None
 ) -> Iterator[Batch]:
     """Batches of the held-out split; neighbours drawn at random, if from a database."""
-    size = cfg.evaluation.batch_size
-    found = sequences.in_order(size)
+    size, every = cfg.evaluation.batch_size, 1
+    if cfg.evaluation.max_sequences:
+        every = max(len(sequences) // cfg.evaluation.max_sequences, 1)
+    found = sequences.in_order(size, every=every)
     if drawn_from is not None:
         found = with_random_neighbours(found, drawn_from.snapshot, cfg.evaluation.seed)
     return itertools.islice(found, -(-num_sequences(cfg, sequences) // size))
 
 
-def has_little_overlap(cfg: Experiment, held_out: Iterator[Batch]) -> np.ndarray:
+def has_little_overlap(cfg: Experiment, longest_X: np.ndarray) -> np.ndarray:
     """Tells for each chunk whether there was little to copy for it (paper, 2.6)."""
-    return overlap_shares(cfg, held_out) <= _LITTLE_OVERLAP_SHARE
+    return longest_X <= _LITTLE_OVERLAP_SHARE * cfg.model.chunk_len
 
 
-def overlap_shares(cfg: Experiment, held_out: Iterator[Batch]) -> np.ndarray:
-    """Gives each chunk's longest run of tokens that stands in a passage, over M.
+def longest_runs(cfg: Experiment, held_out: Iterator[Batch]) -> np.ndarray:
+    """Gives each chunk's longest run of tokens that stands in a passage.
 
     The passages are the chunk's own neighbours and those that it reads, which are the
     neighbours of the chunk before it.
@@ -120,5 +213,5 @@ def overlap_shares(cfg: Experiment, held_out: Iterator[Batch]) -> np.ndarray:
             lengths_BC.reshape(-1),
             lengths.reshape(-1, lengths.shape[2]),
         )
-        parts.append(runs / chunk_len)
+        parts.append(runs)
     return np.concatenate(parts)

@@ -20,7 +20,8 @@ from jaxtyping import Int
 from retro_jax.config import MeshConfig
 
 PARAMETER_AXES = {"V": "model", "H": "model", "F": "model", "D": "data", "E": "data"}
-_KEY_HEADS = ("w_k_EHK", "w_v_EHK")  # may be fewer than those of queries
+# May be fewer than those of queries.
+_KEY_HEADS = ("w_k_EHK", "w_v_EHK", "bias_k_HK", "bias_v_HK")
 ACTIVATION_AXES = {"B": "data", "H": "model", "F": "model", "V": "model"}
 
 
@@ -125,8 +126,8 @@ def _spec(letters: str, axes: dict[str, str]) -> P:
 def _fitted_spec(name: str, array, mesh) -> P:
     """Gives `parameter_spec`, but holds heads of keys whole that a mesh can't split."""
     spec = parameter_spec(name, array)
-    if name.endswith(_KEY_HEADS) and array.shape[1] % mesh.shape["model"]:
-        return P(spec[0], None, None)
+    if name.endswith(_KEY_HEADS) and array.shape[-2] % mesh.shape["model"]:
+        return P(*spec[:-2], None, None)
     return spec
 
 

@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float
 
 from retro_jax.devices.sharding import constrain
 from retro_jax.model import kernels, positions
-from retro_jax.model.layers import matrix
+from retro_jax.model.layers import RMSNorm, matrix
+from retro_jax.model.positions import TRANSFORMER_XL, Frequencies
 from retro_jax.numerics import attention_products
 from retro_jax.numerics.activations import masked_softmax
 from retro_jax.numerics.projections import plus, project
@@ -46,6 +47,10 @@ class Attention(nnx.Module):
         positions: str = "relative",
         position_width: int | None = None,
         num_key_heads: int | None = None,
+        frequencies: Frequencies = TRANSFORMER_XL,
+        biases: bool = False,
+        norm_epsilon: float | None = None,
+        gated: bool = False,
     ):
         """Makes the parameters.
 
@@ -53,10 +58,14 @@ class Attention(nnx.Module):
             positions: relative, rotary or none.
             position_width: of the sinusoids; `width`, as in the paper, if not given.
             num_key_heads: heads of keys and values; as many as of queries if not given.
+            frequencies: of rotary positions.
+            biases: whether queries, keys and values have biases.
+            norm_epsilon: of the norms of each head's queries and keys; None = no norms.
+            gated: whether what a head has read is multiplied by a gate of its own.
         """
         heads = (num_heads, head_size)
         key_heads = (num_key_heads or num_heads, head_size)
-        self.positions = positions
+        self.positions, self.frequencies = positions, frequencies
         self.w_q_DHK = matrix(rngs, (width, *heads), width)
         self.w_k_EHK = matrix(rngs, (source_width, *key_heads), source_width)
         self.w_v_EHK = matrix(rngs, (source_width, *key_heads), source_width)
@@ -66,6 +75,14 @@ class Attention(nnx.Module):
         self.w_o_HKD = matrix(rngs, (*heads, width), inner, out_gain)
         self.bias_content_HK = nnx.Param(jnp.zeros(heads)) if relative else None
         self.bias_position_HK = nnx.Param(jnp.zeros(heads)) if relative else None
+        self.bias_q_HK = nnx.Param(jnp.zeros(heads)) if biases else None
+        self.bias_k_HK = nnx.Param(jnp.zeros(key_heads)) if biases else None
+        self.bias_v_HK = nnx.Param(jnp.zeros(key_heads)) if biases else None
+        # Assigned once: nnx takes what is None at first for no part of the model.
+        eps = norm_epsilon
+        self.norm_q = None if eps is None else RMSNorm(head_size, eps)
+        self.norm_k = None if eps is None else RMSNorm(head_size, eps)
+        self.gate_H = nnx.Param(jnp.ones(num_heads)) if gated else None
 
     def __call__(
         self,
@@ -84,16 +101,10 @@ class Attention(nnx.Module):
                 that look at their own sequence.
             distance_offset: query l and key s are l - s + distance_offset apart.
         """
-        query_BLHK = project("BLD,DHK->BLHK", query_BLD, self.w_q_DHK)
-        # B in the einsum: the rows of a source are spread over the mesh as a batch is.
-        key_GNSHK, value_GNSHK = project(
-            "BNSE,EHK->BNSHK", source_GNSE, self.w_k_EHK, self.w_v_EHK
-        )
+        query_BLHK = self.queries(query_BLD, distance_offset)
+        key_GNSHK, value_GNSHK = self.keys_and_values(source_GNSE)
         content_BLHK, position_BLHK = query_BLHK, None
-        if self.positions == "rotary":
-            content_BLHK = positions.rotate(query_BLHK, distance_offset)
-            key_GNSHK = positions.rotate(key_GNSHK)
-        elif self.positions == "relative":
+        if self.positions == "relative":
             content_BLHK = plus(query_BLHK, self.bias_content_HK)
             position_BLHK = plus(query_BLHK, self.bias_position_HK)
         attended_BLHK = dot_product_attention(
@@ -105,7 +116,40 @@ class Attention(nnx.Module):
             visible,
             distance_offset,
         )
+        if self.gate_H is not None:
+            gate_H1 = self.gate_H[...].astype(attended_BLHK.dtype)[:, None]
+            attended_BLHK = attended_BLHK * gate_H1
         return project("BLHK,HKD->BLD", attended_BLHK, self.w_o_HKD)
+
+    def queries(
+        self, query_BLD: Float[Array, "B L D"], distance_offset: int = 0
+    ) -> Float[Array, "B L H K"]:
+        """Queries of each head; with rotary positions rotated by their places."""
+        query_BLHK = project("BLD,DHK->BLHK", query_BLD, self.w_q_DHK)
+        if self.bias_q_HK is not None:
+            query_BLHK = plus(query_BLHK, self.bias_q_HK)
+        if self.norm_q is not None:
+            query_BLHK = self.norm_q(query_BLHK)
+        if self.positions == "rotary":
+            return positions.rotate(query_BLHK, distance_offset, self.frequencies)
+        return query_BLHK
+
+    def keys_and_values(
+        self, source_GNSE: Float[Array, "G N S E"]
+    ) -> tuple[Float[Array, "G N S H K"], Float[Array, "G N S H K"]]:
+        """Keys of each head, with rotary positions rotated by their places, and values."""
+        # B in the einsum: the rows of a source are spread over the mesh as a batch is.
+        key_GNSHK, value_GNSHK = project(
+            "BNSE,EHK->BNSHK", source_GNSE, self.w_k_EHK, self.w_v_EHK
+        )
+        if self.bias_k_HK is not None:
+            key_GNSHK = plus(key_GNSHK, self.bias_k_HK)
+            value_GNSHK = plus(value_GNSHK, self.bias_v_HK)
+        if self.norm_k is not None:
+            key_GNSHK = self.norm_k(key_GNSHK)
+        if self.positions == "rotary":
+            key_GNSHK = positions.rotate(key_GNSHK, frequencies=self.frequencies)
+        return key_GNSHK, value_GNSHK
 
 
 def _for_each_query(x_GNSHK, query_BLHK):
@@ -114,6 +158,20 @@ def _for_each_query(x_GNSHK, query_BLHK):
         times = size // x_GNSHK.shape[axis]
         x_GNSHK = x_GNSHK if times == 1 else jnp.repeat(x_GNSHK, times, axis=axis)
     return x_GNSHK
+
+
+def attention_weights(
+    attention: Attention,
+    normed_BLD: Float[Array, "B L D"],
+    mask_BLNS: Bool[Array, "B L 1 L"],
+) -> Float[Array, "B H L L"]:
+    """Weights of self-attention, to be looked at; with rotary positions or none."""
+    query_BLHK = attention.queries(normed_BLD)
+    key_BNSHK, _ = attention.keys_and_values(normed_BLD[:, None])
+    key_BNSHK = _for_each_query(key_BNSHK, query_BLHK)
+    logits_BHLNS = attention_products.logits(query_BLHK, key_BNSHK)
+    logits_BHLNS *= key_BNSHK.shape[-1] ** -0.5
+    return masked_softmax(logits_BHLNS, mask_BLNS[:, None])[..., 0, :]
 
 
 def plain_attention(
@@ -171,7 +229,7 @@ def dot_product_attention(
     num_sines = 0 if w_r_DHK is None else w_r_DHK.shape[0]
     if isinstance(visible, kernels.Causal):
         num_features = content_BLHK.shape[-1] + num_sines
-        form = kernels.resolve_form(visible.form, num_features, length)
+        form = kernels.resolve_form(visible, num_features)
         if form != "einsum":
             heads = content_BLHK, position_BLHK, key_BNSHK[:, 0], value_BNSHK[:, 0]
             visible = visible._replace(form=form)

@@ -27,34 +27,49 @@ _CUDNN_MAX_FEATURES = 128
 class Causal(NamedTuple):
     """Who may see what in causal attention, and what computes it.
 
-    A query sees the positions of its own document up to itself. What else hides keys by
-    their places alone, such as a window, belongs here.
+    A query sees the positions of its own document up to itself.
     """
 
     segments_BL: Int[Array, "B L"]  # document of each token; padding (0) sees padding
     form: str = "auto"  # as `model.attention` names it
+    window_len: int | None = None  # positions that are seen, the query's own included
+    all_see_first: bool = False  # the first position belongs to every document
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether documents and order alone decide, which is what splash knows."""
+        return self.window_len is None and not self.all_see_first
 
     @property
     def mask_BLNS(self) -> Bool[Array, "B L 1 L"]:
         """True where a query may see a key."""
         length = self.segments_BL.shape[1]
-        causal_LL = jnp.tril(jnp.ones((length, length), bool))
+        visible_LL = jnp.tril(jnp.ones((length, length), bool))
+        if self.window_len is not None:
+            visible_LL &= ~jnp.tril(visible_LL, -self.window_len)
         same_document_BLL = self.segments_BL[:, :, None] == self.segments_BL[:, None, :]
-        return (causal_LL & same_document_BLL)[:, :, None]
+        if self.all_see_first:
+            same_document_BLL = same_document_BLL.at[:, :, 0].set(True)
+        return (visible_LL & same_document_BLL)[:, :, None]
 
 
-def resolve_form(form: str, num_features: int, length: int) -> str:
+def resolve_form(causal: Causal, num_features: int) -> str:
     """Gives the form that 'auto' stands for on this device; any other is itself.
 
     Args:
-        form: as configured.
         num_features: of a query, those for its position included.
-        length: tokens of a sequence.
+    Raises:
+        ValueError: for 'splash' with more to hide than it can.
     """
-    if form != "auto":
-        return form
-    platform = sharding.platform()
-    if platform == "tpu" and length % _SPLASH_BLOCK == 0:
+    if causal.form == "splash" and not causal.is_plain:
+        raise ValueError(
+            "model.attention=splash knows neither model.window_len nor model.bos_id: "
+            "use auto, einsum or features"
+        )
+    if causal.form != "auto":
+        return causal.form
+    platform, length = sharding.platform(), causal.segments_BL.shape[1]
+    if platform == "tpu" and length % _SPLASH_BLOCK == 0 and causal.is_plain:
         return "splash" if num_features <= _SPLASH_MAX_FEATURES else "einsum"
     if platform == "gpu" and num_features <= _CUDNN_MAX_FEATURES:
         return "cudnn"

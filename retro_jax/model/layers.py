@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from retro_jax.config import ModelConfig
 from retro_jax.devices import sharding
-from retro_jax.numerics.activations import gelu
+from retro_jax.numerics.activations import gelu, silu
 from retro_jax.numerics.projections import project
 
 
@@ -30,34 +30,45 @@ def embedding_table(rngs: nnx.Rngs, vocab_size: int, width: int) -> nnx.Param:
 
 
 def embed(
-    table_VD: Float[Array, "V D"], tokens_BL: Int[Array, "B L"], dtype
+    table_VD: Float[Array, "V D"],
+    tokens_BL: Int[Array, "B L"],
+    dtype,
+    *,
+    scaled: bool = True,
 ) -> Float[Array, "B L D"]:
-    """Embeddings of tokens, times sqrt(D): the table is small for the read-out's sake."""
+    """Embeddings of tokens, times sqrt(D): the table is small for the read-out's sake.
+
+    Args:
+        scaled: False leaves the factor out, as decoders of the Llama family do.
+    """
     # Without this the compiler gathers the activations, and over all replicas.
     table_VD = sharding.constrain(table_VD, "VD")
-    embedded_BLD = jnp.take(table_VD, tokens_BL, axis=0) * table_VD.shape[-1] ** 0.5
+    embedded_BLD = jnp.take(table_VD, tokens_BL, axis=0)
+    if scaled:
+        embedded_BLD *= table_VD.shape[-1] ** 0.5
     return sharding.constrain(embedded_BLD.astype(dtype), "BLD")
 
 
 class RMSNorm(nnx.Module):
     """Scales each vector to a root mean square of `scale_D`, computed in float32."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, epsilon: float = 1e-6):
+        self.epsilon = epsilon
         self.scale_D = nnx.Param(jnp.ones(width))
 
     def __call__(self, x_BLD: Float[Array, "... D"]) -> Float[Array, "... D"]:
         # In float32, so that bfloat16 is rounded once, at the end.
         x = x_BLD.astype(jnp.float32)
         mean_square = jnp.mean(x * x, axis=-1, keepdims=True)
-        return (x * jax.lax.rsqrt(mean_square + 1e-6) * self.scale_D[...]).astype(
-            x_BLD.dtype
-        )
+        inverse = jax.lax.rsqrt(mean_square + self.epsilon)
+        return (x * inverse * self.scale_D[...]).astype(x_BLD.dtype)
 
 
 class FeedForward(nnx.Module):
-    """Two matrices with a GELU between them, which a third may gate.
+    """Two matrices with a GELU or SiLU between them, which a third may gate.
 
-    Source: Borgeaud et al. 2022 (ungated); gated: Shazeer 2020 (arXiv 2002.05202), GEGLU.
+    Source: Borgeaud et al. 2022 (ungated); gated: Shazeer 2020 (arXiv 2002.05202), GEGLU
+    and SwiGLU.
     """
 
     def __init__(
@@ -68,17 +79,20 @@ class FeedForward(nnx.Module):
         rngs: nnx.Rngs,
         out_gain: float,
         gated: bool = False,
+        activation: str = "gelu",
     ):
+        self.activation = activation
         self.w_in_DF = matrix(rngs, (width, ffw_width), width)
         self.w_out_FD = matrix(rngs, (ffw_width, width), ffw_width, out_gain)
         self.w_gate_DF = matrix(rngs, (width, ffw_width), width) if gated else None
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        activate = silu if self.activation == "silu" else gelu
         if self.w_gate_DF is None:
-            inner_BLF = gelu(project("BLD,DF->BLF", x_BLD, self.w_in_DF))
+            inner_BLF = activate(project("BLD,DF->BLF", x_BLD, self.w_in_DF))
         else:
             inner_BLF, gate_BLF = project(
                 "BLD,DF->BLF", x_BLD, self.w_in_DF, self.w_gate_DF
             )
-            inner_BLF = gelu(inner_BLF) * gate_BLF
+            inner_BLF = activate(inner_BLF) * gate_BLF
         return project("BLF,FD->BLD", inner_BLF, self.w_out_FD)

@@ -7,17 +7,55 @@ sinusoids of the two places (`as_features`: plain attention, hence any fused ker
 Letters here: D width of the sinusoids, F frequencies (half of D or K).
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def sinusoids(distances_P: Float[Array, " P"], width: int) -> Float[Array, "P D"]:
-    """Sines, then cosines, of each distance at width / 2 geometric frequencies.
+class Frequencies(NamedTuple):
+    """How fast the angles of sinusoids grow with distance.
+
+    Attributes:
+        base: the longest wavelength is nearly 2 pi times it.
+        scaling: None, or Llama 3's way to longer texts: factor, low and high frequency
+            factor, and the length of the text that the model was trained on before.
+    """
+
+    base: float = 10_000.0
+    scaling: tuple[float, float, float, float] | None = None
+
+    def of(self, width: int) -> Float[Array, " F"]:
+        """Gives width / 2 geometric frequencies, the highest first.
+
+        With `scaling`, wavelengths above length / low grow by the factor, those below
+        length / high stay, and between them the share of the two changes linearly.
+        Source: Dubey et al. 2024 (Llama 3, arXiv 2407.21783), as Llama 3.1 is released.
+        """
+        frequencies_F = self.base ** -(
+            jnp.arange(0, width, 2, dtype=jnp.float32) / width
+        )
+        if self.scaling is None:
+            return frequencies_F
+        factor, low, high, length = self.scaling
+        turns_F = length * frequencies_F / (2 * jnp.pi)
+        kept_F = jnp.clip((turns_F - low) / (high - low), 0.0, 1.0)
+        return frequencies_F * (kept_F + (1.0 - kept_F) / factor)
+
+
+TRANSFORMER_XL = Frequencies()  # and RoFormer's
+
+
+def sinusoids(
+    distances_P: Float[Array, " P"],
+    width: int,
+    frequencies: Frequencies = TRANSFORMER_XL,
+) -> Float[Array, "P D"]:
+    """Sines, then cosines, of each distance at width / 2 frequencies.
 
     Source: Dai et al. 2019 (Transformer-XL), section 3.3, which the paper follows.
     """
-    frequencies = 10_000.0 ** -(jnp.arange(0, width, 2, dtype=jnp.float32) / width)
-    angles = distances_P[:, None] * frequencies
+    angles = distances_P[:, None] * frequencies.of(width)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
@@ -91,7 +129,11 @@ def as_features(
     return query_BLHD, keys_SD.astype(along_BLHD.dtype)
 
 
-def rotate(x_LHK: Float[Array, "... L H K"], offset: int = 0):
+def rotate(
+    x_LHK: Float[Array, "... L H K"],
+    offset: int = 0,
+    frequencies: Frequencies = TRANSFORMER_XL,
+):
     """Rotates pairs of features by their place, so that products depend on distances.
 
     Feature f and f + K / 2 are a pair; the place of row l is l + offset.
@@ -99,9 +141,8 @@ def rotate(x_LHK: Float[Array, "... L H K"], offset: int = 0):
     """
     length, _, size = x_LHK.shape[-3:]
     places_L = jnp.arange(length, dtype=jnp.float32) + offset
-    sin_L1F, cos_L1F = (
-        x[:, None] for x in jnp.split(sinusoids(places_L, size), 2, axis=-1)
-    )
+    sinusoids_LK = sinusoids(places_L, size, frequencies)
+    sin_L1F, cos_L1F = (x[:, None] for x in jnp.split(sinusoids_LK, 2, axis=-1))
     # In float32: far places need more digits than bfloat16 has.
     first, second = jnp.split(x_LHK.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate(

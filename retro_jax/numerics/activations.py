@@ -1,4 +1,4 @@
-"""GELU and masked softmax, with gradients that keep little memory on every device.
+"""GELU, SiLU and masked softmax, two of them with gradients that keep little memory on every device.
 
 JAX's own gradients of the two keep several arrays as large as the feed-forward's inside
 and as all attention weights, which are the largest of a step. Ours keep one each. They
@@ -35,6 +35,14 @@ def _gelu_backward(x, gradient):
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+def silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """SiLU, x times its logistic, of any shape, computed in float32 and given in x's precision.
+
+    Source: Hendrycks & Gimpel 2016 (arXiv 1606.08415), section 4.
+    """
+    return jax.nn.silu(x.astype(jnp.float32)).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -12,6 +12,7 @@ from retro_jax.devices import sharding
 Batch = dict[str, np.ndarray]
 
 _NEIGHBOURS = ("neighbours_BCNR", "neighbour_lengths_BCN")
+_ENCODED = "encoded_BCNTSE"  # what `Encodings` makes of them beforehand
 _MODEL_INPUTS = (
     "inputs_BL",
     "targets_BL",
@@ -29,7 +30,41 @@ def model_inputs(batch: Batch) -> Batch:
 
 def without_neighbours(batch: Batch) -> Batch:
     """The batch as retrieval off reads it: the step of the decoder alone."""
-    return {name: array for name, array in batch.items() if name not in _NEIGHBOURS}
+    left_out = (*_NEIGHBOURS, _ENCODED)
+    return {name: array for name, array in batch.items() if name not in left_out}
+
+
+def with_worse_neighbours(
+    batch: Batch, absent_share: float, unrelated_share: float, rng: np.random.Generator
+) -> Batch:
+    """The batch in which some chunks have no neighbours and some have another chunk's.
+
+    A model that is always given passages of its own subject learns to copy whatever it is
+    given. The others' are of another row where there are several.
+    Source: ours.
+    """
+    lengths_BCN = batch.get("neighbour_lengths_BCN")
+    if lengths_BCN is None or absent_share + unrelated_share == 0:
+        return batch
+    batch_size, num_chunks, _ = lengths_BCN.shape
+    drawn_BC = rng.random((batch_size, num_chunks))
+    total = batch_size * num_chunks
+    shift = rng.integers(num_chunks, total - num_chunks + 1) if batch_size > 1 else 1
+    is_unrelated_BC = drawn_BC >= 1 - unrelated_share
+
+    def exchanged(values):
+        others = np.roll(values.reshape(total, *values.shape[2:]), shift, axis=0)
+        mask = is_unrelated_BC.reshape(
+            batch_size, num_chunks, *(1,) * (values.ndim - 2)
+        )
+        return np.where(mask, others.reshape(values.shape), values)
+
+    changed = {name: exchanged(batch[name]) for name in _NEIGHBOURS}
+    is_absent_BC = drawn_BC < absent_share
+    changed["neighbour_lengths_BCN"] = np.where(
+        is_absent_BC[..., None], 0, changed["neighbour_lengths_BCN"]
+    )
+    return {**batch, **changed}
 
 
 def to_devices(cfg: ModelConfig, batch: Batch, mesh) -> dict[str, jax.Array]:

@@ -19,6 +19,7 @@ from retro_jax.model import parameters
 from retro_jax.model.parameters import Parameters
 from retro_jax.runs import checkpoints, metrics, preemption
 from retro_jax.training.batch import Batch, to_devices
+from retro_jax.training.encodings import Encodings
 from retro_jax.training.optimizer import make_optimizer
 from retro_jax.training.step import train_step
 from retro_jax.training.train_state import TrainState, first_state, initial_state
@@ -37,6 +38,7 @@ def train(
     told: Mapping = MappingProxyType({}),
     trained: frozenset[str] | None = None,
     backbone: Parameters | None = None,
+    encodings: Encodings | None = None,
 ) -> TrainState:
     """Trains to `cfg.steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -47,6 +49,7 @@ def train(
         told: JSON that checkpoints also keep, and that may be another by then.
         trained: names of the parameters that are trained; all, if not given.
         backbone: parameters to begin with, of a baseline (`retrofit.py`); used up.
+        encodings: what neighbours are read as, where that does not change in training.
     Raises:
         ValueError: for a checkpoint of another run, or a batch that the mesh can't split,
             before anything is compiled.
@@ -70,6 +73,8 @@ def train(
             batches = batches_from(step)
             while step < cfg.steps:
                 batch = log.timed(lambda: next(batches))
+                if encodings is not None:
+                    batch = encodings.added_to(train_state["params"], batch)
                 on_devices = to_devices(model_cfg, batch, mesh)
                 update = _compiled_once(updates, jitted, train_state, on_devices)
                 train_state, sums = update(train_state, on_devices)

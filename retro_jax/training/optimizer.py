@@ -42,6 +42,15 @@ def make_optimizer(cfg: OptimizerConfig, steps: int) -> optax.GradientTransforma
         weight_decay=cfg.weight_decay,
         mask=decays,
     )
-    if not cfg.clip_norm:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(cfg.clip_norm), adamw)
+    parts = [adamw]
+    if cfg.clip_norm:
+        parts.insert(0, optax.clip_by_global_norm(cfg.clip_norm))
+    if cfg.gate_rate != 1.0:
+        faster = optax.masked(optax.scale(cfg.gate_rate), _are_gates)
+        parts.append(faster)
+    return parts[0] if len(parts) == 1 else optax.chain(*parts)
+
+
+def _are_gates(params: Parameters) -> dict[str, bool]:
+    """Gates have few gradients to learn from: a number for a whole head."""
+    return {name: name.endswith("/gate_H") for name in params}

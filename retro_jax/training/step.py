@@ -25,6 +25,7 @@ def token_losses(cfg: ModelConfig, params: Parameters, batch) -> Float[Array, "B
         batch.get("neighbours_BCNR"),
         batch.get("neighbour_lengths_BCN"),
         batch["segments_BL"],
+        batch.get("encoded_BCNTSE"),
     )
     return cross_entropy(logits_BLV, batch["targets_BL"])
 

@@ -36,14 +36,15 @@ def test_a_chunk_overlaps_its_own_neighbours_and_those_it_reads(
     in_chunk, of_chunk, overlapping
 ):
     batch = _batch(16, in_chunk=in_chunk, of_chunk=of_chunk)
-    shares = measurement.overlap_shares(tiny.get_config(), iter([batch]))
-    assert shares.tolist() == [0.25 * overlaps for overlaps in overlapping]
+    longest = measurement.longest_runs(tiny.get_config(), iter([batch]))
+    assert longest.tolist() == [16 * overlaps for overlaps in overlapping]
 
 
 def test_little_overlap_is_an_eighth_of_a_chunk_as_in_the_paper():
     for shared, is_little in ((8, True), (9, False)):
         batch = _batch(shared, in_chunk=0, of_chunk=0)
-        little_X = measurement.has_little_overlap(tiny.get_config(), iter([batch]))
+        longest = measurement.longest_runs(tiny.get_config(), iter([batch]))
+        little_X = measurement.has_little_overlap(tiny.get_config(), longest)
         assert little_X.tolist() == [is_little, True]
 
 
@@ -53,9 +54,11 @@ class _Sequences:
     def __len__(self):
         return 5
 
-    def in_order(self, batch_size):
+    def in_order(self, batch_size, every):
+        some = range(every // 2, 5, every)
         return (
-            range(5)[first : first + batch_size] for first in range(0, 5, batch_size)
+            some[first : first + batch_size]
+            for first in range(0, len(some), batch_size)
         )
 
 

@@ -90,5 +90,7 @@ def test_the_form_follows_the_device(
     monkeypatch, platform, num_features, length, chosen
 ):
     monkeypatch.setattr(sharding, "platform", lambda: platform)
-    assert kernels.resolve_form("auto", num_features, length) == chosen
-    assert kernels.resolve_form("features", num_features, length) == "features"
+    segments_BL = jnp.ones((1, length), int)
+    for form, expected in (("auto", chosen), ("features", "features")):
+        causal = kernels.Causal(segments_BL, form)
+        assert kernels.resolve_form(causal, num_features) == expected

@@ -1,0 +1,60 @@
+r"""A pretrained decoder becomes a RETRO: what `make train` runs.
+
+    retro database --config=retrofit \
+        --database=work/retrofit/database
+    retro train --config=retrofit \
+        --workdir=work/retrofit
+
+The argument names the decoder: `smollm2` (SmolLM2-135M-Instruct, which `make install`
+brings), a folder, a .gguf file or OWNER/NAME of the Hugging Face hub:
+
+    retro train --config=retrofit:HuggingFaceTB/SmolLM2-360M \
+        --workdir=work/360m --corpus=NOTES
+
+The decoder stays as it is. Layers whose heads copy get CCA that starts as a copy of their
+own attention, and only that is trained (`retro_jax/model/inherited_cca.py`).
+"""
+
+from data_pipeline.config import DataConfig
+from experiments import decoders
+from experiments.config import EvaluationConfig, Experiment
+from retro_jax import pretrained
+from retro_jax.config import OptimizerConfig, RetrofitConfig, TrainConfig
+
+
+def get_config(arg: str = "smollm2") -> Experiment:
+    """Gives the experiment of a decoder.
+
+    Raises:
+        ValueError: if there is no such decoder, or the model can't express it.
+    """
+    path = decoders.resolve(arg)
+    found = pretrained.config_of(path)
+    model = found.model
+    model.encoder = "decoder"
+    # A decoder without a token of its own for it knows the one between two texts. So does
+    # SmolLM2, whose first token of a conversation opens no text.
+    model.bos_id = 0 if path == decoders.resolve("smollm2") else found.bos_id
+    if model.bos_id is None:
+        model.bos_id = min(found.eos_ids)
+    model.remat = "none"
+    return Experiment(
+        data=DataConfig(
+            corpus="factbook",
+            tokenizer=str(path),
+            validation_share=0.06,
+            test_share=0.27,
+            sequence_chunks=4,
+            shard_size_bytes=1_000_000,
+        ),
+        model=model,
+        optimizer=OptimizerConfig(
+            learning_rate=3e-4, warmup_steps=5, gate_rate=30.0, final_share=0.1
+        ),
+        train=TrainConfig(steps=80, batch_size=4, log_every=4, checkpoint_every=80),
+        retrofit=RetrofitConfig(distinct_steps=24),
+        evaluation=EvaluationConfig(
+            batch_size=4, max_sequences=70, prompt_sequences=24, sample_tokens=48
+        ),
+        init_from=str(path),
+    )

@@ -1,0 +1,74 @@
+"""What a decoder has read is kept, found again and forgotten."""
+
+import jax
+import numpy as np
+
+from retro_jax.training import encodings
+from retro_jax.training.batch import without_neighbours
+from retro_jax.training.step import token_losses
+from tests import tiny_decoder
+from tests.tiny_decoder import CHUNK_LEN, NEIGHBOUR_LEN, NUM_NEIGHBOURS, VOCAB_SIZE
+
+CFG, PARAMS = tiny_decoder.config(), tiny_decoder.whole()
+ENTRY_BYTES = 4 * len(CFG.cca_layers) * (NEIGHBOUR_LEN + 1) * CFG.width
+
+
+def make_batch(seed: int = 0) -> dict[str, np.ndarray]:
+    rng, shape = np.random.default_rng(seed), (2, 2, NUM_NEIGHBOURS)
+    tokens_BL = rng.integers(2, VOCAB_SIZE, (2, 2 * CHUNK_LEN)).astype(np.int32)
+    return {
+        "inputs_BL": tokens_BL,
+        "targets_BL": np.roll(tokens_BL, -1, axis=1),
+        "segments_BL": np.ones_like(tokens_BL),
+        "neighbours_BCNR": rng.integers(
+            2, VOCAB_SIZE, (*shape, NEIGHBOUR_LEN), dtype=np.int32
+        ),
+        "neighbour_lengths_BCN": np.full(shape, NEIGHBOUR_LEN, np.int32),
+    }
+
+
+@jax.jit
+def losses(batch):
+    return token_losses(CFG, PARAMS, batch)
+
+
+def test_a_batch_with_kept_encodings_loses_what_it_loses_without():
+    kept = encodings.Encodings(CFG, 10**9)
+    for seed in (0, 1, 0):
+        batch = make_batch(seed)
+        batch["neighbour_lengths_BCN"][0, 1, 0] = 0
+        with_encodings = kept.added_to(PARAMS, batch)
+        assert "encoded_BCNTSE" in with_encodings
+        np.testing.assert_allclose(
+            losses(with_encodings),
+            losses(batch),
+            atol=1e-4,
+        )
+
+
+def test_what_was_encoded_is_not_encoded_again(monkeypatch):
+    calls = []
+    real = encodings._encode
+    monkeypatch.setattr(
+        encodings, "_encode", lambda *given: calls.append(1) or real(*given)
+    )
+    kept = encodings.Encodings(CFG, 10**9)
+    kept.added_to(PARAMS, make_batch())
+    assert len(calls) == 1  # eight neighbours at once
+    kept.added_to(PARAMS, make_batch())
+    assert len(calls) == 1
+
+
+def test_memory_stays_below_its_limit_and_the_oldest_goes():
+    kept = encodings.Encodings(CFG, 5 * ENTRY_BYTES)
+    rows_PR = make_batch()["neighbours_BCNR"].reshape(8, NEIGHBOUR_LEN)
+    encoded = kept.of(PARAMS, rows_PR)
+    assert kept.held_bytes == 5 * ENTRY_BYTES
+    np.testing.assert_array_equal(kept.of(PARAMS, rows_PR[3:]), encoded[3:])
+
+
+def test_without_neighbours_nothing_is_encoded():
+    kept = encodings.Encodings(CFG, 10**9)
+    batch = without_neighbours(make_batch())
+    assert kept.added_to(PARAMS, batch) is batch
+    assert kept.held_bytes == 0
