@@ -29,6 +29,11 @@ class EvaluationConfig:
     max_sequences: int = 0
     # of them, how many are measured with the passages in the prompt instead; 0 = none
     prompt_sequences: int = 0
+    # squared distance above which a passage counts as absent, and tokens of a chunk below
+    # which all of its passages do; 0 = as chosen on the validation split
+    max_distance: float = 0.0
+    least_tokens: int = 0
+    num_facts: int = 0  # questions that documents of the Factbook's form answer
     num_samples: int = 3  # continuations of held-out documents in the report
     sample_tokens: int = 64  # tokens of a continuation
     prompt: str = ""  # what --job=generate continues

@@ -267,12 +267,19 @@ class RetrofitConfig:
     # batches that are made, and gone over again and again: what a decoder has read of their
     # neighbours is kept; 0 = every step has a new one
     distinct_steps: int = 0
+    # sequences of the validation split on which it is chosen what is worth reading; 0 =
+    # all is read
+    limit_sequences: int = 24
     absent_share: float = 0.05  # of the chunks in training that read no neighbour
     unrelated_share: float = 0.2  # of them that read another sequence's neighbours
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, if a retrofit can't be made so."""
-        for name, least in (("num_cca_layers", 1), ("distinct_steps", 0)):
+        for name, least in (
+            ("num_cca_layers", 1),
+            ("distinct_steps", 0),
+            ("limit_sequences", 0),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(
                     f"retrofit.{name} must be at least {least}, is {getattr(self, name)}"

@@ -21,7 +21,7 @@ from retro_jax.devices import sharding
 from retro_jax.runs import metrics
 from retro_jax.training.batch import Batch, model_inputs, without_neighbours
 from retro_jax.training.encodings import Encodings
-from retro_jax.training.step import token_losses
+from retro_jax.training.step import logits, token_losses
 
 NUM_RESAMPLES = 2000
 
@@ -167,6 +167,25 @@ def _sums_by_chunk(cfg: ModelConfig, params, batch):
         "bytes": by_chunk(batch["target_bytes_BL"] * weights_BL),
         "tokens": by_chunk(weights_BL),
     }
+
+
+def likeliest_tokens(cfg: ModelConfig, params, mesh, batch: Batch) -> np.ndarray:
+    """The likeliest next token at each position, without a loss.
+
+    Args:
+        batch: without targets; with neighbours or without.
+    """
+    with jax.set_mesh(mesh):
+        if not batch["neighbour_lengths_BCN"].any():
+            batch = without_neighbours(batch)
+        return sharding.on_host(
+            _likeliest(cfg, params, sharding.to_devices(batch, mesh))
+        )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _likeliest(cfg: ModelConfig, params, batch):
+    return jnp.argmax(logits(cfg, params, batch), axis=-1)
 
 
 def interval(

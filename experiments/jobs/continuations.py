@@ -8,6 +8,7 @@ import numpy as np
 from data_pipeline.database import Database, Found
 from data_pipeline.storage.printing import check_output, printable_line
 from experiments.config import Experiment
+from experiments.jobs import reading
 from experiments.jobs.remote_database import NoDatabase, RemoteDatabase
 from retro_jax import generation
 from retro_jax.model import parameters
@@ -20,6 +21,7 @@ def continuation(
     params: parameters.Parameters,
     database: Database | RemoteDatabase | NoDatabase,
     prompt: str,
+    limits: reading.Limits,
 ) -> dict:
     """The text that follows a prompt and its sources, as JSON.
 
@@ -39,7 +41,7 @@ def continuation(
         cfg.model,
         params,
         tokens,
-        retriever,
+        retriever and reading.NearRetriever(retriever, limits),
         num_tokens=cfg.evaluation.sample_tokens,
         window_chunks=cfg.data.sequence_chunks,
         num_neighbours=cfg.data.num_neighbours,
@@ -73,7 +75,10 @@ def _passages(
 
 
 def of_held_out(
-    cfg: Experiment, params: parameters.Parameters, database: Database
+    cfg: Experiment,
+    params: parameters.Parameters,
+    database: Database,
+    limits: reading.Limits,
 ) -> Iterator[dict]:
     """Continuations of text from held-out documents, with what really follows.
 
@@ -92,7 +97,9 @@ def of_held_out(
         ids = first[place] + middle + np.arange(_PROMPT_CHUNKS + 1)
         tokens = table.take("tokens", ids).reshape(-1)
         prompt_len = _PROMPT_CHUNKS * chunk_len
-        sample = continuation(cfg, params, database, decode(tokens[:prompt_len]))
+        sample = continuation(
+            cfg, params, database, decode(tokens[:prompt_len]), limits
+        )
         sample["truth"] = decode(tokens[prompt_len:])
         document = database.snapshot.documents(split).slice(int(rows[place]), 1)
         sample["document"] = document.to_pylist()[0]

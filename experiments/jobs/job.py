@@ -1,6 +1,7 @@
 """A run's jobs: to train a model, to evaluate it and to generate text with it."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import itertools
@@ -20,7 +21,7 @@ from data_pipeline.storage.progress import Progress, say
 from data_pipeline.text.tokenizer import Tokenizer
 from experiments import workdirs
 from experiments.config import Experiment
-from experiments.jobs import continuations, decoder_start, measurement
+from experiments.jobs import continuations, decoder_start, facts, measurement, reading
 from experiments.jobs.remote_database import NoDatabase, RemoteDatabase
 from experiments.report import report
 from retro_jax.devices import processes, sharding
@@ -39,6 +40,7 @@ _RUN_FILES = (
     "checkpoints",
     "metrics",
     "evaluation",
+    reading.FILE,
     "report.html",
     "report.md",
     "report_files",
@@ -128,7 +130,7 @@ class Job:
                 told={"dataset": identity["dataset"]},
                 trained=self._trained(),
                 backbone=backbone,
-                encodings=self._encodings(),
+                encodings=self._encodings,
             )
 
     def _begin(self, init_from: object, restart: bool) -> dict:
@@ -217,6 +219,7 @@ class Job:
     def _by_decoder(self) -> bool:
         return self._cfg.model.encoder == "decoder"
 
+    @functools.cached_property
     def _encodings(self) -> Encodings | None:
         """What keeps neighbours as the decoder has read them, where that can be kept."""
         cfg = self._cfg
@@ -345,11 +348,16 @@ class Job:
                     sequences=sequences,
                     database=self.database,
                     untrained=self._untrained(params),
-                    encodings=self._encodings(),
+                    encodings=self._encodings,
+                    limits=self._limits(params),
                 )
             )
             results |= {"fingerprint": fingerprint(judged), "step": step}
             results |= {"init_from": run.get("init_from")}
+            if self._cfg.evaluation.num_facts and self._cfg.has_cca:
+                results["facts"] = facts.measure(
+                    self._cfg, params, self._mesh, self.database
+                )
             _write_if_first(path, results)  # so that failing samples do not cost it
         if "samples" in results:
             say("evaluation: up to date")
@@ -358,6 +366,32 @@ class Job:
             _write_if_first(path, results)
         if processes.is_first():
             report.write(self._workdir, self.database)
+
+    def _limits(self, params: parameters.Parameters) -> reading.Limits:
+        """What a retrofit reads; chosen on the validation split the first time."""
+        path, sequences = self._workdir / reading.FILE, None
+        if not self._by_decoder:
+            return reading.Limits()
+        if not path.exists():
+            cfg = copy.deepcopy(self._cfg)
+            cfg.evaluation.split = "validation"
+            cfg.evaluation.max_sequences = cfg.retrofit.limit_sequences
+            if cfg.evaluation.max_sequences:
+                sequences = self._sequences("validation")
+            chosen = {}
+            if sequences:
+                chosen = measurement.choose_limits(
+                    measurement.Measured(
+                        cfg=cfg,
+                        params=params,
+                        mesh=self._mesh,
+                        sequences=sequences,
+                        database=self.database,
+                        encodings=self._encodings,
+                    )
+                )
+            _write_if_first(path, chosen)
+        return reading.limits(self._cfg, self._workdir)
 
     def _untrained(self, params: parameters.Parameters) -> parameters.Parameters | None:
         """The parameters of a retrofit's step 0, where its decoder reads neighbours."""
@@ -370,7 +404,9 @@ class Job:
 
     def _samples(self, params: parameters.Parameters) -> list[dict]:
         """Continuations of held-out documents, as the report shows them."""
-        made = continuations.of_held_out(self._cfg, params, self.database)
+        made = continuations.of_held_out(
+            self._cfg, params, self.database, reading.limits(self._cfg, self._workdir)
+        )
         found = []
         with Progress("samples", self._cfg.evaluation.num_samples, "texts") as progress:
             for sample in made:
@@ -381,7 +417,7 @@ class Job:
     def generate(self) -> None:
         """Continues the prompt and prints the text with its sources."""
         _, params = self._parameters()
-        _generate(self._cfg, params, self.database)
+        _generate(self._cfg, params, self.database, self._workdir)
 
 
 def _differences(known: dict, identity: dict) -> list[str]:
@@ -426,7 +462,7 @@ def generate_from_service(
     identity = {**cfg.model_identity(), "tokenizer": database.tokenizer.fingerprint}
     mesh = sharding.make_mesh(cfg.mesh)
     _, params = _restored(cfg, mesh, workdir, identity)
-    _generate(cfg, params, database)
+    _generate(cfg, params, database, workdir)
 
 
 def generate_without_retrieval(cfg: Experiment, workdir: Path) -> None:
@@ -448,7 +484,7 @@ def generate_without_retrieval(cfg: Experiment, workdir: Path) -> None:
     identity = {**cfg.model_identity(), "tokenizer": tokenizer.fingerprint}
     _, params = _restored(cfg, sharding.make_mesh(cfg.mesh), workdir, identity)
     say("retrieval is off: the model reads no passages")
-    _generate(cfg, params, NoDatabase(tokenizer))
+    _generate(cfg, params, NoDatabase(tokenizer), workdir)
 
 
 def _take_chosen_layers(cfg: Experiment, workdir: Path) -> None:
@@ -499,6 +535,9 @@ def _generate(
     cfg: Experiment,
     params: parameters.Parameters,
     database: Database | RemoteDatabase | NoDatabase,
+    workdir: Path,
 ) -> None:
-    sample = continuations.continuation(cfg, params, database, cfg.evaluation.prompt)
+    limits = reading.limits(cfg, workdir)
+    prompt = cfg.evaluation.prompt
+    sample = continuations.continuation(cfg, params, database, prompt, limits)
     continuations.print_continuation(sample, say)

@@ -15,6 +15,7 @@ from data_pipeline.sequences.batches import Sequences, with_random_neighbours
 from data_pipeline.sequences.overlap import longest_common_run
 from data_pipeline.storage.progress import Progress
 from experiments.config import Experiment
+from experiments.jobs import reading
 from retro_jax import evaluation
 from retro_jax.model import parameters
 from retro_jax.training.batch import Batch
@@ -37,6 +38,7 @@ class Measured:
     database: Database
     untrained: parameters.Parameters | None = None  # a retrofit's, of step 0
     encodings: Encodings | None = None
+    limits: reading.Limits = dataclasses.field(default_factory=reading.Limits)
 
 
 def conditions(measured: Measured) -> dict:
@@ -92,12 +94,44 @@ def _losses(measured: Measured, name: str) -> evaluation.ChunkLosses:
             cfg.model,
             params,
             measured.mesh,
-            batches(cfg, measured.sequences, drawn_from),
+            _read(measured, drawn_from),
             retrieval=name != "off",
             # Passages drawn at random come once.
             encodings=measured.encodings,
             advance=progress.advance,
         )
+
+
+def _read(measured: Measured, drawn_from: Database | None) -> Iterator[Batch]:
+    """Batches with the neighbours that are read."""
+    found = batches(measured.cfg, measured.sequences, drawn_from)
+    if measured.limits == reading.Limits():
+        return found
+    if drawn_from is not None:
+        found = _with_distances(found, drawn_from)
+    return reading.within(found, measured.limits)
+
+
+def _with_distances(found: Iterator[Batch], database: Database) -> Iterator[Batch]:
+    """Batches that say how far drawn neighbours are from the chunks that read them."""
+    for batch in found:
+        ids_BCN = batch["neighbour_ids_BCN"]
+        tokens_BCM = batch["inputs_BL"].reshape(*ids_BCN.shape[:2], -1)
+        texts = [
+            database.tokenizer.decode(tokens)
+            for tokens in tokens_BCM.reshape(-1, tokens_BCM.shape[-1])
+        ]
+        asked = database.embedder.embed(texts).astype(np.float32)
+        drawn = database.snapshot.vectors(np.maximum(ids_BCN, 0)).astype(np.float32)
+        apart = asked.reshape(*ids_BCN.shape[:2], 1, -1) - drawn
+        yield {**batch, "neighbour_distances_BCN": np.square(apart).sum(axis=-1)}
+
+
+def choose_limits(measured: Measured) -> dict:
+    """Chooses what is worth reading, on the measured split; see `reading.choose`."""
+    off, on = _losses(measured, "off"), _losses(measured, "on")
+    found = batches(measured.cfg, measured.sequences)
+    return reading.choose(off, on, *reading.read_by_chunks(found))
 
 
 def _compared(

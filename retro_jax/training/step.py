@@ -19,15 +19,18 @@ def token_losses(cfg: ModelConfig, params: Parameters, batch) -> Float[Array, "B
 
     The batch may be one `without_neighbours`.
     """
-    model = parameters.rebuild(cfg, params)
-    logits_BLV = model(
+    return cross_entropy(logits(cfg, params, batch), batch["targets_BL"])
+
+
+def logits(cfg: ModelConfig, params: Parameters, batch) -> Float[Array, "B L V"]:
+    """The logits of the token after each position of a batch."""
+    return parameters.rebuild(cfg, params)(
         batch["inputs_BL"],
         batch.get("neighbours_BCNR"),
         batch.get("neighbour_lengths_BCN"),
         batch["segments_BL"],
         batch.get("encoded_BCNTSE"),
     )
-    return cross_entropy(logits_BLV, batch["targets_BL"])
 
 
 def loss(params: Parameters, frozen: Parameters, cfg: ModelConfig, batch):
