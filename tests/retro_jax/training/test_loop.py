@@ -23,8 +23,7 @@ from tests import tiny_model
 
 CFG = tiny_model.small_config(vocab_size=16)
 PARAMS = tiny_model.parameters(CFG)
-# Without decay, parameters that nothing is learnt of stay as they are.
-OPTIMIZER = OptimizerConfig(learning_rate=3e-3, weight_decay=0.0)
+OPTIMIZER = OptimizerConfig(learning_rate=3e-3)
 RUN = {"data": "abc", "seed": 0}
 SIX_STEPS = TrainConfig(
     steps=6, batch_size=4, log_every=1, checkpoint_every=3, keep_checkpoints=5
@@ -35,11 +34,11 @@ def _batch(step: int):
     return tiny_model.batch(CFG, num_sequences=4, seed=step)
 
 
-def _train(workdir, *, cfg=SIX_STEPS, batch=_batch, run=RUN):
+def _train(workdir, *, cfg=SIX_STEPS, batch=_batch, run=RUN, optimizer=OPTIMIZER):
     def batches_from(step):
         return (batch(number) for number in itertools.count(step))
 
-    return train(CFG, OPTIMIZER, cfg, tiny_model.mesh(1, 1), batches_from, workdir, run)
+    return train(CFG, optimizer, cfg, tiny_model.mesh(1, 1), batches_from, workdir, run)
 
 
 def _rows(workdir):
@@ -68,6 +67,8 @@ def straight(tmp_path_factory):
 def test_batches_with_and_without_neighbours_train_in_turn(tmp_path):
     """The encoder learns nothing from batches whose neighbours are all absent."""
 
+    without_decay = dataclasses.replace(OPTIMIZER, weight_decay=0.0)
+
     def trained(every: int):
         def batch(step):
             found = _batch(step)
@@ -75,7 +76,7 @@ def test_batches_with_and_without_neighbours_train_in_turn(tmp_path):
             return found
 
         folder = tmp_path / str(every)
-        return _train(folder, batch=batch)["params"]
+        return _train(folder, batch=batch, optimizer=without_decay)["params"]
 
     start = jax.jit(parameters.initial_parameters, static_argnums=(0, 1))
     first = start(CFG, SIX_STEPS.seed)
