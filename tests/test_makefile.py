@@ -36,7 +36,7 @@ with open("called.json", "a") as file:
 def make(tmp_path):
     """Runs `make` where Python only notes its words; gives these and RETRO_ARGS."""
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for lock in ("", "-minilm", "-aot"):
+    for lock in ("", "-weights", "-aot"):
         (tmp_path / f"requirements{lock}.lock").touch()
     (tmp_path / "setup.cfg").touch()
     bin_folder = tmp_path / ".venv" / "bin"
