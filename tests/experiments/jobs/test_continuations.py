@@ -57,7 +57,7 @@ def test_held_out_text_starts_in_the_middle_of_its_document(
 ):
     prompts: list[str] = []
 
-    def continue_(cfg, params, database, prompt):
+    def continue_(cfg, params, database, prompt, limits):
         prompts.append(prompt)
         return {"prompt": prompt}
 
