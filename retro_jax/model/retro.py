@@ -168,8 +168,7 @@ class Retro(nnx.Module):
             neighbour_lengths_BCN: how many of the R tokens are text; all, if not given.
             segments_BL: document of each token, from 1; 0 is padding. One document, if
                 not given.
-            encoded_BCNTSE: what `encode` has made of these neighbours before, where the
-                decoder reads them itself (`encoder="decoder"`).
+            encoded_BCNTSE: what `encode` made of these neighbours before.
         Returns:
             float32 logits.
         Raises:
@@ -183,8 +182,6 @@ class Retro(nnx.Module):
         layers, memory = list(self.decoder), []
         encoder = self.encoder
         if found is not None and encoder is None:
-            if encoded_BCNTSE is None:
-                encoded_BCNTSE = self._encoded(found)
             hidden_BLD = self._read_with_decoder(
                 found, encoded_BCNTSE, hidden_BLD, segments_BL
             )
@@ -230,6 +227,8 @@ class Retro(nnx.Module):
     ):
         """Runs the layers up to the last with CCA, each over what the layers below it read."""
         done = 0
+        if encoded_BCNTSE is None:
+            encoded_BCNTSE = self._encoded(found)
         encoded_BCNTSE = encoded_BCNTSE[:, : found.tokens_BCNR.shape[1]]
         for place, layer in enumerate(sorted(self.cfg.cca_layers)):
             for part in self._between(done, layer - 1):

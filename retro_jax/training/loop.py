@@ -48,8 +48,8 @@ def train(
         run: JSON that a checkpoint must agree with to be gone on from.
         told: JSON that checkpoints also keep, and that may be another by then.
         trained: names of the parameters that are trained; all, if not given.
-        backbone: parameters to begin with, of a baseline (`retrofit.py`); used up.
-        encodings: what neighbours are read as, where that does not change in training.
+        backbone: parameters to begin with (`retrofit.py`); used up.
+        encodings: what neighbours are read as, where no training changes that.
     Raises:
         ValueError: for a checkpoint of another run, or a batch that the mesh can't split,
             before anything is compiled.
@@ -64,10 +64,8 @@ def train(
     shardings = sharding.state_shardings(jax.eval_shape(new), mesh)
     keeper = checkpoints.Checkpoints(workdir / "checkpoints", keep=cfg.keep_checkpoints)
     with contextlib.closing(keeper), jax.set_mesh(mesh):
-        step, train_state = _begin_or_go_on(new, shardings, keeper, run, backbone)
-        metrics.say(_opening_line(train_state, step, cfg.steps))
-        jitted = _jitted(model_cfg, optimizer, cfg, trained, shardings)
-        updates: dict = {}  # the compiled step, for batches with neighbours and without
+        step, train_state = _begin_or_go_on(new, shardings, keeper, run, backbone, cfg)
+        update = _update(model_cfg, optimizer, cfg, trained, shardings)
         log = TrainingLog(workdir / "metrics", optimizer_cfg, cfg, step)
         with contextlib.closing(log), preemption.watch() as reached:
             batches = batches_from(step)
@@ -75,9 +73,8 @@ def train(
                 batch = log.timed(lambda: next(batches))
                 if encodings is not None:
                     batch = encodings.added_to(train_state["params"], batch)
-                on_devices = to_devices(model_cfg, batch, mesh)
-                update = _compiled_once(updates, jitted, train_state, on_devices)
-                train_state, sums = update(train_state, on_devices)
+                batch = to_devices(model_cfg, batch, mesh)
+                train_state, sums = update(train_state, batch)
                 step += 1
                 log.after_step(step, sums)
                 keeper.check()
@@ -91,26 +88,32 @@ def train(
     return train_state
 
 
-def _begin_or_go_on(make_state, shardings, keeper, run, backbone):
+def _begin_or_go_on(make_state, shardings, keeper, run, backbone, cfg: TrainConfig):
     """The step that was reached before, and its state."""
     if keeper.latest_step() is None:
-        return 0, first_state(make_state, shardings, backbone)
-    shapes = jax.eval_shape(make_state)
-    return keeper.restore(checkpoints.abstract(shapes, shardings), run)
+        step, train_state = 0, first_state(make_state, shardings, backbone)
+    else:
+        shapes = jax.eval_shape(make_state)
+        step, train_state = keeper.restore(checkpoints.abstract(shapes, shardings), run)
+    metrics.say(_opening_line(train_state, step, cfg.steps))
+    return step, train_state
 
 
-def _jitted(model_cfg, optimizer, cfg: TrainConfig, trained, shardings):
+def _update(model_cfg, optimizer, cfg: TrainConfig, trained, shardings):
+    """Gives the update, which is compiled once for each kind of batch."""
     step_fn = functools.partial(
         train_step, model_cfg, optimizer, cfg.accumulation, trained=trained
     )
-    return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+    jitted = jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+    known: dict = {}  # for batches with neighbours, with encoded ones and without
 
+    def update(train_state: TrainState, batch):
+        names = frozenset(batch)
+        if names not in known:
+            known[names] = compiled(jitted, train_state, batch)
+        return known[names](train_state, batch)
 
-def _compiled_once(known: dict, jitted, train_state: TrainState, batch):
-    names = frozenset(batch)
-    if names not in known:
-        known[names] = compiled(jitted, train_state, batch)
-    return known[names]
+    return update
 
 
 def _opening_line(train_state: TrainState, step: int, steps: int) -> str:
