@@ -73,8 +73,8 @@ def train(
                 batch = log.timed(lambda: next(batches))
                 if encodings is not None:
                     batch = encodings.added_to(train_state["params"], batch)
-                batch = to_devices(model_cfg, batch, mesh)
-                train_state, sums = update(train_state, batch)
+                on_devices = to_devices(model_cfg, batch, mesh)
+                train_state, sums = update(train_state, on_devices)
                 step += 1
                 log.after_step(step, sums)
                 keeper.check()
