@@ -117,7 +117,18 @@ class Experiment:
         return bool(self.model.cca_layers) or self.model.encoder == "decoder"
 
     def set_vocab_size(self, vocab_size: int) -> None:
-        """Fits the model to a tokenizer; rounded up, so that a mesh can divide it."""
+        """Fits the model to a tokenizer; rounded up, so that a mesh can divide it.
+
+        Raises:
+            ValueError: if a pretrained decoder has no embeddings for all of its tokens.
+        """
+        if self.model.encoder == "decoder":  # some embed more than there are tokens
+            if vocab_size > self.model.vocab_size:
+                raise ValueError(
+                    f"data.tokenizer has {vocab_size:,} tokens and the decoder embeds "
+                    f"{self.model.vocab_size:,}: it is another decoder's tokenizer"
+                )
+            return
         self.model.vocab_size = -(-vocab_size // 128) * 128
 
     def identity(self) -> dict:

@@ -49,12 +49,16 @@ def questions(database: Database, most: int, seed: int) -> list[Question]:
 
     Only texts of the Factbook's form state facts in a way that is known here.
     """
-    documents = database.snapshot.documents("train")
+    snapshot = database.snapshot
+    documents, of_chunk = snapshot.documents("train"), snapshot.document_of_chunk
+    rows_T = np.random.default_rng(seed).permutation(len(documents))
     found = []
-    for row in np.random.default_rng(seed).permutation(len(documents)):
+    for row in rows_T[~snapshot.state.is_deleted(rows_T)]:
         document = documents.slice(int(row), 1).to_pylist()[0]
+        tokens = snapshot.chunks().take("tokens", np.flatnonzero(of_chunk == row))
+        text = database.tokenizer.decode(tokens.reshape(-1))
         for form, pattern in _FORMS:
-            stated = re.search(pattern, document["text"], re.MULTILINE)
+            stated = re.search(pattern, text, re.MULTILINE)
             if stated and document["title"]:
                 prompt = f"{document['title']}\n\n{form.format(document['title'])}"
                 found.append(Question(document["id"], prompt, stated[1]))

@@ -122,8 +122,11 @@ def _with_distances(found: Iterator[Batch], database: Database) -> Iterator[Batc
             for tokens in tokens_BCM.reshape(-1, tokens_BCM.shape[-1])
         ]
         asked = database.embedder.embed(texts).astype(np.float32)
-        drawn = database.snapshot.vectors(np.maximum(ids_BCN, 0)).astype(np.float32)
-        apart = asked.reshape(*ids_BCN.shape[:2], 1, -1) - drawn
+        drawn_ids_T = np.maximum(ids_BCN, 0).reshape(-1)
+        drawn = database.snapshot.vectors(drawn_ids_T).astype(np.float32)
+        apart = asked.reshape(*ids_BCN.shape[:2], 1, -1) - drawn.reshape(
+            *ids_BCN.shape, -1
+        )
         yield {**batch, "neighbour_distances_BCN": np.square(apart).sum(axis=-1)}
 
 
@@ -172,7 +175,7 @@ def _beside_prompts(measured: Measured, losses: dict) -> dict:
     cfg, seed = measured.cfg, measured.cfg.evaluation.seed
     size, chunks = cfg.evaluation.batch_size, cfg.data.sequence_chunks
     num_batches = -(-cfg.evaluation.prompt_sequences // size)
-    some = list(itertools.islice(batches(cfg, measured.sequences), num_batches))
+    some = list(itertools.islice(_read(measured, None), num_batches))
     title = f"passages in the prompt, {cfg.evaluation.split} split"
     prompted = list(evaluation.with_neighbours_in_prompt(cfg.model, some))
     with Progress(title, size * len(prompted), "sequences") as progress:
