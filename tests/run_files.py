@@ -5,6 +5,7 @@ import json
 
 from data_pipeline.database import Found
 from experiments.configs import tiny
+from tests import tiny_decoder
 
 MANIFEST = {
     "chunk_len": 64,
@@ -87,6 +88,63 @@ def results(on=None, random=None, documents=50, samples=None):
     }
 
 
+def retrofit_results(**changes):
+    """Those of a pretrained decoder that gains where there is much to copy."""
+    found = results(documents=69)
+    found["conditions"] = _retrofit_conditions(0.95, (-0.07, -0.17, 0.001))
+    by_run = []
+    for low, end, on in ((0, 8, -0.04), (8, 16, -0.12), (16, None, -0.5)):
+        conditions = _retrofit_conditions(1.0, (-0.02, on, 0.001))
+        by_run.append(
+            {
+                "from_tokens": low,
+                "below_tokens": end,
+                "chunks": 1200 + low,
+                "conditions": conditions,
+            }
+        )
+    beside = _retrofit_conditions(0.8, (-0.06, -0.16, 0.001))
+    beside["prompt"] = condition(0.6, off=0.8, ends=(-0.25, -0.15))
+    return found | {
+        "init_from": {"step": 0, "parameters": "x", "freeze": True},
+        "by_longest_run": by_run,
+        "prompt": {"sequences": 24, "conditions": beside},
+        "facts": {
+            "asked": 80,
+            "stated": 60,
+            "right": {"off": 0.05, "on": 0.65, "edited": 0.6},
+        },
+        "gates": {
+            "18": {"before": [0.0, 1.0, 1.0], "after": [0.1, 1.4, -0.2]},
+            "20": {"before": [0.0, 0.0, 1.0], "after": [0.0, 0.3, 0.9]},
+        },
+        **changes,
+    }
+
+
+def _retrofit_conditions(off, changes):
+    """Conditions by what they change; intervals of a fifth to either side, of 0.01 at least."""
+    found = {"off": condition(off, off=off, little=off)}
+    for name, change in zip(("untrained", "on", "random"), changes, strict=True):
+        half = max(abs(change) / 5, 0.01)
+        ends = change - half, change + half
+        found[name] = condition(off + change, off=off, ends=ends, little=off + change)
+    return found
+
+
+LIMITS = {
+    "max_distance": 0.9,
+    "least_tokens": 8,
+    "bits_per_byte": 0.8,
+    "share_read": 0.75,
+    "tried": [
+        {"max_distance": far, "least_tokens": least, "bits_per_byte": 1.0 - far / 10}
+        for far in (-1.0, 0.5, 0.9)
+        for least in (1, 8)
+    ],
+}
+
+
 def metrics(steps=60):
     return [
         {
@@ -100,6 +158,16 @@ def metrics(steps=60):
         }
         for row in range(steps)
     ]
+
+
+def retrofit_settings():
+    """As `settings`, of a pretrained decoder that reads neighbours itself."""
+    found = settings()
+    decoder = tiny_decoder.config(cca_layers=(2, 4))
+    found["config"]["model"] = json.loads(json.dumps(dataclasses.asdict(decoder)))
+    return found | {
+        "config": found["config"] | {"init_from": "/home/x/models/a|b.gguf"}
+    }
 
 
 def settings(arg=""):

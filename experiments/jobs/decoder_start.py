@@ -74,10 +74,12 @@ def _choose(cfg: Experiment, decoder, backbone) -> None:
     scores_TH = copying_heads.copying_scores(decoder, backbone, seed=cfg.train.seed)
     if not cfg.model.cca_layers:
         cfg.model.cca_layers = copying_heads.layers_that_copy(cfg.retrofit, scores_TH)
-    if not cfg.retrofit.open_heads:
-        cfg.retrofit.open_heads = copying_heads.heads_that_copy(
-            cfg.retrofit, scores_TH, cfg.model.cca_layers
-        )
+    if cfg.retrofit.open_heads:  # by hand: they are checked where they are used
+        say(f"layers that get CCA: {', '.join(map(str, cfg.model.cca_layers))}")
+        return
+    cfg.retrofit.open_heads = copying_heads.heads_that_copy(
+        cfg.retrofit, scores_TH, cfg.model.cca_layers
+    )
     for layer, heads in zip(
         sorted(cfg.model.cca_layers), cfg.retrofit.open_heads, strict=True
     ):

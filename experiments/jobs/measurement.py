@@ -17,6 +17,7 @@ from data_pipeline.storage.progress import Progress
 from experiments.config import Experiment
 from experiments.jobs import reading
 from retro_jax import evaluation
+from retro_jax.devices import sharding
 from retro_jax.model import parameters
 from retro_jax.training.batch import Batch
 from retro_jax.training.encodings import Encodings
@@ -74,6 +75,8 @@ def conditions(measured: Measured) -> dict:
             for name, found in losses.items()
         },
     }
+    if cfg.model.encoder == "decoder":
+        results["gates"] = _gates(measured)
     if cfg.has_cca:
         results["by_longest_run"] = _by_longest_run(losses, longest_X, seed)
         if cfg.evaluation.prompt_sequences:
@@ -135,6 +138,24 @@ def choose_limits(measured: Measured) -> dict:
     off, on = _losses(measured, "off"), _losses(measured, "on")
     found = batches(measured.cfg, measured.sequences)
     return reading.choose(off, on, *reading.read_by_chunks(found))
+
+
+def _gates(measured: Measured) -> dict:
+    """Gates of heads by layer, after training and, if they are known, before, as JSON."""
+
+    def listed(params: parameters.Parameters | None, layer: int) -> list[float] | None:
+        name = f"decoder/{layer}/cross/gate_H"
+        if params is None:
+            return None
+        return np.asarray(sharding.on_host(params[name]), np.float64).tolist()
+
+    return {
+        str(layer): {
+            "before": listed(measured.untrained, layer),
+            "after": listed(measured.params, layer),
+        }
+        for layer in sorted(measured.cfg.model.cca_layers)
+    }
 
 
 def _compared(

@@ -3,6 +3,7 @@
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.report.verdict import counted, number, percent
@@ -85,6 +86,10 @@ def model(settings: Mapping) -> list[Fact]:
         Fact("layers with CCA", layers or "none: the baseline, without retrieval"),
     ]
     if layers:
+        own = (
+            f"the decoder's own layers, up to layer {max(cfg['cca_layers']) - 1}: each "
+            "layer with CCA reads what the layer below it made of a passage"
+        )
         encoder = (
             f"{counted(cfg['encoder_depth'], 'layer')}, width {cfg['encoder_width']}, "
             f"{cfg['encoder_heads']} heads of {cfg['encoder_head_size']}, "
@@ -92,14 +97,27 @@ def model(settings: Mapping) -> list[Fact]:
         )
         passages = counted(settings["config"]["data"]["num_neighbours"], "passage")
         read = f"{passages} of {cfg['neighbour_len']} tokens"
-        found += [Fact("encoder", encoder), Fact("read for each chunk", read)]
+        by_decoder = cfg.get("encoder") == "decoder"
+        found += [
+            Fact("encoder", own if by_decoder else encoder),
+            Fact("read for each chunk", read),
+        ]
     if layers and cfg.get("copy_init"):
         start = (
             "cross-attention starts as a copier of what its passages say, not at "
             "random (model.copy_init)"
         )
         found.append(Fact("start", start))
-    if settings["config"].get("init_from"):
+    start_from = settings["config"].get("init_from")
+    if start_from and cfg.get("encoder") == "decoder":
+        start = "cross-attention began as a copy of its layers' own attention"
+        if settings["config"].get("retrofit", {}).get("start") == "random":
+            start = "cross-attention began at random, with an output of zero"
+        found += [
+            Fact("pretrained decoder", code=(Path(start_from).name,)),
+            Fact("start", start),
+        ]
+    elif start_from:
         start = (
             "the decoder began as a trained baseline (init_from), to which "
             "cross-attention added nothing at first"

@@ -16,13 +16,20 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from experiments.report import verdict
+from experiments.report import retrofit, verdict
 
 INK, FAINT = "#222222", "#d0d0d0"
-COLOURS = {"off": "#6b6b6b", "on": "#0072b2", "random": "#d55e00"}
-_MARKERS = {"off": "o", "on": "s", "random": "D"}
+COLOURS = {
+    "off": "#6b6b6b",
+    "untrained": "#009e73",
+    "on": "#0072b2",
+    "random": "#d55e00",
+    "prompt": "#a8508a",
+}
+_MARKERS = {"off": "o", "untrained": "^", "on": "s", "random": "D", "prompt": "v"}
 _CSS_NAMES = {INK: "--ink", FAINT: "--faint"} | {
     colour: f"--{name}" for name, colour in COLOURS.items()
 }
@@ -45,23 +52,99 @@ def of_results(conditions: Mapping) -> list[Plot]:
         return []
     rows = {name: conditions[name] for name in verdict.ORDER if name in conditions}
     values = [f"{name} {verdict.number(rows[name]['bits_per_byte'])}" for name in rows]
-    changes = [
-        f"{name} {verdict.signed(row['minus_off'])} (95 % interval "
-        f"{verdict.interval(row['minus_off_interval'], verdict.signed)})"
-        for name, row in rows.items()
-        if name != "off"
-    ]
-    figure, axes = _empty(2.0, "Bits per byte on held-out text")
+    height = 1.1 + 0.3 * len(rows)
+    figure, axes = _empty(height, "Bits per byte on held-out text")
     _points(axes, rows, "bits_per_byte", "interval")
     axes.set_xlabel("bits per byte, 95 % interval (less is better)", **_FONT)
     by_condition = f"Bits per byte by condition: {', '.join(values)}"
     made = [Plot("bits-per-byte", by_condition, figure)]
-    figure, axes = _empty(2.0, "Difference to retrieval off")
+    figure, axes = _empty(height, "Difference to retrieval off")
     axes.axvline(0, color=COLOURS["off"], linewidth=1, zorder=1)
     _points(axes, rows, "minus_off", "minus_off_interval")
     axes.set_xlabel("bits per byte, 95 % interval (below 0 is better)", **_FONT)
-    to_off = f"Difference in bits per byte to retrieval off: {', '.join(changes)}"
+    to_off = f"Difference in bits per byte to retrieval off: {_changes(rows)}"
     return [*made, Plot("difference", to_off, figure)]
+
+
+def of_prompt(beside: Mapping | None) -> list[Plot]:
+    """What the same passages change in the prompt and by cross-attention."""
+    if beside is None:
+        return []
+    order = (*verdict.ORDER[1:], "prompt")
+    rows = {n: beside["conditions"][n] for n in order if n in beside["conditions"]}
+    figure, axes = _empty(2.2, "Difference to retrieval off, on the same text")
+    axes.axvline(0, color=COLOURS["off"], linewidth=1, zorder=1)
+    _points(axes, rows, "minus_off", "minus_off_interval")
+    axes.set_xlabel("bits per byte, 95 % interval (below 0 is better)", **_FONT)
+    told = f"Difference in bits per byte on the same text: {_changes(rows)}"
+    return [Plot("prompt", told, figure)]
+
+
+def of_runs(bins: Sequence[Mapping]) -> list[Plot]:
+    """What retrieval changes where chunks share more or less with their passages."""
+    bins = [entry for entry in bins if entry["chunks"]]
+    if not bins:
+        return []
+    shown = [n for n in verdict.ORDER[1:] if n in bins[0]["conditions"]]
+    figure, axes = _empty(1.2 + 0.75 * len(bins), "Difference to retrieval off")
+    axes.axvline(0, color=COLOURS["off"], linewidth=1, zorder=1)
+    for place, entry in enumerate(bins):
+        for line, name in enumerate(shown):
+            height = place + 0.2 * (line - (len(shown) - 1) / 2)
+            _point(axes, name, height, entry["conditions"][name])
+    names = [retrofit.bin_name(entry) for entry in bins]
+    axes.set_yticks(range(len(bins)), labels=names)
+    axes.set_ylabel("shared run, tokens", **_FONT)
+    axes.set_xlabel("bits per byte, 95 % interval (below 0 is better)", **_FONT)
+    _as_rows(axes, len(bins))
+    markers = [
+        Line2D(
+            [], [], color=COLOURS[n], marker=_MARKERS[n], linewidth=2, label=_label(n)
+        )
+        for n in shown
+    ]
+    _legend(figure, markers)
+    told = "; ".join(
+        f"{name} tokens: {_changes({n: entry['conditions'][n] for n in shown})}"
+        for name, entry in zip(names, bins, strict=True)
+    )
+    label = f"Difference in bits per byte by longest run of shared tokens: {told}"
+    return [Plot("shared-runs", label, figure)]
+
+
+def of_gates(gates: Mapping) -> list[Plot]:
+    """Gates of heads, before training and after: a row of bars for each layer."""
+    if not gates:
+        return []
+    figure = Figure(figsize=(_WIDTH_IN, 0.9 + 0.8 * len(gates)), layout="constrained")
+    all_axes = figure.subplots(len(gates), sharex=True, sharey=True, squeeze=False)
+    for axes, (layer, of_layer) in zip(all_axes[:, 0], gates.items(), strict=True):
+        _style(axes)
+        heads = np.arange(len(of_layer["after"]))
+        after = axes.bar(heads, of_layer["after"], width=0.5, color=COLOURS["on"])
+        after.set_label("after training")
+        if of_layer["before"] is not None:
+            ends = heads - 0.38, heads + 0.38
+            before = axes.hlines(of_layer["before"], *ends, lw=2)
+            before.set(color=COLOURS["untrained"], label="before training")
+        axes.axhline(0, color=FAINT, linewidth=0.8)
+        axes.set_ylabel(f"layer {layer}", **_FONT)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
+    axes.set_xlabel("head", **_FONT)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
+    _legend(figure, all_axes[0, 0].get_legend_handles_labels()[0])
+    told = "; ".join(
+        f"layer {layer}: {_gates_in_words(each)}" for layer, each in gates.items()
+    )
+    return [Plot("gates", f"Gates by head: {told}", figure)]
+
+
+def _gates_in_words(of_layer: Mapping) -> str:
+    after = ", ".join(verdict.number(gate, 2) for gate in of_layer["after"])
+    if of_layer["before"] is None:
+        return after
+    before = ", ".join(verdict.number(gate, 2) for gate in of_layer["before"])
+    return f"{before} before training, {after} after"
 
 
 def of_training(rows: Sequence[Mapping]) -> list[Plot]:
@@ -146,28 +229,72 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def _changes(rows: Mapping) -> str:
+    return ", ".join(
+        f"{_label(name)} {verdict.signed(row['minus_off'])} (95 % interval "
+        f"{verdict.interval(row['minus_off_interval'], verdict.signed)})"
+        for name, row in rows.items()
+        if name != "off"
+    )
+
+
+def _label(name: str) -> str:
+    return verdict.LABELS.get(name, name)
+
+
 def _empty(height_in: float, title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=10, color=INK)
+    _style(axes)
+    return figure, axes
+
+
+def _legend(figure: Figure, handles: Sequence) -> None:
+    """A line below a figure that says what its colours are."""
+    figure.legend(
+        handles=handles,
+        loc="outside lower left",
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+        labelcolor=INK,
+    )
+
+
+def _style(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(color=FAINT, labelcolor=INK, labelsize=9)
     axes.grid(axis="y", color=FAINT, linewidth=0.5)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _points(axes: Axes, conditions: Mapping, value: str, interval: str) -> None:
-    """A row for each condition: a marker, and a bar where its interval is known."""
-    for place, name in enumerate(conditions):
-        colour, ends = COLOURS[name], conditions[name][interval]
-        if all(map(math.isfinite, ends)):
-            axes.plot(ends, [place, place], color=colour, linewidth=2)
-        middle = conditions[name][value]
-        axes.plot([middle], [place], _MARKERS[name], color=colour, markersize=7)
-    axes.set_yticks(range(len(conditions)), labels=list(conditions))
-    axes.set_ylim(len(conditions) - 0.5, -0.5)  # the first on top
+    """A row for each condition."""
+    for place, (name, values) in enumerate(conditions.items()):
+        _point(axes, name, place, values, value, interval)
+    axes.set_yticks(range(len(conditions)), labels=list(map(_label, conditions)))
+    _as_rows(axes, len(conditions))
+
+
+def _point(
+    axes: Axes,
+    name: str,
+    height: float,
+    values: Mapping,
+    value: str = "minus_off",
+    interval: str = "minus_off_interval",
+) -> None:
+    """A marker, and a bar where its interval is known."""
+    colour, ends = COLOURS[name], values[interval]
+    if all(map(math.isfinite, ends)):
+        axes.plot(ends, [height, height], color=colour, linewidth=2)
+    axes.plot([values[value]], [height], _MARKERS[name], color=colour, markersize=7)
+
+
+def _as_rows(axes: Axes, count: int) -> None:
+    axes.set_ylim(count - 0.5, -0.5)  # the first on top
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="y")

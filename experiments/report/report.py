@@ -14,7 +14,7 @@ from data_pipeline.database import Database
 from data_pipeline.storage.files import read_json, write_file
 from data_pipeline.storage.printing import printable
 from data_pipeline.storage.progress import say
-from experiments.report import facts, markdown, plots, verdict
+from experiments.report import facts, markdown, plots, retrofit, verdict
 from retro_jax.runs.metrics import read_metrics
 
 _SHARED_WORDS = 3  # as many in a row, at least, are marked
@@ -35,10 +35,11 @@ def write(workdir: Path, database: Database) -> None:
         _printable(read_json(workdir / "settings.json") or {}),
         _printable(database.manifest),
         read_metrics(workdir / "metrics" / "metrics.jsonl"),
+        read_json(workdir / "reading.json") or {},
     )
-    _write_pictures(
-        workdir / "report_files", page["results_plots"] + page["training_plots"]
-    )
+    drawn = [plot for part in page["parts"] for plot in part.drawn]
+    drawn = [*page["results_plots"], *drawn, *page["training_plots"]]
+    _write_pictures(workdir / "report_files", drawn)
     for name in ("report.md", "report.html"):
         write_file(workdir / name, render(page, name))
     say(f"\n{page['headline']}\n")
@@ -51,6 +52,7 @@ def make_page(
     settings: Mapping,
     manifest: Mapping,
     rows: Sequence[Mapping],
+    limits: Mapping,
 ) -> dict[str, Any]:
     """All that a report says, in the order in which the templates say it.
 
@@ -60,15 +62,20 @@ def make_page(
         settings: `settings.json`, or empty.
         manifest: the database's manifest.
         rows: the rows of `metrics.jsonl`; may be none.
+        limits: `reading.json`, or empty.
     """
     return {
         "name": name,
+        "caveats": verdict.caveats(results, settings),
         "headline": verdict.headline(results),
         "unit": verdict.UNIT,
+        "summary": retrofit.summary(results) if retrofit.is_one(results) else [],
         "notes": verdict.notes(results),
         "table": verdict.table(results),
         "caption": verdict.caption(results, manifest["chunk_len"]),
         "results_plots": plots.of_results(results["conditions"]),
+        "parts": _parts(results, settings, limits),
+        "is_prose": retrofit.is_one(results),
         "samples": [_sample(sample) for sample in results["samples"]],
         "training_plots": plots.of_training(rows),
         "facts": [
@@ -79,6 +86,55 @@ def make_page(
         ],
         "commands": facts.repeat(settings),
     }
+
+
+class Part(NamedTuple):
+    """A section of the page that only some runs have."""
+
+    anchor: str
+    title: str
+    section: retrofit.Section
+    drawn: Sequence[plots.Plot]
+
+
+def _parts(results: Mapping, settings: Mapping, limits: Mapping) -> list[Part]:
+    """What only a pretrained decoder's report has, in order; what was not measured isn't."""
+    if not retrofit.is_one(results):
+        return []
+    evaluation = settings.get("config", {}).get("evaluation", {})
+    bins = results.get("by_longest_run", [])
+    found: tuple[tuple[str, str, retrofit.Section | None, Sequence], ...] = (
+        (
+            "copied",
+            "What is copied and what is not",
+            retrofit.copied(results),
+            plots.of_runs(bins),
+        ),
+        (
+            "prompt",
+            "The same passages in the prompt",
+            retrofit.beside_prompt(results),
+            plots.of_prompt(results.get("prompt")),
+        ),
+        ("questions", "Questions of fact", retrofit.questions(results), []),
+        (
+            "limits",
+            "Which passages are read",
+            retrofit.limits(limits, evaluation),
+            [],
+        ),
+        (
+            "heads",
+            "Which layers and heads read",
+            retrofit.heads(results),
+            plots.of_gates(results["gates"]),
+        ),
+    )
+    return [
+        Part(anchor, title, section, drawn)
+        for anchor, title, section, drawn in found
+        if section is not None
+    ]
 
 
 def _printable(value):
@@ -129,14 +185,14 @@ def _sample(sample: Mapping) -> dict[str, Any]:
     }
 
 
-class Part(NamedTuple):
+class Stretch(NamedTuple):
     """A stretch of text, and whether its words stand in a passage as well."""
 
     text: str
     shared: bool
 
 
-def mark_shared(text: str, passages: Sequence[str]) -> list[Part]:
+def mark_shared(text: str, passages: Sequence[str]) -> list[Stretch]:
     """Cuts a text where runs of words begin and end that a passage holds as well.
 
     Only letters, digits and underscores count; runs are of `_SHARED_WORDS` or more.
@@ -153,9 +209,9 @@ def mark_shared(text: str, passages: Sequence[str]) -> list[Part]:
         spans.append((start, stop))
     parts, done = [], 0
     for start, stop in spans:
-        parts += [Part(text[done:start], False), Part(text[start:stop], True)]
+        parts += [Stretch(text[done:start], False), Stretch(text[start:stop], True)]
         done = stop
-    return [part for part in (*parts, Part(text[done:], False)) if part.text]
+    return [part for part in (*parts, Stretch(text[done:], False)) if part.text]
 
 
 def _runs(words: Sequence[str]) -> list[tuple[str, ...]]:

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-ORDER = ("off", "on", "random")
+ORDER = ("off", "untrained", "on", "random")
+LABELS = {"untrained": "on, untrained", "prompt": "in the prompt"}  # else their names
 NOT_KNOWN = "n/a"
 # Ours: below this many documents a percentile bootstrap is visibly too narrow.
 _FEW_DOCUMENTS = 30
@@ -31,6 +32,24 @@ _FROZEN = (
     "The same model with its chunked cross-attention (CCA) skipped: exactly the baseline "
     "that was retrofitted, whose parameters stayed frozen."
 )
+_DECODER = {
+    "off": (
+        "The pretrained decoder itself, bit for bit: cross-attention (CCA) is skipped, and "
+        "the decoder's own weights were not trained."
+    ),
+    "untrained": (
+        "Each chunk's own nearest passages, read by cross-attention as it was before any "
+        "training: copied from the decoder's own attention, open for heads that copy."
+    ),
+    "on": (
+        "The same passages, read by cross-attention as it was trained; of the chunks "
+        "outside of the limits of reading, none are."
+    ),
+    "random": (
+        "Passages drawn at random from the database in place of the nearest, within the "
+        "same limits: what it does to read any passage, whatever it says."
+    ),
+}
 _BASELINE = (
     "The model reads no passage: it has no chunked cross-attention (CCA) at all."
 )
@@ -44,6 +63,11 @@ class Row(NamedTuple):
     cells: tuple[
         str, ...
     ]  # bits per byte, difference to off, the same at little overlap
+
+    @property
+    def label(self) -> str:
+        """The condition as readers see it."""
+        return LABELS.get(self.condition, self.condition)
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -78,7 +102,10 @@ def table(results: Mapping) -> list[Row]:
     """The conditions that were measured, always in the same order."""
     measured = results["conditions"]
     meanings = _MEANINGS if "on" in measured else {"off": _BASELINE}
-    if (results.get("init_from") or {}).get("freeze"):
+    frozen = (results.get("init_from") or {}).get("freeze")
+    if "gates" in results:  # a pretrained decoder reads itself
+        meanings = _DECODER if frozen else _DECODER | {"off": _MEANINGS["off"]}
+    elif frozen:
         meanings = meanings | {"off": _FROZEN}
     off_little, rows = measured["off"][_LITTLE_OVERLAP], []
     for name in (name for name in ORDER if name in measured):
@@ -192,8 +219,7 @@ def _effect_of_random(random: Mapping, on: Mapping) -> str:
 
 def notes(results: Mapping) -> list[str]:
     """Reservations that a careful reader should hold against the headline."""
-    measured, documents = results["conditions"], results["documents"]
-    found = []
+    measured, found = results["conditions"], []
     if "on" in measured:
         difference = measured["on"][_LITTLE_OVERLAP] - measured["off"][_LITTLE_OVERLAP]
         if math.isfinite(difference):
@@ -205,11 +231,23 @@ def notes(results: Mapping) -> list[str]:
             )
         else:
             found.append("No chunk has little in common with its passages.")
+    return found
+
+
+def caveats(results: Mapping, settings: Mapping) -> list[str]:
+    """What must be known before the headline's number: how few texts, and one seed."""
+    documents, found = results["documents"], []
     if documents < _FEW_DOCUMENTS:
         found.append(
             f"With {counted(documents, 'document')} the intervals themselves are rough "
             "and rather too narrow: measure on more held-out text before relying on them."
         )
+    seed = settings.get("config", {}).get("train", {}).get("seed")
+    of_seed = "" if seed is None else f" (train.seed = {seed})"
+    found.append(
+        f"This is one run with one seed{of_seed}; another seed gives other numbers, and "
+        "the intervals do not say how much they differ."
+    )
     return found
 
 

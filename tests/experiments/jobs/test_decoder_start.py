@@ -1,7 +1,9 @@
 """A pretrained decoder becomes a RETRO: one whole run, and starts that are refused."""
 
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -22,7 +24,7 @@ def decoder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(decoder, tmp_path_factory):
-    """Gives the job of a run that was trained and evaluated, and the run's folder."""
+    """Gives what makes jobs of a run that was trained and evaluated, and its folder."""
     folder = tmp_path_factory.mktemp("run")
     cfg = tiny_retrofit.experiment(decoder, tiny_retrofit.corpus(folder / "corpus"))
     workdir = folder / "work"
@@ -45,18 +47,141 @@ def run(decoder, tmp_path_factory):
     return job, workdir
 
 
-def _results(workdir):
-    return json.loads((workdir / "evaluation" / "results.json").read_text())
-
-
-def test_everything_is_measured(run):
+def test_everything_is_measured_and_reported(run):
     _, workdir = run
-    found = _results(workdir)
-    assert set(found["conditions"]) == {"off", "on", "untrained", "random"}
-    assert set(found["prompt"]["conditions"]) == {*found["conditions"], "prompt"}
+    found = json.loads((workdir / "evaluation" / "results.json").read_text())
+    conditions = found["conditions"]
+    assert set(conditions) == {"off", "on", "untrained", "random"}
+    assert set(found["prompt"]["conditions"]) == {*conditions, "prompt"}
     assert [each["from_tokens"] for each in found["by_longest_run"]] == [0, 8, 16]
     assert found["facts"]["asked"] == 8 >= found["facts"]["stated"] > 0
     assert set(found["facts"]["right"]) == {"off", "on", "edited"}
-    assert all(np.isfinite(c["bits_per_byte"]) for c in found["conditions"].values())
-    conditions = found["conditions"]
-    assert conditions["off"]["bits_per_byte"] != conditions["on"]["bits_per_byte"]
+    bits = {name: values["bits_per_byte"] for name, values in conditions.items()}
+    assert all(map(np.isfinite, bits.values()))
+    ((layer, gates),) = found["gates"].items()
+    assert set(gates["before"]) == {1.0} and gates["after"] != gates["before"]
+    assert "tried" in json.loads((workdir / "reading.json").read_text())
+    report = (workdir / "report.md").read_text()
+    for title in ("What is copied", "in the prompt", "Questions of fact", "heads read"):
+        assert title in report
+    assert f"in layer {layer}, counted from 1" in report
+
+
+def test_off_is_the_decoder_bit_for_bit(run, decoder):
+    job, _ = run
+    _, params = job()._parameters()
+    for name, array in pretrained.load(decoder).params.items():
+        np.testing.assert_array_equal(array, params[name], err_msg=name)
+    new = set(params) - set(pretrained.load(decoder).params)
+    assert new and all("cross" in name or "norm_source" in name for name in new)
+
+
+def test_again_is_up_to_date_and_needs_no_choice_of_layers(run, capsys):
+    job, workdir = run
+    before = (workdir / "run.json").read_bytes()
+    again = job()
+    again.train(restart=False)
+    again.evaluate()
+    said = capsys.readouterr().out
+    assert "training: up to date" in said and "evaluation: up to date" in said
+    assert "gets CCA" not in said
+    assert (workdir / "run.json").read_bytes() == before
+
+
+def test_the_run_writes_text_with_its_sources(run, capsys):
+    job, workdir = run
+    # Random weights read nothing gladly: let every passage be read.
+    again = job()
+    again._cfg.evaluation.max_distance, again._cfg.evaluation.least_tokens = 9.0, 1
+    again._cfg.evaluation.prompt = "The population of Adele is " * 4
+    again.generate()
+    said = capsys.readouterr().out
+    assert ">>>" in said and "[1] " in said and str(workdir.parent / "corpus") in said
+
+
+def _mesh():
+    return sharding.make_mesh(MeshConfig())
+
+
+def _start(decoder, **retrofit):
+    cfg = tiny_retrofit.experiment(decoder, "none")
+    cfg.retrofit = dataclasses.replace(cfg.retrofit, **retrofit)
+    return cfg, decoder_start.start(cfg, _mesh())
+
+
+def test_what_is_left_open_is_chosen_and_written_down(decoder):
+    cfg, baseline = _start(decoder, num_cca_layers=2)
+    assert cfg.model.cca_layers == (1, 2)
+    assert cfg.retrofit.open_heads == ((0, 1, 2, 3),) * 2
+    assert baseline.fingerprint == pretrained.fingerprint_of(decoder)
+    own = baseline.params["decoder/2/attention/w_q_DHK"]
+    assert np.array_equal(own, baseline.params["decoder/2/cross/w_q_DHK"])
+
+
+def test_what_is_set_by_hand_is_kept(decoder, capsys):
+    cfg = tiny_retrofit.experiment(decoder, "none", cca_layers=(2,))
+    cfg.retrofit.open_heads = ((3,),)
+    params = decoder_start.start(cfg, _mesh()).params
+    assert params["decoder/2/cross/gate_H"].tolist() == [0, 0, 0, 1]
+    assert cfg.model.cca_layers == (2,)
+    assert "gets CCA" not in capsys.readouterr().out
+    assert all(isinstance(array, jax.Array) for array in params.values())
+
+
+def _refused(decoder, **model):
+    cfg = tiny_retrofit.experiment(decoder, "none", **model)
+    return cfg, pytest.raises(ValueError, match=r"\A[^\n]*\Z")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"ffw_width": 64}, "has model.ffw_width = 48, this run has 64"),
+        ({"rotary_base": 10.0}, "has model.rotary_base = 1000.0, this run has 10.0"),
+        ({"depth": 3}, "leave to the decoder what belongs to it"),
+    ],
+)
+def test_settings_of_another_decoder_are_refused_in_one_line(decoder, model, said):
+    cfg, refused = _refused(decoder, **model)
+    with refused as error:
+        decoder_start.start(cfg, _mesh())
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("retrofit", "said"),
+    [
+        (
+            {"copying_score": 0.9},
+            "no head of this decoder copies: the best one's score",
+        ),
+        ({"open_heads": ((4,),)}, "heads lie in 0..3"),
+        ({"open_heads": ((0,), (1,))}, "retrofit.open_heads has 2 layers"),
+    ],
+)
+def test_heads_that_are_not_there_are_refused_in_one_line(decoder, retrofit, said):
+    cfg, refused = _refused(decoder, cca_layers=())
+    cfg.retrofit = dataclasses.replace(cfg.retrofit, **retrofit)
+    with refused as error:
+        decoder_start.start(cfg, _mesh())
+    assert said in str(error.value)
+
+
+def test_weights_that_are_not_there_or_pickles_are_refused(decoder, tmp_path):
+    cfg, _ = _refused(decoder)
+    pickle = tmp_path / "weights.bin"
+    pickle.write_bytes(b"\x80\x04.")
+    for path, said in ((tmp_path / "none", "there is no"), (pickle, "is a pickle")):
+        cfg.init_from = str(path)
+        with pytest.raises((ValueError, OSError), match=said) as error:
+            decoder_start.start(cfg, _mesh())
+        assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_of_more_tokens_than_the_decoder_embeds_is_refused(decoder):
+    cfg, refused = _refused(decoder)
+    with refused as error:
+        cfg.set_vocab_size(cfg.model.vocab_size + 1)
+    assert "another decoder's tokenizer" in str(error.value)
+    cfg.set_vocab_size(300)  # of fewer is well
+    assert cfg.model.vocab_size == 512

@@ -20,3 +20,29 @@ def test_a_figure_shows_its_numbers():
     assert any(len(x) == 1 and x[0] == pytest.approx(-0.1) for x in drawn)
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels == ["off", "on", "random"]
+
+
+def test_runs_and_prompts_show_their_intervals():
+    found = run_files.retrofit_results()
+    (runs,) = plots.of_runs(found["by_longest_run"])
+    drawn = [tuple(line.get_xdata()) for line in runs.figure.axes[0].lines]
+    assert (-0.6, -0.4) in drawn
+    labels = [label.get_text() for label in runs.figure.axes[0].get_yticklabels()]
+    assert labels == ["0 to 7", "8 to 15", "16 and more"]
+    assert "16 and more tokens: on, untrained" in runs.description
+    (prompt,) = plots.of_prompt(found["prompt"])
+    drawn = [tuple(line.get_xdata()) for line in prompt.figure.axes[0].lines]
+    assert (-0.25, -0.15) in drawn
+    assert plots.of_prompt(None) == plots.of_runs([]) == plots.of_gates({}) == []
+
+
+def test_gates_show_heads_before_and_after():
+    (plot,) = plots.of_gates(run_files.retrofit_results()["gates"])
+    first, second = plot.figure.axes
+    assert [bar.get_height() for bar in first.patches] == [0.1, 1.4, -0.2]
+    before = [segment[0][1] for segment in second.collections[0].get_segments()]
+    assert before == [0.0, 0.0, 1.0]
+    assert second.get_ylabel() == "layer 20"
+    alone = {"2": {"before": None, "after": [0.5]}}
+    assert plots.of_gates(alone)[0].description == "Gates by head: layer 2: 0.50"
+    assert plots.svg(plot).count("<image") == 0  # the page may load none

@@ -252,3 +252,54 @@ def test_the_page_loads_and_runs_nothing_and_explains_its_unit(tmp_path):
     assert "Content-Security-Policy\" content=\"default-src 'none';" in page
     for form in (page, text):
         assert form.index("what it costs to store a byte") < form.index("Samples")
+
+
+def _retrofit(folder, **changes):
+    (folder / "run").mkdir()
+    (folder / "run" / "reading.json").write_text(json.dumps(run_files.LIMITS))
+    found = run_files.retrofit_results(**changes)
+    return written(folder, found, of_run=run_files.retrofit_settings())
+
+
+def test_a_retrofit_has_its_own_parts_in_both_forms(tmp_path):
+    page, text = _retrofit(tmp_path)
+    rows = Structure(page).rows
+    for row in (
+        ["on, untrained", "0.7400", "−0.0600", "−0.0720 to −0.0480"],
+        ["16 and more", "1,216", "1.0000", "0.5000", "−0.5000", "−0.6000 to −0.4000"],
+        ["right, retrieval on", "39 of 60"],
+        ["up to 0.900", "0.9100", "0.9100"],
+    ):
+        assert any(each[: len(row)] == row for each in rows)
+        assert f"| {' | '.join(row)} |" in text
+    for said in (page.replace("\N{NO-BREAK SPACE}", " "), text.replace("\\", "")):
+        assert "pretrained decoder itself, bit for bit" in said
+        assert "which is 80 % of the prompt" in said
+        assert "3 gates of 6 began open" in said
+        assert "up to layer 3" in said  # is what encodes
+        assert "a|b.gguf" in said and "/home/x" not in said.replace("my runs", "")
+    structure = Structure(page)
+    assert structure.tags.count("svg") == 8 and len(structure.ids) == len(
+        set(structure.ids)
+    )
+    pictures = re.findall(r"\]\((report_files/[\w-]+\.png)\)", text)
+    assert len(pictures) == 8
+    assert all((tmp_path / "run" / picture).exists() for picture in pictures)
+
+
+def test_what_was_not_measured_has_no_part(tmp_path):
+    page, _ = _retrofit(tmp_path, facts=None, prompt=None, by_longest_run=[])
+    anchors = Structure(page).ids
+    assert not {"questions", "prompt", "copied"} & set(anchors)
+    assert {"limits", "heads"} <= set(anchors)
+    (tmp_path / "own").mkdir()
+    page, _ = written(tmp_path / "own", run_files.results())
+    assert not {"limits", "heads", "copied"} & set(Structure(page).ids)
+
+
+def test_what_must_be_known_first_stands_above_the_headline(tmp_path):
+    page, text = written(tmp_path, run_files.results(documents=11))
+    for said in (page, text):
+        headline = said.index("Retrieval lowers")
+        assert said.index("intervals themselves are rough") < headline
+        assert said.index("one run with one seed (train") < headline

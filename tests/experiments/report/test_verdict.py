@@ -62,12 +62,32 @@ def test_nothing_scored_is_no_result():
 
 
 def test_few_documents_are_warned_of():
-    assert any(
-        "rough" in note for note in verdict.notes(run_files.results(documents=11))
+    def said(documents):
+        return " ".join(
+            verdict.caveats(
+                run_files.results(documents=documents), run_files.settings()
+            )
+        )
+
+    assert "rough" in said(11)
+    assert "rough" not in said(200)
+
+
+def test_one_run_is_said_to_be_one_seed():
+    assert (
+        "seed (train.seed = 0)"
+        in verdict.caveats(run_files.results(), run_files.settings())[-1]
     )
-    assert not any(
-        "rough" in note for note in verdict.notes(run_files.results(documents=200))
-    )
+    assert "with one seed;" in verdict.caveats(run_files.results(), {})[-1]
+
+
+def test_a_retrofit_means_its_own_by_each_condition():
+    found = run_files.retrofit_results()
+    rows = {row.label: row for row in verdict.table(found)}
+    assert list(rows) == ["off", "on, untrained", "on", "random"]
+    assert "bit for bit" in rows["off"].meaning
+    found["init_from"]["freeze"] = False
+    assert "bit for bit" not in verdict.table(found)[0].meaning
 
 
 def test_numbers_for_readers():
