@@ -117,7 +117,19 @@ class Experiment:
         return bool(self.model.cca_layers) or self.model.encoder == "decoder"
 
     def set_vocab_size(self, vocab_size: int) -> None:
-        """Fits the model to a tokenizer; rounded up, so that a mesh can divide it."""
+        """Fits the model to a tokenizer; rounded up, so that a mesh can divide it.
+
+        Raises:
+            ValueError: if a pretrained decoder knows fewer tokens than the tokenizer.
+        """
+        if self.model.encoder == "decoder":
+            if vocab_size > self.model.vocab_size:
+                raise ValueError(
+                    f"the database's tokenizer has {vocab_size} tokens and the decoder "
+                    f"{self.init_from} knows {self.model.vocab_size}: build the database "
+                    "with the decoder's own (data.tokenizer)"
+                )
+            return
         self.model.vocab_size = -(-vocab_size // 128) * 128
 
     def identity(self) -> dict:
