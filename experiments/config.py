@@ -38,6 +38,7 @@ class EvaluationConfig:
     num_samples: int = 3  # continuations of held-out documents in the report
     sample_tokens: int = 64  # tokens of a continuation
     prompt: str = ""  # what --job=generate continues
+    chat: bool = False  # the prompt is a question to an instruction model
     retrieval: bool = True  # for continuations; off, they need no database or service
     temperature: float = 0.0  # of sampling; 0 = always the likeliest token
     top_p: float = 0.95  # the likeliest tokens that have this share are sampled from

@@ -8,7 +8,7 @@ import numpy as np
 from data_pipeline.database import Database, Found
 from data_pipeline.storage.printing import check_output, printable_line
 from experiments.config import Experiment
-from experiments.jobs import reading
+from experiments.jobs import chat, reading
 from experiments.jobs.remote_database import NoDatabase, RemoteDatabase
 from retro_jax import generation
 from retro_jax.model import parameters
@@ -36,7 +36,9 @@ def continuation(
     retrieves = cfg.evaluation.retrieval and bool(cfg.model.cca_layers)
     if retrieves and not isinstance(database, NoDatabase):
         retriever = database
-    tokens = tokenizer.encode(prompt)
+    tokens, end_id = tokenizer.encode(prompt), tokenizer.eod_id
+    if cfg.evaluation.chat:
+        tokens, end_id = chat.conversation(tokenizer, prompt)
     made = generation.generate(
         cfg.model,
         params,
@@ -45,7 +47,7 @@ def continuation(
         num_tokens=cfg.evaluation.sample_tokens,
         window_chunks=cfg.data.sequence_chunks,
         num_neighbours=cfg.data.num_neighbours,
-        eod_id=tokenizer.eod_id,
+        eod_id=end_id,
         temperature=cfg.evaluation.temperature,
         top_p=cfg.evaluation.top_p,
         seed=cfg.evaluation.seed,
