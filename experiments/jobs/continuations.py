@@ -1,6 +1,7 @@
 """Continuations of a text, each with the passages that were read for it."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -11,7 +12,9 @@ from experiments.config import Experiment
 from experiments.jobs import chat, reading
 from experiments.jobs.remote_database import NoDatabase, RemoteDatabase
 from retro_jax import generation
+from retro_jax.config import ModelConfig
 from retro_jax.model import parameters
+from retro_jax.training.encodings import Encodings
 
 _PROMPT_CHUNKS = 2  # of a held-out document; the chunk after them is shown as the truth
 
@@ -52,6 +55,7 @@ def continuation(
         top_p=cfg.evaluation.top_p,
         seed=cfg.evaluation.seed,
         vocab_size=tokenizer.vocab_size,
+        encodings=_encodings(cfg),
     )
     return {
         "prompt": prompt,
@@ -65,6 +69,18 @@ def continuation(
             for found in _passages(retriever, source)
         ],
     }
+
+
+@functools.cache
+def _kept(model: ModelConfig, most_bytes: int) -> Encodings:
+    return Encodings(model, most_bytes)
+
+
+def _encodings(cfg: Experiment) -> Encodings | None:
+    """What keeps passages as a decoder has read them: they are read for every token."""
+    if cfg.model.encoder != "decoder" or not cfg.train.encodings_bytes:
+        return None
+    return _kept(dataclasses.replace(cfg.model), cfg.train.encodings_bytes)
 
 
 def _passages(
