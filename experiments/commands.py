@@ -29,6 +29,7 @@ retro: a language model that reads passages retrieved from a database of text.
     retro search "TEXT"             finds the passages nearest to a text
     retro generate "PROMPT"         continues a text and prints the passages that were read
     retro evaluate                  measures a trained model again and rewrites its report
+    retro export --out=FOLDER       writes a retrofit as a folder that other programs read
     retro show | stats | verify     looks into the database and checks it
     retro add | delete | compact | versions      changes the database
     retro serve                     serves the database over gRPC
@@ -55,6 +56,7 @@ _MODULES: dict[str, list[list[str]]] = {
     "database": [["experiments.build_database"]],
     "evaluate": [[_MAIN, "--job=evaluate"]],
     "generate": [[_MAIN, "--job=generate"]],
+    "export": [[_MAIN, "--job=export"]],
 }
 _OF_DATABASES = [
     "search",

@@ -38,6 +38,7 @@ class EvaluationConfig:
     num_samples: int = 3  # continuations of held-out documents in the report
     sample_tokens: int = 64  # tokens of a continuation
     prompt: str = ""  # what --job=generate continues
+    chat: bool = False  # the prompt is a question to an instruction model
     retrieval: bool = True  # for continuations; off, they need no database or service
     temperature: float = 0.0  # of sampling; 0 = always the likeliest token
     top_p: float = 0.95  # the likeliest tokens that have this share are sampled from
@@ -120,13 +121,14 @@ class Experiment:
         """Fits the model to a tokenizer; rounded up, so that a mesh can divide it.
 
         Raises:
-            ValueError: if a pretrained decoder has no embeddings for all of its tokens.
+            ValueError: if a pretrained decoder knows fewer tokens than the tokenizer.
         """
-        if self.model.encoder == "decoder":  # some embed more than there are tokens
+        if self.model.encoder == "decoder":
             if vocab_size > self.model.vocab_size:
                 raise ValueError(
-                    f"data.tokenizer has {vocab_size:,} tokens and the decoder embeds "
-                    f"{self.model.vocab_size:,}: it is another decoder's tokenizer"
+                    f"the database's tokenizer has {vocab_size} tokens and the decoder "
+                    f"{self.init_from} knows {self.model.vocab_size}: build the database "
+                    "with the decoder's own (data.tokenizer)"
                 )
             return
         self.model.vocab_size = -(-vocab_size // 128) * 128

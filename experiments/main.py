@@ -37,7 +37,10 @@ _TLS_CA = flags.DEFINE_string(
     "tls_ca", None, "PEM certificate to check the service at grpcs:// with."
 )
 _JOB = flags.DEFINE_enum(
-    "job", None, ["database", "train", "evaluate", "generate"], "What to do."
+    "job", None, ["database", "train", "evaluate", "generate", "export"], "What to do."
+)
+_OUT = flags.DEFINE_string(
+    "out", None, "Folder that --job=export makes, for other programs to read."
 )
 _ON_OTHER_RUN = flags.DEFINE_enum(
     "on_other_run",
@@ -134,10 +137,14 @@ def _do_job() -> None:
             "(`make train`)"
         )
     # Imported late: a wrong flag should be reported at once, TensorFlow takes seconds.
+    from experiments.jobs import export
     from experiments.jobs import job as jobs
 
     if _JOB.value == "generate" and not cfg.evaluation.retrieval:
         jobs.generate_without_retrieval(cfg, workdir)
+        return
+    if _JOB.value == "export":
+        export.write(cfg, workdir, workdirs.expanded(_OUT.value or ""))
         return
     if remote_database.is_address(address):
         with remote_database.told_how_to_go_on():

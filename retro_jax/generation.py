@@ -15,6 +15,9 @@ from jaxtyping import Float, Int
 from retro_jax.config import ModelConfig
 from retro_jax.devices import sharding
 from retro_jax.model import parameters
+from retro_jax.training.batch import Batch
+from retro_jax.training.encodings import Encodings
+from retro_jax.training.step import logits
 
 
 @runtime_checkable
@@ -85,6 +88,7 @@ def generate(
     top_p: float = 0.95,
     seed: int = 0,
     vocab_size: int | None = None,
+    encodings: Encodings | None = None,
 ) -> Generated:
     """Continues a prompt.
 
@@ -100,6 +104,7 @@ def generate(
         temperature: 0 takes the likeliest token.
         top_p: tokens are drawn from the likeliest that together reach this probability.
         vocab_size: of the tokenizer, where the model's is rounded up; None = the model's.
+        encodings: what neighbours are read as, where a decoder reads them itself.
     Raises:
         ValueError: for an empty prompt.
     Source: Borgeaud et al. 2022, section 2 (retrieval while sampling); the left padding
@@ -115,7 +120,10 @@ def generate(
     rng = np.random.default_rng(seed)
     window = _Window(cfg, padding, window_chunks, num_neighbours, retriever)
     for _ in range(num_tokens):
-        logits_V = sharding.on_host(_next_logits(cfg, params, *window.inputs(text)))
+        batch, position = window.inputs(text)
+        if encodings is not None:
+            batch = encodings.added_to(params, batch)
+        logits_V = sharding.on_host(_next_logits(cfg, params, batch, position))
         token = sample_token(logits_V[:vocab_size], temperature, top_p, rng)
         if token == eod_id:
             break
@@ -141,8 +149,8 @@ class _Window:
         self._found: list[Neighbours] = []  # of each complete chunk of the text
         self._length = window_chunks * cfg.chunk_len
 
-    def inputs(self, text: list[int]):
-        """The arguments of `_next_logits` for a text, the place of its last token included."""
+    def inputs(self, text: list[int]) -> tuple[Batch, int]:
+        """The batch of one sequence that ends with a text, and the place of its last token."""
         chunk_len = self._cfg.chunk_len
         self._retrieve(text)
         # The window moves by chunks; the last token of the text is always in it.
@@ -153,10 +161,12 @@ class _Window:
         segments_L = np.zeros(self._length, np.int32)
         segments_L[: len(seen)] = 1
         segments_L[: max(self._padding - first_chunk * chunk_len, 0)] = 0
-        neighbours = self._neighbours(first_chunk) if self._retriever else None
-        return inputs_L, neighbours, segments_L, len(seen) - 1
+        batch = {"inputs_BL": inputs_L[None], "segments_BL": segments_L[None]}
+        if self._retriever is not None:
+            batch |= self._neighbours(first_chunk)
+        return batch, len(seen) - 1
 
-    def _neighbours(self, first_chunk: int) -> tuple[np.ndarray, np.ndarray]:
+    def _neighbours(self, first_chunk: int) -> Batch:
         """Tokens and lengths of the neighbours of the window's chunks."""
         shape = (self._num_chunks, self._num_neighbours)
         neighbours_CNR = np.zeros((*shape, self._cfg.neighbour_len), np.int32)
@@ -164,7 +174,10 @@ class _Window:
         for place, found in enumerate(self._found[first_chunk:]):
             neighbours_CNR[place] = found.tokens_QNR[0]
             lengths_CN[place] = found.lengths_QN[0]
-        return neighbours_CNR, lengths_CN
+        return {
+            "neighbours_BCNR": neighbours_CNR[None],
+            "neighbour_lengths_BCN": lengths_CN[None],
+        }
 
     def _retrieve(self, text: list[int]) -> None:
         """Asks for the neighbours of the chunks that were completed since."""
@@ -193,14 +206,8 @@ class _Window:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _next_logits(cfg: ModelConfig, params, inputs_L, neighbours, segments_L, position):
-    neighbours_BCNR, lengths_BCN = (
-        (None, None) if neighbours is None else (array[None] for array in neighbours)
-    )
-    logits_BLV = parameters.rebuild(cfg, params)(
-        inputs_L[None], neighbours_BCNR, lengths_BCN, segments_L[None]
-    )
-    return jnp.take(logits_BLV[0], position, axis=0)
+def _next_logits(cfg: ModelConfig, params, batch, position):
+    return jnp.take(logits(cfg, params, batch)[0], position, axis=0)
 
 
 def sample_token(

@@ -1,6 +1,7 @@
 """Continuations of a text, each with the passages that were read for it."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -8,10 +9,12 @@ import numpy as np
 from data_pipeline.database import Database, Found
 from data_pipeline.storage.printing import check_output, printable_line
 from experiments.config import Experiment
-from experiments.jobs import reading
+from experiments.jobs import chat, reading
 from experiments.jobs.remote_database import NoDatabase, RemoteDatabase
 from retro_jax import generation
+from retro_jax.config import ModelConfig
 from retro_jax.model import parameters
+from retro_jax.training.encodings import Encodings
 
 _PROMPT_CHUNKS = 2  # of a held-out document; the chunk after them is shown as the truth
 
@@ -36,7 +39,9 @@ def continuation(
     retrieves = cfg.evaluation.retrieval and bool(cfg.model.cca_layers)
     if retrieves and not isinstance(database, NoDatabase):
         retriever = database
-    tokens = tokenizer.encode(prompt)
+    tokens, end_id = tokenizer.encode(prompt), tokenizer.eod_id
+    if cfg.evaluation.chat:
+        tokens, end_id = chat.conversation(tokenizer, prompt)
     made = generation.generate(
         cfg.model,
         params,
@@ -45,11 +50,12 @@ def continuation(
         num_tokens=cfg.evaluation.sample_tokens,
         window_chunks=cfg.data.sequence_chunks,
         num_neighbours=cfg.data.num_neighbours,
-        eod_id=tokenizer.eod_id,
+        eod_id=end_id,
         temperature=cfg.evaluation.temperature,
         top_p=cfg.evaluation.top_p,
         seed=cfg.evaluation.seed,
         vocab_size=tokenizer.vocab_size,
+        encodings=_encodings(cfg),
     )
     return {
         "prompt": prompt,
@@ -63,6 +69,18 @@ def continuation(
             for found in _passages(retriever, source)
         ],
     }
+
+
+@functools.cache
+def _kept(model: ModelConfig, most_bytes: int) -> Encodings:
+    return Encodings(model, most_bytes)
+
+
+def _encodings(cfg: Experiment) -> Encodings | None:
+    """What keeps passages as a decoder has read them: they are read for every token."""
+    if cfg.model.encoder != "decoder" or not cfg.train.encodings_bytes:
+        return None
+    return _kept(dataclasses.replace(cfg.model), cfg.train.encodings_bytes)
 
 
 def _passages(

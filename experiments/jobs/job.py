@@ -465,8 +465,10 @@ def generate_from_service(
     _generate(cfg, params, database, workdir)
 
 
-def generate_without_retrieval(cfg: Experiment, workdir: Path) -> None:
-    """Continues the prompt with no passages: needs neither a database nor a service.
+def trained_model(
+    cfg: Experiment, workdir: Path
+) -> tuple[Tokenizer, parameters.Parameters]:
+    """The tokenizer and the parameters of a run, for which no database is needed.
 
     Raises:
         ValueError: if the workdir holds no model, or no tokenizer.
@@ -483,6 +485,16 @@ def generate_without_retrieval(cfg: Experiment, workdir: Path) -> None:
     cfg.set_vocab_size(tokenizer.vocab_size)
     identity = {**cfg.model_identity(), "tokenizer": tokenizer.fingerprint}
     _, params = _restored(cfg, sharding.make_mesh(cfg.mesh), workdir, identity)
+    return tokenizer, params
+
+
+def generate_without_retrieval(cfg: Experiment, workdir: Path) -> None:
+    """Continues the prompt with no passages: needs neither a database nor a service.
+
+    Raises:
+        ValueError: if the workdir holds no model, or no tokenizer.
+    """
+    tokenizer, params = trained_model(cfg, workdir)
     say("retrieval is off: the model reads no passages")
     _generate(cfg, params, NoDatabase(tokenizer), workdir)
 

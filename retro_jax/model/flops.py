@@ -83,23 +83,27 @@ def _cca_flops(cfg: ModelConfig, num_neighbours: int) -> int:
     inner, span = cfg.num_heads * cfg.head_size, _read_len(cfg)
     keys = num_neighbours * span
     queries_and_outputs = 2 * _product_flops(cfg.chunk_len, cfg.width, inner)
-    keys_and_values = 2 * _product_flops(keys, cfg.encoder_width, _key_width(cfg))
+    keys_and_values = 2 * _product_flops(keys, cfg.source_width, _key_width(cfg))
     content_and_values = 2 * _product_flops(cfg.chunk_len, inner, keys)
     position = _num_position_products(cfg) * _product_flops(cfg.chunk_len, inner, span)
     return queries_and_outputs + keys_and_values + content_and_values + position
 
 
 def _read_len(cfg: ModelConfig) -> int:
-    """The number of tokens of a neighbour that are read."""
+    """The number of tokens of a neighbour that are read, what opens it included."""
     first, end = cfg.neighbour_span
-    return end - first
+    return end - first + (cfg.num_openers if cfg.encoder == "decoder" else 0)
 
 
 def _encoder_flops(cfg: ModelConfig, num_neighbours: int) -> int:
     """The FLOPs of the encoder over all neighbours of one chunk.
 
-    The chunk's keys and values are the same for all its neighbours: counted once.
+    The chunk's keys and values are the same for all its neighbours: counted once. Where
+    the decoder reads neighbours, they go through its layers below the last with CCA.
     """
+    if cfg.encoder == "decoder":
+        layers = max(cfg.cca_layers) - 1
+        return num_neighbours * layers * _decoder_layer_flops(cfg, _read_len(cfg))
     width, inner = cfg.encoder_width, cfg.encoder_heads * cfg.encoder_head_size
     tokens = num_neighbours * _read_len(cfg)
     pairs = 3 if cfg.positions == "relative" else 2

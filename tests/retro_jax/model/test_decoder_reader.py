@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from retro_jax.config import RetrofitConfig
+from retro_jax.config import MeshConfig, RetrofitConfig
+from retro_jax.devices import sharding
 from retro_jax.model import parameters
 from tests import tiny_decoder
 from tests.tiny_decoder import CHUNK_LEN, NEIGHBOUR_LEN, NUM_NEIGHBOURS, VOCAB_SIZE
@@ -168,6 +169,23 @@ def test_loops_over_layers_give_the_same_logits(inputs):
     np.testing.assert_allclose(
         run(looped, params, *inputs), run(cfg, params, *inputs), atol=1e-3
     )
+
+
+@pytest.mark.parametrize("sizes", [{"data": 2, "model": 2}, {"data": 1, "model": 4}])
+def test_a_mesh_gives_the_same_logits(inputs, sizes):
+    """Also one that has more devices than there are key heads."""
+    params = tiny_decoder.whole(qkv_biases=True)
+    cfg = tiny_decoder.config(qkv_biases=True)
+    devices = jax.devices()[: sizes["data"] * sizes["model"]]
+    mesh = sharding.make_mesh(MeshConfig(**sizes), devices)
+    alone = run(cfg, params, *inputs)
+    shardings = sharding.state_shardings(params, mesh)
+    with jax.set_mesh(mesh):
+        placed = {
+            name: jax.device_put(x, shardings[name]) for name, x in params.items()
+        }
+        spread = run(cfg, placed, *inputs)
+    np.testing.assert_allclose(spread, alone, atol=1e-4)
 
 
 def test_gradients_of_a_frozen_backbone_reach_cca_alone(inputs):

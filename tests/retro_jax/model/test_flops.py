@@ -65,6 +65,12 @@ def _counted_by_xla(cfg: ModelConfig, num_neighbours: int, *, retrieval: bool) -
         ({"chunk_len": 32, "neighbour_len": 64}, 2, True),
         ({"positions": "rotary", "gated_ffw": True, "num_key_heads": 1}, 2, True),
         ({"cca_positions": False, "neighbour_part": "match"}, 2, True),
+        (
+            {"positions": "rotary", "gated_ffw": True, "num_key_heads": 1}
+            | {"encoder": "decoder", "bos_id": 0},
+            2,
+            True,
+        ),
     ],
 )
 def test_flops_are_those_that_xla_counts(
