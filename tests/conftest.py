@@ -35,6 +35,7 @@ _LONG = [
     "test_end_to_end",
     "retro_jax/model/test_stack",
     "experiments/jobs/test_job",
+    "experiments/jobs/test_decoder_start",
     "retro_jax/devices/test_sharding",
     "retro_jax/model/test_retro",
     "data_pipeline/embedding/test_bert",

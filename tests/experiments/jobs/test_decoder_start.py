@@ -182,6 +182,6 @@ def test_a_tokenizer_of_more_tokens_than_the_decoder_embeds_is_refused(decoder):
     cfg, refused = _refused(decoder)
     with refused as error:
         cfg.set_vocab_size(cfg.model.vocab_size + 1)
-    assert "another decoder's tokenizer" in str(error.value)
+    assert "with the decoder's own" in str(error.value)
     cfg.set_vocab_size(300)  # of fewer is well
     assert cfg.model.vocab_size == 512
