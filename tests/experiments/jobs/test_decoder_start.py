@@ -7,44 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipeline.build import pipeline
-from data_pipeline.database import Database
 from experiments.jobs import decoder_start
-from experiments.jobs.job import Job
 from retro_jax import pretrained
 from retro_jax.config import MeshConfig
 from retro_jax.devices import sharding
-from tests import tiny_corpus, tiny_retrofit
-
-
-@pytest.fixture(scope="module")
-def decoder(tmp_path_factory):
-    return tiny_retrofit.decoder(tmp_path_factory.mktemp("decoder"))
-
-
-@pytest.fixture(scope="module")
-def run(decoder, tmp_path_factory):
-    """Gives what makes jobs of a run that was trained and evaluated, and its folder."""
-    folder = tmp_path_factory.mktemp("run")
-    cfg = tiny_retrofit.experiment(decoder, tiny_retrofit.corpus(folder / "corpus"))
-    workdir = folder / "work"
-    workdir.mkdir()
-    with tiny_corpus.toy_embedder():
-        pipeline.Build(cfg.data, folder / "database").run()
-        database = Database.open(folder / "database")
-        assert database.embedder.width == 32  # loaded while the toy is in place
-
-    def job(**changes):
-        made = tiny_retrofit.experiment(decoder, cfg.data.corpus, **changes)
-        made.validate()
-        found = Job(made, workdir, folder / "database")
-        found.database = database
-        return found
-
-    first = job()
-    first.train(restart=False)
-    first.evaluate()
-    return job, workdir
+from tests import tiny_retrofit
 
 
 def test_everything_is_measured_and_reported(run):
