@@ -113,6 +113,14 @@ def retrofit_results(**changes):
             "asked": 80,
             "stated": 60,
             "right": {"off": 0.05, "on": 0.65, "edited": 0.6},
+            "examples": [
+                {
+                    "prompt": "Peru\n\nThe population of Peru is",
+                    "answer": "12,345",
+                    "edited_answer": "73,829",
+                    "said": {"off": "ab…", "on": "12,345", "edited": "73,8…"},
+                }
+            ],
         },
         "gates": {
             "18": {"before": [0.0, 1.0, 1.0], "after": [0.1, 1.4, -0.2]},

@@ -9,6 +9,7 @@ Letters here: Q questions.
 import dataclasses
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -27,6 +28,7 @@ _FORMS = (
     ("The length of the coastline of {} is", r"^Coastline: (\d[\d,.]{2,}) km"),
     ("The median age in {} is", r"^Median age: total: (\d[\d.]+)"),
 )
+_NUM_EXAMPLES = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,24 +82,52 @@ def measure(
     asked = questions(database, cfg.evaluation.num_facts, cfg.evaluation.seed)
     rows = [_row(cfg, database, question) for question in asked]
     stated = [row for row in rows if row is not None]
-    right: dict[str, list[bool]] = {"off": [], "on": [], "edited": []}
+    said: dict[str, list[_Said]] = {"off": [], "on": [], "edited": []}
     with Progress("questions of fact", 3 * len(stated), "answers") as progress:
-        for name, answers in right.items():
+        for name, answers in said.items():
             for some in _batches(stated, cfg.evaluation.batch_size):
                 batch = _batch(cfg, database.tokenizer, some, name)
                 likeliest_BL = evaluation.likeliest_tokens(
                     cfg.model, params, mesh, batch
                 )
                 for row, tokens_L in zip(some, likeliest_BL, strict=False):
-                    start, answer = cfg.model.chunk_len - 1, row.answer_of(name)
-                    answers.append(
-                        tokens_L[start : start + len(answer)].tolist() == answer
-                    )
+                    told_L = tokens_L[cfg.model.chunk_len - 1 :].tolist()
+                    answers.append(_said(database, told_L, row.answer_of(name)))
                 progress.advance(len(some))
-    shown = {
-        name: np.mean(answers).item() for name, answers in right.items() if answers
+    return {
+        "asked": len(asked),
+        "stated": len(stated),
+        "right": {
+            name: float(np.mean([each.is_right for each in answers]))
+            for name, answers in said.items()
+            if answers
+        },
+        "examples": [
+            {
+                "prompt": row.question.prompt,
+                "answer": row.question.answer,
+                "edited_answer": other_number(row.question.answer),
+                "said": {name: answers[place].text for name, answers in said.items()},
+            }
+            for place, row in enumerate(stated[:_NUM_EXAMPLES])
+        ],
     }
-    return {"asked": len(asked), "stated": len(stated), "right": shown}
+
+
+class _Said(NamedTuple):
+    """What is answered: whole if it is right, else up to the first wrong token."""
+
+    is_right: bool
+    text: str
+
+
+def _said(database: Database, told: list[int], answer: list[int]) -> _Said:
+    """Judges the likeliest tokens; what comes behind a wrong one would not be said."""
+    right = [ours == theirs for ours, theirs in zip(told, answer, strict=False)]
+    if all(right):
+        return _Said(True, database.tokenizer.decode(answer).strip())
+    text = database.tokenizer.decode(told[: right.index(False) + 1])
+    return _Said(False, f"{text.strip()}\N{HORIZONTAL ELLIPSIS}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -117,6 +117,7 @@ def _parts(results: Mapping, settings: Mapping, limits: Mapping) -> list[Part]:
             plots.of_prompt(results.get("prompt")),
         ),
         ("questions", "Questions of fact", retrofit.questions(results), []),
+        ("answers", "Answers before and after an edit", retrofit.answers(results), []),
         (
             "limits",
             "Which passages are read",

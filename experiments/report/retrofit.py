@@ -241,6 +241,37 @@ def questions(results: Mapping) -> Section | None:
     return Section([sentence], ("answers", "count", "share"), rows)
 
 
+def answers(results: Mapping) -> Section | None:
+    """The first questions with their answers, before and after the edit."""
+    examples = (results.get("facts") or {}).get("examples")
+    if not examples:
+        return None
+    sentence = (
+        "The first of them, as they are answered: up to the first token that is wrong, "
+        "behind which “…” stands."
+    )
+    header = (
+        "question",
+        "in the passage",
+        "off",
+        "on",
+        "in the edited passage",
+        "on, then",
+    )
+    rows = [
+        (
+            each["prompt"].split("\n")[-1],
+            each["answer"],
+            each["said"]["off"],
+            each["said"]["on"],
+            each["edited_answer"],
+            each["said"]["edited"],
+        )
+        for each in examples
+    ]
+    return Section([sentence], header, rows)
+
+
 def limits(chosen: Mapping, evaluation: Mapping) -> Section:
     """Which passages are read.
 

@@ -107,6 +107,13 @@ def test_only_what_a_passage_states_is_asked(monkeypatch, tokenizer):
     assert (found["asked"], found["stated"]) == (4, 2)
     assert found["right"] == {"off": 1, "on": 1, "edited": 1}
 
+    first = found["examples"][0]
+    assert first["prompt"].startswith("Arda\n\nThe ")
+    other = facts.other_number(first["answer"])
+    assert first["said"] == {**dict.fromkeys(("off", "on"), first["answer"])} | {
+        "edited": other
+    }
+
     def last_is_wrong(batch):
         tokens_BL = next_tokens(batch)
         ends = (batch["segments_BL"] > 0).sum(axis=1)
@@ -116,6 +123,9 @@ def test_only_what_a_passage_states_is_asked(monkeypatch, tokenizer):
 
     found, _ = _answered(monkeypatch, tokenizer, last_is_wrong)
     assert found["right"] == {"off": 0, "on": 0, "edited": 0}
+    wrong = found["examples"][0]
+    assert wrong["said"]["on"].endswith("…")
+    assert wrong["said"]["on"].startswith(wrong["answer"][:-2])
     off, on, edited = asked
     assert not off["neighbour_lengths_BCN"].any()
     for batch, number in ((on, "12,345"), (edited, facts.other_number("12,345"))):
@@ -132,4 +142,5 @@ def test_only_what_a_passage_states_is_asked(monkeypatch, tokenizer):
 def test_nothing_stated_is_no_share(monkeypatch, tokenizer):
     monkeypatch.setattr(facts, "questions", lambda *_: [])
     found, asked = _answered(monkeypatch, tokenizer, None)
-    assert found == {"asked": 0, "stated": 0, "right": {}} and not asked
+    assert found == {"asked": 0, "stated": 0, "right": {}, "examples": []}
+    assert not asked

@@ -268,6 +268,7 @@ def test_a_retrofit_has_its_own_parts_in_both_forms(tmp_path):
         ["on, untrained", "0.7400", "−0.0600", "−0.0720 to −0.0480"],
         ["16 and more", "1,216", "1.0000", "0.5000", "−0.5000", "−0.6000 to −0.4000"],
         ["right, retrieval on", "39 of 60"],
+        ["The population of Peru is", "12,345", "ab…", "12,345", "73,829", "73,8…"],
         ["up to 0.900", "0.9100", "0.9100"],
     ):
         assert any(each[: len(row)] == row for each in rows)
@@ -290,7 +291,7 @@ def test_a_retrofit_has_its_own_parts_in_both_forms(tmp_path):
 def test_what_was_not_measured_has_no_part(tmp_path):
     page, _ = _retrofit(tmp_path, facts=None, prompt=None, by_longest_run=[])
     anchors = Structure(page).ids
-    assert not {"questions", "prompt", "copied"} & set(anchors)
+    assert not {"questions", "answers", "prompt", "copied"} & set(anchors)
     assert {"limits", "heads"} <= set(anchors)
     (tmp_path / "own").mkdir()
     page, _ = written(tmp_path / "own", run_files.results())
