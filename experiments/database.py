@@ -28,6 +28,7 @@ from typing import NoReturn
 
 from data_pipeline.storage.printing import (
     check_output,
+    counted,
     printable_line,
     protect_streams,
 )
@@ -287,12 +288,14 @@ def _add(args: argparse.Namespace) -> None:
     for line in skipped.summary_lines():
         say(f"left out: {line}")
     done = "added or replaced" if args.replace else "added"
-    print(f"version {number}: {len(documents)} documents {done}")
+    print(f"version {number}: {counted(len(documents), 'document')} {done}")
 
 
 def _delete(args: argparse.Namespace) -> None:
     number = _open(args).delete(args.document_id)
-    print(f"version {number}: {len(set(args.document_id))} documents deleted")
+    print(
+        f"version {number}: {counted(len(set(args.document_id)), 'document')} deleted"
+    )
 
 
 def _compact(args: argparse.Namespace) -> None:
@@ -319,7 +322,7 @@ def _versions(args: argparse.Namespace) -> None:
             continue
         rows = opened.snapshot.documents().num_rows
         deleted = opened.snapshot.state.is_deleted(np.arange(rows)).sum()
-        there = f"{rows - deleted:,} documents, {deleted:,} deleted"
+        there = f"{counted(int(rows - deleted), 'document')}, {deleted:,} deleted"
         print(f"version {number}: {there}{in_force}")
 
 

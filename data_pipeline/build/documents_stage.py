@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from data_pipeline.config import DataConfig
 from data_pipeline.storage.files import link, read_json, write_json
 from data_pipeline.storage.mapped_arrays import open_array
+from data_pipeline.storage.printing import counted
 from data_pipeline.text import corpora, deduplicate, long_documents
 from data_pipeline.text.document_store import Spool, Writer
 from data_pipeline.text.documents import Document, Skipped, write_documents
@@ -131,7 +132,7 @@ class KeptWork:
             size = int(sizes_bytes[numbers].sum())
             facts[split] = {"documents": len(numbers), "size_bytes": size}
             self._write_tables(out, split, numbers, ids, sizes_bytes[numbers])
-            yield f"{split}: {len(numbers):,} documents, {size / 1e6:.2f} MB"
+            yield f"{split}: {counted(len(numbers), 'document')}, {size / 1e6:.2f} MB"
         yield (
             f"dropped {kept.exact_duplicates} exact duplicates, {kept.near_duplicates} near "
             f"copies of held-out documents and {kept.contained} that stand in another"

@@ -26,6 +26,11 @@ def printable(text: str) -> str:
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, with the noun as it is said: "1 document", "2,000 documents"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def printable_line(text: str) -> str:
     """The printable text in one line, so that it can't pass for a line of ours."""
     return _BREAKS.sub(" ", printable(text))

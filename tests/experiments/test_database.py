@@ -94,7 +94,7 @@ def test_add_delete_compact_and_go_back(run, tmp_path):
     assert status == 2
     assert "already" in err
     assert run("add", str(new), "--replace")[1].startswith("version 2: 2 documents")
-    assert run("delete", "a")[1] == "version 3: 1 documents deleted\n"
+    assert run("delete", "a")[1] == "version 3: 1 document deleted\n"
     out = run("versions")[1]
     assert out.count("version ") == 4
     assert "in force" in out.splitlines()[3]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from data_pipeline.storage.printing import printable, printable_line
+from data_pipeline.storage.printing import counted, printable, printable_line
 
 PAYLOADS = [
     "\x1b[2K\x1b[1A",
@@ -107,3 +107,9 @@ def test_output_that_is_closed_or_can_t_be_written():
     assert run("PY >&-").returncode == 0
     full = run("PY >/dev/full")
     assert full.returncode == 1 and "standard output" in full.stderr
+
+
+def test_numbers_of_things_are_said_as_one_says_them():
+    assert counted(1, "document") == "1 document"
+    assert counted(0, "document") == "0 documents"
+    assert counted(2000, "document") == "2,000 documents"
