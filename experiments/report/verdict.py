@@ -42,12 +42,12 @@ _DECODER = {
         "training: copied from the decoder's own attention, open for heads that copy."
     ),
     "on": (
-        "The same passages, read by cross-attention as it was trained; of the chunks "
-        "outside of the limits of reading, none are."
+        "The same passages, read by cross-attention as it was trained. Passages outside of "
+        "the limits of reading are absent in every condition."
     ),
     "random": (
-        "Passages drawn at random from the database in place of the nearest, within the "
-        "same limits: what it does to read any passage, whatever it says."
+        "Passages drawn at random from the database in place of the nearest, and read "
+        "where the limits let them: what it does to read any passage, whatever it says."
     ),
 }
 _BASELINE = (
