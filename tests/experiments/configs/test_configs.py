@@ -18,11 +18,13 @@ from retro_jax.training import retrofit
 from retro_jax.training.optimizer import make_optimizer
 from retro_jax.training.step import train_step
 from retro_jax.training.train_state import initial_state
+from tests import tiny_retrofit
 
 _CONFIGS = sorted(
     path.stem
     for path in (Path(__file__).parents[3] / "experiments" / "configs").glob("*.py")
-    if path.stem not in ("__init__", "run")
+    # Those of runs and of pretrained decoders are made of files.
+    if path.stem not in ("__init__", "run", "retrofit")
 )
 _ARGUMENTS = {
     "tiny": ("", "baseline", "retrofit"),
@@ -207,3 +209,16 @@ def test_settings_that_can_not_be_taken_are_named(kept, message, tmp_path):
         (tmp_path / "settings.json").write_text(kept)
     with pytest.raises(ValueError, match=message):
         _config("run", str(tmp_path))
+
+
+def test_a_decoder_makes_the_experiment_of_its_retrofit(tmp_path):
+    decoder = tiny_retrofit.decoder(tmp_path / "decoder")
+    cfg = _config("retrofit", str(decoder))
+    cfg.validate()
+    cfg.set_vocab_size(400)
+    assert (cfg.model.width, cfg.model.vocab_size, cfg.model.bos_id) == (32, 512, 0)
+    assert cfg.init_from == cfg.data.tokenizer == str(decoder)
+    assert cfg.has_cca and cfg.train.freeze and not cfg.model.cca_layers
+    for name in ("no/such/decoder/here", str(tmp_path)):
+        with pytest.raises(ValueError, match=r"\A[^\n]*\Z"):
+            _config("retrofit", name)
