@@ -126,7 +126,10 @@ def _said(database: Database, told: list[int], answer: list[int]) -> _Said:
     right = [ours == theirs for ours, theirs in zip(told, answer, strict=False)]
     if all(right):
         return _Said(True, database.tokenizer.decode(answer).strip())
-    text = database.tokenizer.decode(told[: right.index(False) + 1])
+    until_wrong = told[: right.index(False) + 1]
+    # A decoder may embed more tokens than there are; the others are no text.
+    known = [token for token in until_wrong if token < database.tokenizer.vocab_size]
+    text = database.tokenizer.decode(known)
     return _Said(False, f"{text.strip()}\N{HORIZONTAL ELLIPSIS}")
 
 

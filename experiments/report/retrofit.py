@@ -223,7 +223,8 @@ def questions(results: Mapping) -> Section | None:
         f"{asked} of the form “The population of X is”, each about a "
         f"document of the database; for {stated:,} of them a passage that was found states "
         "the answer, and only these are counted. An answer is right if the likeliest "
-        "tokens spell it whole. The decoder may have been trained on some of these "
+        "tokens spell it whole. Passages are read here whatever the limits of reading say. "
+        "The decoder may have been trained on some of these "
         "documents: what shows that it reads is the last row, where each digit of the "
         "number in the passages was exchanged."
     )

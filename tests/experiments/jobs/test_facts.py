@@ -139,6 +139,15 @@ def test_only_what_a_passage_states_is_asked(monkeypatch, tokenizer):
         assert not batch["neighbour_lengths_BCN"][:, 1].any()
 
 
+def test_a_token_that_the_tokenizer_lacks_is_wrong_and_no_text(monkeypatch, tokenizer):
+    def beyond(batch):
+        return np.full_like(batch["inputs_BL"], tokenizer.vocab_size + 1)
+
+    found, _ = _answered(monkeypatch, tokenizer, beyond)
+    assert set(found["right"].values()) == {0}
+    assert set(found["examples"][0]["said"].values()) == {"…"}
+
+
 def test_nothing_stated_is_no_share(monkeypatch, tokenizer):
     monkeypatch.setattr(facts, "questions", lambda *_: [])
     found, asked = _answered(monkeypatch, tokenizer, None)
