@@ -7,7 +7,7 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -354,15 +354,15 @@ class Job:
             )
             results |= {"fingerprint": fingerprint(judged), "step": step}
             results |= {"init_from": run.get("init_from")}
-            if self._cfg.evaluation.num_facts and self._cfg.has_cca:
-                results["facts"] = facts.measure(
-                    self._cfg, params, self._mesh, self.database
-                )
-            _write_if_first(path, results)  # so that failing samples do not cost it
-        if "samples" in results:
+            _write_if_first(path, results)  # so that what fails below does not cost it
+        made_by: dict[str, Callable] = {"samples": self._samples}
+        if self._cfg.evaluation.num_facts and self._cfg.has_cca:
+            made_by["facts"] = self._facts
+        missing = [name for name in made_by if name not in results]
+        if not missing:
             say("evaluation: up to date")
-        else:
-            results["samples"] = self._samples(params)
+        for name in missing:
+            results[name] = made_by[name](params)
             _write_if_first(path, results)
         if processes.is_first():
             report.write(self._workdir, self.database)
@@ -401,6 +401,10 @@ class Job:
         new = retrofit.new_names(cfg.model)
         backbone = {name: array for name, array in params.items() if name not in new}
         return decoder_start.with_cca(cfg, backbone, self._mesh)
+
+    def _facts(self, params: parameters.Parameters) -> dict:
+        """Answers to questions of fact, as the report shows them."""
+        return facts.measure(self._cfg, params, self._mesh, self.database)
 
     def _samples(self, params: parameters.Parameters) -> list[dict]:
         """Continuations of held-out documents, as the report shows them."""
