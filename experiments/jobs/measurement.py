@@ -50,14 +50,14 @@ def conditions(measured: Measured) -> dict:
     drawn from the database in their place, 'prompt' has the found ones before the text and
     is measured on fewer sequences. A model without cross-attention has 'off' alone.
     """
-    cfg, mesh_sequences = measured.cfg, measured.sequences
+    cfg, sequences = measured.cfg, measured.sequences
     losses = {"off": _losses(measured, "off")}
     if cfg.has_cca:
         losses["on"] = _losses(measured, "on")
         if measured.untrained is not None:
             losses["untrained"] = _losses(measured, "untrained")
         losses["random"] = _losses(measured, "random")
-    longest_X = longest_runs(cfg, batches(cfg, mesh_sequences))
+    longest_X = longest_runs(cfg, batches(cfg, sequences))
     little_X = has_little_overlap(cfg, longest_X)
     off, seed = losses["off"], cfg.evaluation.seed
     scored_X = off.tokens_X > 0
