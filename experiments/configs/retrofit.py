@@ -48,10 +48,16 @@ def get_config(arg: str = "smollm2") -> Experiment:
         optimizer=OptimizerConfig(
             learning_rate=3e-4, warmup_steps=5, gate_rate=30.0, final_share=0.1
         ),
-        train=TrainConfig(steps=80, batch_size=4, log_every=4, checkpoint_every=80),
-        retrofit=RetrofitConfig(distinct_steps=24),
+        train=TrainConfig(steps=48, batch_size=4, log_every=4, checkpoint_every=24),
+        # Three passes over what is read once: reading is the dearest part on a CPU.
+        retrofit=RetrofitConfig(distinct_steps=16, limit_sequences=16),
         evaluation=EvaluationConfig(
-            batch_size=4, max_sequences=70, prompt_sequences=24, sample_tokens=48
+            batch_size=4,
+            max_sequences=64,
+            prompt_sequences=16,
+            num_facts=48,
+            num_samples=2,
+            sample_tokens=32,
         ),
         init_from=str(path),
     )
