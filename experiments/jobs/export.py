@@ -14,6 +14,12 @@ from retro_jax import pretrained
 from retro_jax.devices import sharding
 
 _OWN_KEY = "retro_jax"  # of a tokenizer's file, which other programs do not know
+_BYTES = {
+    "type": "ByteLevel",
+    "add_prefix_space": True,
+    "trim_offsets": True,
+    "use_regex": True,
+}
 
 
 def write(cfg: Experiment, workdir: Path, out: str) -> None:
@@ -50,6 +56,8 @@ def _tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
     """The tokenizer as the library `tokenizers` reads it."""
     known = json.loads(tokenizer.model)
     known.pop(_OWN_KEY, None)
+    # A GGUF does not say how bytes become text again, for its tokens are always bytes.
+    known.setdefault("decoder", _BYTES)
     names = {number: name for name, number in tokenizer.special_ids.items()}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

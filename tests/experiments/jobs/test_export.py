@@ -65,3 +65,17 @@ def test_the_tokenizer_of_a_gguf_is_written_as_others_read_it(tmp_path):
     assert np.array_equal(again.encode(text), tokenizer.encode(text))
     assert (again.eod_id, again.bos_id) == (tokenizer.eod_id, tokenizer.bos_id)
     assert again.chat_template == tokenizer.chat_template
+
+
+def test_the_tokenizer_of_a_gguf_is_one_that_other_programs_read(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    values = fast_tokenizers.gguf_values(fast_tokenizers.byte_level())
+    path = tmp_path / "decoder.gguf"
+    path.write_bytes(fast_tokenizers.gguf(values))
+    ours = Tokenizer.load(path)
+    files = export._tokenizer_files(ours)
+    theirs = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
+    for text in fast_tokenizers.TEXT:
+        ids = ours.encode(text).tolist()
+        assert theirs.decode(ids, skip_special_tokens=False) == text
+    assert json.loads(files["tokenizer_config.json"])["eos_token"] == "<|endoftext|>"
