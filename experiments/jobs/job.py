@@ -349,7 +349,7 @@ class Job:
                     database=self.database,
                     untrained=self._untrained(params),
                     encodings=self._encodings,
-                    limits=self._limits(params),
+                    limits=self._limits(params, step),
                 )
             )
             results |= {"fingerprint": fingerprint(judged), "step": step}
@@ -367,31 +367,38 @@ class Job:
         if processes.is_first():
             report.write(self._workdir, self.database)
 
-    def _limits(self, params: parameters.Parameters) -> reading.Limits:
-        """What a retrofit reads; chosen on the validation split the first time."""
-        path, sequences = self._workdir / reading.FILE, None
+    def _limits(self, params: parameters.Parameters, step: int) -> reading.Limits:
+        """What a retrofit reads, as it was chosen for the model of this step."""
         if not self._by_decoder:
             return reading.ALL
-        if not path.exists():
-            cfg = copy.deepcopy(self._cfg)
-            cfg.evaluation.split = "validation"
-            cfg.evaluation.max_sequences = cfg.retrofit.limit_sequences
-            if cfg.evaluation.max_sequences:
-                sequences = self._sequences("validation")
-            chosen = {}
-            if sequences:
-                chosen = measurement.choose_limits(
-                    measurement.Measured(
-                        cfg=cfg,
-                        params=params,
-                        mesh=self._mesh,
-                        sequences=sequences,
-                        database=self.database,
-                        encodings=self._encodings,
-                    )
-                )
-            _write_if_first(path, chosen)
+        path = self._workdir / reading.FILE
+        known = read_json(path) or {}
+        processes.wait_for_all("the limits of reading are read")
+        if known.get("step") != step:
+            _write_if_first(path, {**self._chosen_limits(params), "step": step})
+            processes.wait_for_all("the limits of reading are written")
         return reading.limits(self._cfg, self._workdir)
+
+    def _chosen_limits(self, params: parameters.Parameters) -> dict:
+        """Limits by the validation split, as JSON; empty if it is not to be asked."""
+        cfg = copy.deepcopy(self._cfg)
+        cfg.evaluation.split = "validation"
+        cfg.evaluation.max_sequences = cfg.retrofit.limit_sequences
+        if not cfg.evaluation.max_sequences:
+            return {}
+        sequences = self._sequences("validation")
+        if not len(sequences):
+            return {}
+        return measurement.choose_limits(
+            measurement.Measured(
+                cfg=cfg,
+                params=params,
+                mesh=self._mesh,
+                sequences=sequences,
+                database=self.database,
+                encodings=self._encodings,
+            )
+        )
 
     def _untrained(self, params: parameters.Parameters) -> parameters.Parameters | None:
         """The parameters of a retrofit's step 0, where its decoder reads neighbours."""

@@ -277,7 +277,7 @@ def limits(chosen: Mapping, evaluation: Mapping) -> Section:
     """Which passages are read.
 
     Args:
-        chosen: the run's `reading.json`; empty if nothing was chosen.
+        chosen: the run's `reading.json`; without `tried` if nothing was chosen.
         evaluation: the settings of the evaluation, which go before what was chosen.
     """
     by_hand = [
@@ -287,7 +287,7 @@ def limits(chosen: Mapping, evaluation: Mapping) -> Section:
     ]
     if by_hand:
         return Section([f"Set by hand: {', '.join(by_hand)}."])
-    if not chosen:
+    if "tried" not in chosen:
         return Section(["Every passage that is found is read: no limit was chosen."])
     tried = chosen["tried"]
     meaning = (

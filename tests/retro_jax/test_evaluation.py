@@ -204,3 +204,32 @@ def test_padding_does_not_move_the_interval():
 def test_one_document_has_no_interval():
     low, high = evaluation.interval(_synthetic(0, documents=1))
     assert math.isnan(low) and math.isnan(high)
+
+
+def test_passages_stand_before_the_text_that_read_them_and_are_not_scored():
+    cfg = tiny_model.small_config(chunk_len=4)
+    length, neighbour_len = 12, 8
+    inputs_BL = np.arange(1, length + 1, dtype=np.int32)[None]
+    lengths = np.array([[[8, 5], [8, 0], [8, 8]]])
+    batch = {
+        "inputs_BL": inputs_BL,
+        "targets_BL": inputs_BL + 1,
+        "loss_weights_BL": np.ones((1, length), np.float32),
+        "target_bytes_BL": np.ones((1, length), np.int32),
+        "segments_BL": np.ones((1, length), np.int32),
+        "documents_BC": np.zeros((1, 3), np.int64),
+        "neighbours_BCNR": np.full((1, 3, 2, neighbour_len), 20, np.int32),
+        "neighbour_lengths_BCN": lengths,
+    }
+    second, third = evaluation.with_neighbours_in_prompt(cfg, [batch])
+    passages = 2 * neighbour_len
+    np.testing.assert_array_equal(second["inputs_BL"][:, passages:], inputs_BL)
+    # Of each chunk its own targets; passages of the chunk before, as far as they are text.
+    for made, chunk in ((second, 1), (third, 2)):
+        scored = np.flatnonzero(made["loss_weights_BL"][0])
+        start = passages + chunk * cfg.chunk_len
+        assert scored.tolist() == list(range(start, start + cfg.chunk_len))
+        seen = made["segments_BL"][0]
+        assert seen[:passages].sum() == lengths[0, chunk - 1].sum()
+        assert seen[passages:].sum() == (chunk + 1) * cfg.chunk_len
+        assert (made["documents_BC"][0, : passages // cfg.chunk_len] == -1).all()

@@ -130,3 +130,9 @@ def test_heads_that_began_open_are_counted():
     unknown = {"2": {"before": None, "after": [0.5]}}
     (said,) = retrofit.heads(run_files.retrofit_results(gates=unknown)).sentences
     assert "in layer 2," in said and "began open" not in said
+
+
+def test_a_run_whose_limits_were_not_chosen_says_so():
+    for chosen in ({}, {"step": 3}):
+        section = retrofit.limits(chosen, {"max_distance": 0.0, "least_tokens": 0})
+        assert "no limit was chosen" in section.sentences[0]

@@ -6,7 +6,11 @@ import functools
 import jax
 import numpy as np
 
-from retro_jax.training.batch import to_devices, without_neighbours
+from retro_jax.training.batch import (
+    to_devices,
+    with_worse_neighbours,
+    without_neighbours,
+)
 from retro_jax.training.step import token_losses
 from tests import tiny_model
 
@@ -41,3 +45,26 @@ def test_neighbours_go_to_the_devices_only_if_the_model_can_read_any():
     assert to_devices(CFG, one, mesh).keys() == batch.keys()
     assert to_devices(CFG, absent, mesh).keys() == few
     assert to_devices(baseline, batch, mesh).keys() == few
+
+
+def test_a_share_of_chunks_reads_nothing_and_another_what_was_found_for_others():
+    shape = (64, 8, 2)
+    number = np.arange(64 * 8).reshape(64, 8, 1, 1)
+    batch = {
+        "neighbours_BCNR": np.broadcast_to(number, (*shape, 3)),
+        "neighbour_lengths_BCN": np.full(shape, 3),
+    }
+    made = with_worse_neighbours(batch, 0.25, 0.5, np.random.default_rng(0))
+    absent_BC = (made["neighbour_lengths_BCN"] == 0).all(axis=-1)
+    other_BC = made["neighbours_BCNR"][:, :, 0, 0] != number[..., 0, 0]
+    assert 0.2 < absent_BC.mean() < 0.3
+    assert 0.44 < other_BC.mean() < 0.56
+    assert not (absent_BC & other_BC).any()
+    # They come from another row of the batch.
+    rows_BC = made["neighbours_BCNR"][:, :, 0, 0] // 8
+    assert (rows_BC != np.arange(64)[:, None])[other_BC].all()
+
+
+def test_without_shares_a_batch_stays_as_it_is():
+    batch = _batch(0)
+    assert with_worse_neighbours(batch, 0, 0, np.random.default_rng(0)) is batch

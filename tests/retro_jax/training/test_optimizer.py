@@ -64,3 +64,18 @@ def test_the_global_norm_is_clipped_unless_it_is_zero(clip_norm):
     seen = optax.tree.norm(moments) / (1 - 0.9)
     assert seen == pytest.approx(clip_norm or float(np.sqrt(8 * 100)), rel=1e-5)
     assert set(moments) == set(PARAMS)
+
+
+def test_gates_learn_faster_by_their_rate_and_nothing_else_does():
+    params = {
+        "decoder/1/cross/gate_H": jnp.ones(2),
+        "decoder/1/cross/w_q_DHK": jnp.ones((2, 1, 2)),
+    }
+    steps = {}
+    for rate in (1.0, 30.0):
+        cfg = OptimizerConfig(gate_rate=rate, weight_decay=0.0)
+        optimizer = make_optimizer(cfg, 100)
+        steps[rate], _ = optimizer.update(params, optimizer.init(params), params)
+    gate, matrix = params
+    np.testing.assert_allclose(steps[30.0][gate], 30 * steps[1.0][gate], rtol=1e-6)
+    np.testing.assert_array_equal(steps[30.0][matrix], steps[1.0][matrix])
