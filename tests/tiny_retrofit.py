@@ -34,8 +34,8 @@ def corpus(folder: Path) -> str:
     for number in range(_NUM_COUNTRIES):
         name = "".join(rng.choice(list("abdegiklmnoprstu"), 5)).capitalize()
         text = (
-            f"{name}\n\nPopulation: total: {rng.integers(10_000, 99_999):,} (2025 est.)\n"
-            f"Area: total: {rng.integers(1_000, 9_999):,} sq km\n"
+            f"{name}\n\nPopulation of {name}: total: {rng.integers(10_000, 99_999):,} (2025 est.)\n"
+            f"Area of {name}: total: {rng.integers(1_000, 9_999):,} sq km\n"
             f"{name} has {rng.integers(2, 9)} rivers and the sea of {name}.\n"
         )
         lines.append(json.dumps({"id": f"{number}.txt", "title": name, "text": text}))

@@ -56,7 +56,7 @@ class TextsWork:
         cfg, part, skipped = self.cfg, self.parts[int(shard)], Skipped()
         if not part:
             yield f"reading {cfg.corpus_name}"
-        holds_out = cfg.validation_share + cfg.test_share > 0
+        holds_out = sum(cfg.held_out_shares) > 0
         sign = _signer() if holds_out else None
         keys: dict[str, list] = {name: [] for name in _KEYS_SCHEMA.names}
         signatures, gram_counts = [], []
@@ -137,7 +137,7 @@ class KeptWork:
             f"dropped {kept.exact_duplicates} exact duplicates, {kept.near_duplicates} near "
             f"copies of held-out documents and {kept.contained} that stand in another"
         )
-        if self.cfg.test_share > 0 and not kept.numbers["test"]:
+        if self.cfg.held_out_shares[1] > 0 and not kept.numbers["test"]:
             yield (
                 "no document is left for the test split, so nothing will be measured: "
                 "it takes two documents that are not copies"
@@ -169,8 +169,7 @@ class KeptWork:
                 digests,
                 signature_of,
                 grams_of,
-                self.cfg.validation_share,
-                self.cfg.test_share,
+                *self.cfg.held_out_shares,
             )
 
     def _write_tables(

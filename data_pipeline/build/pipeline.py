@@ -112,14 +112,15 @@ class Build:
         wherever the engine has room.
         """
         cfg = self._cfg
+        validation_share, test_share = cfg.held_out_shares
         settings: dict[str, object] = {
             "corpus": corpora.identity(cfg.corpus),
             "part_bytes": cfg.part_bytes,
             "text_column": cfg.text_column,
             "max_document_bytes": cfg.max_document_bytes,
             "embedded_size_bytes": cfg.corpus_size_bytes,
-            "validation_share": cfg.validation_share,
-            "test_share": cfg.test_share,
+            "validation_share": validation_share,
+            "test_share": test_share,
             "shard_size_bytes": cfg.shard_size_bytes,
         }
         texts, kept, tables = (self._folder / step for step in STEPS["documents"])

