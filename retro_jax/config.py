@@ -272,6 +272,16 @@ class RetrofitConfig:
     limit_sequences: int = 24
     absent_share: float = 0.05  # of the chunks in training that read no neighbour
     unrelated_share: float = 0.2  # of them that read another sequence's neighbours
+    # of them that read the text that goes on from them: at the first step and at the last,
+    # geometric between; 0 = none
+    oracle_shares: tuple[float, float] = (0.0, 0.0)
+
+    def oracle_share(self, step: int, steps: int) -> float:
+        """The share of oracle neighbours in a step, of 0..steps-1."""
+        first, last = self.oracle_shares
+        if not first:
+            return 0.0
+        return first * (last / first) ** (step / max(steps - 1, 1))
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, if a retrofit can't be made so."""
@@ -289,6 +299,12 @@ class RetrofitConfig:
                 raise ValueError(
                     f"retrofit.{name} must be in 0..1, is {getattr(self, name)}"
                 )
+        first, last = self.oracle_shares
+        if not (0 < first <= 1 and 0 < last <= 1 or first == last == 0):
+            raise ValueError(
+                "retrofit.oracle_shares must be two shares above 0, as 0.5, 0.1, or 0, 0 "
+                f"for none; they are {first}, {last}"
+            )
         if self.absent_share + self.unrelated_share > 1:
             raise ValueError(
                 "retrofit.absent_share and retrofit.unrelated_share must leave some "

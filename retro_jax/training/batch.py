@@ -67,6 +67,40 @@ def with_worse_neighbours(
     return {**batch, **changed}
 
 
+def with_oracle_neighbours(
+    cfg: ModelConfig, batch: Batch, share: float, rng: np.random.Generator
+) -> Batch:
+    """The batch in which some chunks' first neighbour is the text that goes on from them.
+
+    A model learns from it to look for what goes on from its own words, where the neighbours
+    that are found tell too little. Such a passage begins up to a chunk before its chunk, so
+    that what is looked for is never at the same place.
+    Source: ours.
+    """
+    lengths_BCN = batch.get("neighbour_lengths_BCN")
+    if lengths_BCN is None or not share:
+        return batch
+    neighbours_BCNR, lengths_BCN = batch["neighbours_BCNR"].copy(), lengths_BCN.copy()
+    drawn_BC, before_BC = rng.random((2, *lengths_BCN.shape[:2]))
+    for row, chunk in np.argwhere(drawn_BC < share):
+        middle = chunk * cfg.chunk_len
+        start = max(middle - int(before_BC[row, chunk] * cfg.chunk_len), 0)
+        there = slice(start, start + neighbours_BCNR.shape[-1])
+        # It ends and begins with the document of the chunk's end, from where it is read.
+        segments = batch["segments_BL"][row]
+        own = segments[middle + cfg.chunk_len - 1]
+        passage = batch["inputs_BL"][row, there][(segments[there] == own) & (own > 0)]
+        neighbours_BCNR[row, chunk] = np.roll(neighbours_BCNR[row, chunk], 1, axis=0)
+        lengths_BCN[row, chunk] = np.roll(lengths_BCN[row, chunk], 1)
+        neighbours_BCNR[row, chunk, 0, : len(passage)] = passage
+        lengths_BCN[row, chunk, 0] = len(passage)
+    return {
+        **batch,
+        "neighbours_BCNR": neighbours_BCNR,
+        "neighbour_lengths_BCN": lengths_BCN,
+    }
+
+
 def to_devices(cfg: ModelConfig, batch: Batch, mesh) -> dict[str, jax.Array]:
     """Global arrays of this process's rows; neighbours only if the model can read any.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from retro_jax.training.batch import (
     to_devices,
+    with_oracle_neighbours,
     with_worse_neighbours,
     without_neighbours,
 )
@@ -68,3 +69,53 @@ def test_a_share_of_chunks_reads_nothing_and_another_what_was_found_for_others()
 def test_without_shares_a_batch_stays_as_it_is():
     batch = _batch(0)
     assert with_worse_neighbours(batch, 0, 0, np.random.default_rng(0)) is batch
+
+
+def _numbered():
+    """Two rows of four chunks of 8 tokens; row 1 has two documents and padding."""
+    inputs_BL = np.arange(64, dtype=np.int32).reshape(2, 32)
+    segments_BL = np.ones_like(inputs_BL)
+    segments_BL[1, 12:28], segments_BL[1, 28:] = 2, 0
+    neighbours_BCNR = np.full((2, 4, 2, 16), 100, np.int32)
+    neighbours_BCNR[:, :, 1] = 200
+    return {
+        "inputs_BL": inputs_BL,
+        "segments_BL": segments_BL,
+        "neighbours_BCNR": neighbours_BCNR,
+        "neighbour_lengths_BCN": np.full((2, 4, 2), [9, 5], np.int32),
+    }
+
+
+def test_an_oracle_is_the_text_around_a_chunks_end():
+    cfg, batch = tiny_model.small_config(chunk_len=8, neighbour_len=16), _numbered()
+    before = {name: array.copy() for name, array in batch.items()}
+    made = with_oracle_neighbours(cfg, batch, 1.0, np.random.default_rng(0))
+    for name, array in before.items():
+        np.testing.assert_array_equal(batch[name], array)
+    starts = set()
+    for row, chunk in np.ndindex(2, 3):
+        length = made["neighbour_lengths_BCN"][row, chunk, 0]
+        passage = made["neighbours_BCNR"][row, chunk, 0, :length]
+        ids = passage - 32 * row
+        last = 8 * chunk + 7
+        segments = batch["segments_BL"][row]
+        # One document's tokens in their order, with the chunk's last token among them.
+        np.testing.assert_array_equal(np.diff(ids), 1)
+        assert last in ids and set(segments[ids]) == {segments[last]}
+        assert max(8 * chunk - 8, 0) < ids[0] + (ids[0] == 0) and length <= 16
+        starts.add(8 * chunk - ids[0])
+        # What was nearest comes second.
+        np.testing.assert_array_equal(made["neighbours_BCNR"][row, chunk, 1], 100)
+        assert made["neighbour_lengths_BCN"][row, chunk, 1] == 9
+    assert len(starts) > 3
+    # The last chunk of row 1 ends in padding: there is nothing to read on.
+    assert made["neighbour_lengths_BCN"][1, 3, 0] == 0
+
+
+def test_oracles_come_in_a_share_of_the_chunks():
+    cfg, batch = tiny_model.small_config(chunk_len=8, neighbour_len=16), _numbered()
+    many = {name: np.repeat(array, 64, axis=0) for name, array in batch.items()}
+    made = with_oracle_neighbours(cfg, many, 0.25, np.random.default_rng(0))
+    changed_BC = (made["neighbours_BCNR"] != many["neighbours_BCNR"]).any(axis=(2, 3))
+    assert 0.2 < changed_BC.mean() < 0.3
+    assert with_oracle_neighbours(cfg, batch, 0, np.random.default_rng(0)) is batch
