@@ -169,15 +169,25 @@ def _sums_by_chunk(cfg: ModelConfig, params, batch):
     }
 
 
-def likeliest_tokens(cfg: ModelConfig, params, mesh, batch: Batch) -> np.ndarray:
+def likeliest_tokens(
+    cfg: ModelConfig,
+    params,
+    mesh,
+    batch: Batch,
+    *,
+    encodings: Encodings | None = None,
+) -> np.ndarray:
     """The likeliest next token at each position, without a loss.
 
     Args:
         batch: without targets; with neighbours or without.
+        encodings: what neighbours are read as, where a decoder reads them itself.
     """
     with jax.set_mesh(mesh):
         if not batch["neighbour_lengths_BCN"].any():
             batch = without_neighbours(batch)
+        elif encodings is not None:
+            batch = encodings.added_to(params, batch)
         return sharding.on_host(
             _likeliest(cfg, params, sharding.to_devices(batch, mesh))
         )

@@ -112,7 +112,14 @@ def retrofit_results(**changes):
         "facts": {
             "asked": 80,
             "stated": 60,
-            "right": {"off": 0.05, "on": 0.65, "edited": 0.6},
+            "documents": 20,
+            "right": {
+                "off": 0.05,
+                "before": 0.0,
+                "on": 0.65,
+                "prompt": 0.7,
+                "edited": 0.6,
+            },
             "examples": [
                 {
                     "prompt": "Peru\n\nThe population of Peru is",

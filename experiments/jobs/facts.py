@@ -1,15 +1,20 @@
-"""Questions of fact that a document of the database answers: off, on and after an edit.
+"""Questions of fact, asked before and after the documents that state them come in and change.
 
-A greedy answer is the right one if the likeliest token is the right one at each of its
-places, each behind the right ones before. So one pass over question and answer tells.
+Held-out documents are added to a copy of the database, questions are asked whose answers
+these documents state, then every answer is exchanged in the documents and they are asked
+again. Nothing is trained. The answer is the first number that the likeliest tokens spell.
 
-Letters here: Q questions.
+Letters here: Q questions, A tokens of an answer.
 """
 
+import contextlib
 import dataclasses
+import os
 import re
-from collections.abc import Iterator
-from typing import NamedTuple
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,17 +23,24 @@ from data_pipeline.database import Database
 from data_pipeline.storage.progress import Progress
 from data_pipeline.text.tokenizer import Tokenizer
 from experiments.config import Experiment
+from experiments.jobs import reading
 from retro_jax import evaluation
 from retro_jax.model import parameters
+from retro_jax.training.batch import Batch
+from retro_jax.training.encodings import Encodings
 
 # A sentence to go on with, and how a document of the Factbook states what follows.
 _FORMS = (
-    ("The population of {} is", r"^Population: total: (\d[\d,]{3,})"),
-    ("The total area of {} is", r"^Area: total: (\d[\d,]{2,})"),
-    ("The length of the coastline of {} is", r"^Coastline: (\d[\d,.]{2,}) km"),
-    ("The median age in {} is", r"^Median age: total: (\d[\d.]+)"),
+    ("The population of {} is", r"^Population of .*: total: (\d[\d,]{3,})"),
+    ("The total area of {} is", r"^Area of .*: total: (\d[\d,]{2,})"),
+    ("The length of the coastline of {} is", r"^Coastline of .*: (\d[\d,.]{2,}) km"),
+    ("The median age in {} is", r"^Median age of .*: total: (\d[\d.]+)"),
 )
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_FREE_TOKENS = 12  # that may stand before the number ends, besides its own
+_ROOM = 32  # tokens behind a question
 _NUM_EXAMPLES = 3
+_SPLIT = "test"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,57 +58,104 @@ class Question:
     answer: str
 
 
-def questions(database: Database, most: int, seed: int) -> list[Question]:
-    """Draws questions that documents of the database answer, in an order of their own.
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question with what the model reads for it, in tokens, and what counts as right."""
+
+    prompt: list[int]
+    answer: str
+    passages: list[list[int]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asking:
+    """The model that is asked, and how it reads."""
+
+    cfg: Experiment
+    params: parameters.Parameters
+    mesh: jax.sharding.Mesh
+    tokenizer: Tokenizer
+    encodings: Encodings | None = None
+    limits: reading.Limits = reading.ALL
+
+
+def documents_that_state(
+    database: Database, most: int, seed: int
+) -> tuple[list[dict], list[Question]]:
+    """Draws held-out documents and the questions that they answer, in an order of its own.
 
     Only texts of the Factbook's form state facts in a way that is known here.
     """
     snapshot = database.snapshot
-    documents, of_chunk = snapshot.documents("train"), snapshot.document_of_chunk
-    rows_T = np.random.default_rng(seed).permutation(len(documents))
-    found = []
-    for row in rows_T[~snapshot.state.is_deleted(rows_T)]:
-        document = documents.slice(int(row), 1).to_pylist()[0]
-        tokens = snapshot.chunks().take("tokens", np.flatnonzero(of_chunk == row))
-        text = database.tokenizer.decode(tokens.reshape(-1))
-        for form, pattern in _FORMS:
-            stated = re.search(pattern, text, re.MULTILINE)
-            if stated and document["title"]:
-                prompt = f"{document['title']}\n\n{form.format(document['title'])}"
-                found.append(Question(document["id"], prompt, stated[1]))
+    table, chunks = snapshot.documents(_SPLIT), snapshot.chunks(_SPLIT)
+    of_chunk = chunks.column("documents")
+    documents, found = [], []
+    for row in np.random.default_rng(seed).permutation(len(table)):
         if len(found) >= most:
             break
-    return found[:most]
+        record = table.slice(int(row), 1).to_pylist()[0]
+        if not record["title"] or not snapshot.has_document(record["id"], _SPLIT):
+            continue
+        tokens = chunks.take("tokens", np.flatnonzero(of_chunk == row))
+        text = database.tokenizer.decode(tokens.reshape(-1))
+        asked = list(_questions(record, text))
+        if asked:
+            fields = ("id", "title", "uri", "licence")
+            documents.append({name: record[name] for name in fields} | {"text": text})
+            found += asked
+    return documents, found[:most]
 
 
-def measure(
-    cfg: Experiment,
-    params: parameters.Parameters,
-    mesh: jax.sharding.Mesh,
-    database: Database,
-) -> dict:
+def _questions(record: Mapping, text: str) -> Iterator[Question]:
+    for form, pattern in _FORMS:
+        stated = re.search(pattern, text, re.MULTILINE)
+        if stated:
+            prompt = f"{record['title']}\n\n{form.format(record['title'])}"
+            yield Question(record["id"], prompt, stated[1])
+
+
+def measure(asking: Asking, database: Database, scratch: Path) -> dict:
     """Shares of right answers, as JSON; of questions whose passages state the answer.
 
-    'edited' counts answers that follow a passage in which the number is another.
+    'off' reads nothing, 'before' what the database holds without the documents, 'on' what
+    it holds with them, 'prompt' has those passages in the prompt. 'edited' counts answers
+    that are the exchanged number, once the documents state that.
+
+    Args:
+        scratch: a folder on the database's disk, for the copy that is changed.
     """
-    asked = questions(database, cfg.evaluation.num_facts, cfg.evaluation.seed)
-    rows = [_row(cfg, database, question) for question in asked]
-    stated = [row for row in rows if row is not None]
-    said: dict[str, list[_Said]] = {"off": [], "on": [], "edited": []}
-    with Progress("questions of fact", 3 * len(stated), "answers") as progress:
-        for name, answers in said.items():
-            for some in _batches(stated, cfg.evaluation.batch_size):
-                batch = _batch(cfg, database.tokenizer, some, name)
-                likeliest_BL = evaluation.likeliest_tokens(
-                    cfg.model, params, mesh, batch
-                )
-                for row, tokens_L in zip(some, likeliest_BL, strict=False):
-                    told_L = tokens_L[cfg.model.chunk_len - 1 :].tolist()
-                    answers.append(_said(database, told_L, row.answer_of(name)))
-                progress.advance(len(some))
+    evaluated = asking.cfg.evaluation
+    documents, asked = documents_that_state(
+        database, evaluated.num_facts, evaluated.seed
+    )
+    if not asked:
+        return {"asked": 0, "stated": 0, "right": {}, "examples": []}
+    before = [_asked(asking, database, each, each.answer) for each in asked]
+    with _copied(database, scratch) as changed:
+        changed.add(documents)
+        after = [_asked(asking, changed, each, each.answer) for each in asked]
+        changed.replace([_edited(document, asked) for document in documents])
+        edited = [
+            _asked(asking, changed, each, other_number(each.answer)) for each in asked
+        ]
+    stated = [
+        place
+        for place in range(len(asked))
+        if _states(asking.tokenizer, after[place])
+        and _states(asking.tokenizer, edited[place])
+    ]
+    rows = {
+        "off": [dataclasses.replace(after[place], passages=[]) for place in stated],
+        "before": [before[place] for place in stated],
+        "on": [after[place] for place in stated],
+        "prompt": [after[place] for place in stated],
+        "edited": [edited[place] for place in stated],
+    }
+    said = {name: _answers(asking, name, some) for name, some in rows.items()}
     return {
         "asked": len(asked),
         "stated": len(stated),
+        "documents": len(documents),
         "right": {
             name: float(np.mean([each.is_right for each in answers]))
             for name, answers in said.items()
@@ -104,82 +163,61 @@ def measure(
         },
         "examples": [
             {
-                "prompt": row.question.prompt,
-                "answer": row.question.answer,
-                "edited_answer": other_number(row.question.answer),
-                "said": {name: answers[place].text for name, answers in said.items()},
+                "prompt": asked[place].prompt,
+                "document": asked[place].document_id,
+                "answer": asked[place].answer,
+                "edited_answer": other_number(asked[place].answer),
+                "said": {
+                    name: answers[row].text.strip() for name, answers in said.items()
+                },
             }
-            for place, row in enumerate(stated[:_NUM_EXAMPLES])
+            for row, place in enumerate(stated[:_NUM_EXAMPLES])
         ],
     }
 
 
-class _Said(NamedTuple):
-    """What is answered: whole if it is right, else up to the first wrong token."""
+@contextlib.contextmanager
+def _copied(database: Database, scratch: Path) -> Iterator[Database]:
+    """A copy of a database that can be changed; it is gone in the end.
 
-    is_right: bool
-    text: str
+    What a database never writes over is linked where the disk can, and not copied.
+    """
 
+    def link(source: str, target: str) -> None:
+        if source.endswith((".npy", ".arrow", ".parquet")):
+            with contextlib.suppress(OSError):
+                os.link(source, target)
+                return
+        shutil.copy2(source, target)
 
-def _said(database: Database, told: list[int], answer: list[int]) -> _Said:
-    """Judges the likeliest tokens; what comes behind a wrong one would not be said."""
-    right = [ours == theirs for ours, theirs in zip(told, answer, strict=False)]
-    if all(right):
-        return _Said(True, database.tokenizer.decode(answer).strip())
-    until_wrong = told[: right.index(False) + 1]
-    # A decoder may embed more tokens than there are; the others are no text.
-    known = [token for token in until_wrong if token < database.tokenizer.vocab_size]
-    text = database.tokenizer.decode(known)
-    return _Said(False, f"{text.strip()}\N{HORIZONTAL ELLIPSIS}")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Row:
-    """A question, its passages as found and as edited, in tokens."""
-
-    question: Question
-    prompt: list[int]
-    answer: list[int]
-    edited_answer: list[int]
-    passages: list[list[int]]
-    edited_passages: list[list[int]]
-
-    def answer_of(self, condition: str) -> list[int]:
-        return self.edited_answer if condition == "edited" else self.answer
-
-    def passages_of(self, condition: str) -> list[list[int]]:
-        return {"off": [], "on": self.passages, "edited": self.edited_passages}[
-            condition
-        ]
-
-
-def _row(cfg: Experiment, database: Database, question: Question) -> _Row | None:
-    """Looks for passages; None if none of them states the answer."""
-    tokenizer, chunk_len = database.tokenizer, cfg.model.chunk_len
-    prompt = tokenizer.encode(question.prompt).tolist()[-chunk_len:]
-    found = database.retrieve(np.array([prompt], np.int32), cfg.data.num_neighbours)
-    passages = [
-        tokens_R[:length].tolist()
-        for tokens_R, length in zip(
-            found.tokens_QNR[0], found.lengths_QN[0], strict=True
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".facts-", dir=scratch) as folder:
+        target = Path(folder) / "database"
+        shutil.copytree(
+            database.folder,
+            target,
+            copy_function=link,
+            ignore=shutil.ignore_patterns("dataset"),
         )
-        if length
-    ]
-    texts = [tokenizer.decode(tokens) for tokens in passages]
-    if not any(question.answer in text for text in texts):
-        return None
-    edited = other_number(question.answer)
-    return _Row(
-        question,
-        prompt,
-        tokenizer.encode(f" {question.answer}").tolist(),
-        tokenizer.encode(f" {edited}").tolist(),
-        passages,
-        [
-            tokenizer.encode(text.replace(question.answer, edited)).tolist()
-            for text in texts
-        ],
-    )
+        yield Database.open(target)
+
+
+def _edited(document: Mapping, asked: Sequence[Question]) -> dict:
+    """The document with other numbers where it states answers, everywhere in its text."""
+    text = document["text"]
+    for question in asked:
+        if question.document_id == document["id"]:
+            text = _exchanged(text, question.answer)
+    return {**document, "text": text}
+
+
+def _whole(number: str) -> re.Pattern:
+    """Matches a number where it is no part of another."""
+    return re.compile(rf"(?<![\d.,]){re.escape(number)}(?![\d]|[.,]\d)")
+
+
+def _exchanged(text: str, number: str) -> str:
+    return _whole(number).sub(other_number(number), text)
 
 
 def other_number(number: str) -> str:
@@ -188,34 +226,167 @@ def other_number(number: str) -> str:
     return number.translate(turned)
 
 
-def _batches(rows: list[_Row], size: int) -> Iterator[list[_Row]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def _asked(
+    asking: Asking, database: Database, question: Question, answer: str
+) -> _Asked:
+    """Looks for a question's passages in what a database holds now."""
+    chunk_len = asking.cfg.model.chunk_len
+    prompt = asking.tokenizer.encode(question.prompt).tolist()[-chunk_len:]
+    retriever = reading.NearRetriever(database, asking.limits)
+    found = retriever.retrieve(
+        np.array([prompt], np.int32), asking.cfg.data.num_neighbours
+    )
+    passages = [
+        tokens_R[:length].tolist()[: asking.cfg.model.neighbour_len]
+        for tokens_R, length in zip(
+            found.tokens_QNR[0], found.lengths_QN[0], strict=True
+        )
+        if length
+    ]
+    return _Asked(prompt, answer, passages)
 
 
-def _batch(
-    cfg: Experiment, tokenizer: Tokenizer, rows: list[_Row], condition: str
-) -> dict[str, np.ndarray]:
-    """Questions and answers as the model reads them; the last rows may be padding."""
+def _states(tokenizer: Tokenizer, asked: _Asked) -> bool:
+    pattern = _whole(asked.answer)
+    return any(pattern.search(tokenizer.decode(each)) for each in asked.passages)
+
+
+@dataclasses.dataclass(slots=True)
+class _Said:
+    """What has been said so far: right or wrong once it is known.
+
+    Attributes:
+        tokens: the likeliest ones, each behind those before.
+        is_over: whether a number has been said, or too much without one.
+    """
+
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    text: str = ""
+    is_over: bool = False
+    is_right: bool = False
+
+    def draft(self, tokenizer: Tokenizer, answer: str) -> list[int]:
+        """What would make it right, from where it stands."""
+        begun = self._begun(answer)
+        if begun is None:
+            return tokenizer.encode(f" {answer}").tolist()
+        return tokenizer.encode(answer[len(begun) :]).tolist()
+
+    def _begun(self, answer: str) -> str | None:
+        """The part of the answer that the text ends with; None if no number has begun."""
+        number = _NUMBER.search(self.text)
+        return answer[: len(self.text) - number.start()] if number else None
+
+    def hear(self, tokenizer: Tokenizer, draft: list[int], told: list[int]) -> None:
+        """Takes in the likeliest tokens at the draft's places and one behind it.
+
+        What comes behind a place where the draft is wrong was told for another text.
+        """
+        agrees = [ours == theirs for ours, theirs in zip(draft, told, strict=False)]
+        kept = agrees.index(False) + 1 if not all(agrees) else len(draft) + 1
+        self.tokens += told[:kept]
+        # A decoder may embed more tokens than there are; the others are no text.
+        known = [token for token in self.tokens if token < tokenizer.vocab_size]
+        self.text = tokenizer.decode(known)
+
+    def judge(self, answer: str) -> None:
+        """Decides whether the first number is the answer, as soon as that is known."""
+        number = _NUMBER.search(self.text)
+        if number is not None:
+            rest = self.text[number.start() :]
+            is_begun = answer.startswith(rest) and len(rest) <= len(answer)
+            self.is_over, self.is_right = not is_begun, number[0] == answer
+        num_most = _FREE_TOKENS + len(answer)
+        if not self.is_over and len(self.tokens) >= min(num_most, _ROOM - len(answer)):
+            self.is_over, self.is_right = True, bool(number and number[0] == answer)
+
+
+def _answers(asking: Asking, name: str, rows: Sequence[_Asked]) -> list[_Said]:
+    """What is said to each question, greedily.
+
+    A pass over a question with what would be the right answer tells the likeliest token at
+    each of its places: all up to the first that differs are said. So few passes are enough.
+    """
+    size, said = asking.cfg.evaluation.batch_size, [_Said() for _ in rows]
+    waiting = list(range(len(rows)))
+    make: Callable = _prompted if name == "prompt" else _beside
+    with Progress(f"questions of fact, {name}", len(rows), "answers") as progress:
+        while waiting:
+            some = waiting[:size]
+            drafts = [
+                said[place].draft(asking.tokenizer, rows[place].answer)
+                for place in some
+            ]
+            texts = [
+                [*rows[place].prompt, *said[place].tokens, *draft]
+                for place, draft in zip(some, drafts, strict=True)
+            ]
+            batch, end = make(asking.cfg, [rows[place] for place in some], texts)
+            likeliest_BL = evaluation.likeliest_tokens(
+                asking.cfg.model,
+                asking.params,
+                asking.mesh,
+                batch,
+                encodings=asking.encodings,
+            )
+            for place, draft, told_L in zip(some, drafts, likeliest_BL, strict=False):
+                each = said[place]
+                start = end - 1 + len(each.tokens)
+                told = told_L[start : start + len(draft) + 1].tolist()
+                each.hear(asking.tokenizer, draft, told)
+                each.judge(rows[place].answer)
+                progress.advance(int(each.is_over))
+            waiting = [place for place in waiting if not said[place].is_over]
+    return said
+
+
+def _beside(
+    cfg: Experiment, rows: Sequence[_Asked], texts: Sequence[list[int]]
+) -> tuple[Batch, int]:
+    """Questions whose passages are read beside the text, and where they end.
+
+    A question ends with a chunk, whose passages its last token reads.
+    """
     chunk_len, size = cfg.model.chunk_len, cfg.evaluation.batch_size
-    shape = (size, 2, cfg.data.num_neighbours)
-    inputs_BL = np.zeros((size, 2 * chunk_len), np.int32)
-    segments_BL = np.zeros_like(inputs_BL)
+    batch = _texts(size, chunk_len, [row.prompt for row in rows], texts)
+    shape = (size, 1, cfg.data.num_neighbours)
     neighbours = np.zeros((*shape, cfg.model.neighbour_len), np.int32)
     lengths = np.zeros(shape, np.int32)
     for place, row in enumerate(rows):
-        # The question ends with a chunk, whose passages its last token reads.
-        text = row.prompt + row.answer_of(condition)
-        start = chunk_len - len(row.prompt)
-        inputs_BL[place, start : start + len(text)] = text
-        segments_BL[place, start : start + len(text)] = 1
-        for number, passage in enumerate(row.passages_of(condition)):
-            read = passage[: cfg.model.neighbour_len]
-            neighbours[place, 0, number, : len(read)] = read
-            lengths[place, 0, number] = len(read)
-    return {
-        "inputs_BL": inputs_BL,
-        "segments_BL": segments_BL,
-        "neighbours_BCNR": neighbours,
-        "neighbour_lengths_BCN": lengths,
-    }
+        for number, passage in enumerate(row.passages):
+            neighbours[place, 0, number, : len(passage)] = passage
+            lengths[place, 0, number] = len(passage)
+    batch |= {"neighbours_BCNR": neighbours, "neighbour_lengths_BCN": lengths}
+    return batch, chunk_len
+
+
+def _prompted(
+    cfg: Experiment, rows: Sequence[_Asked], texts: Sequence[list[int]]
+) -> tuple[Batch, int]:
+    """Questions behind their passages, as prompts have them, and where they end."""
+    before = [
+        [token for passage in row.passages for token in passage] + row.prompt
+        for row in rows
+    ]
+    texts = [
+        [*prompt, *text[len(row.prompt) :]]
+        for prompt, row, text in zip(before, rows, texts, strict=True)
+    ]
+    end = cfg.model.chunk_len + cfg.data.num_neighbours * cfg.model.neighbour_len
+    batch = _texts(cfg.evaluation.batch_size, end, before, texts)
+    none = np.zeros((cfg.evaluation.batch_size, 1, 0), np.int32)
+    return {**batch, "neighbour_lengths_BCN": none}, end
+
+
+def _texts(
+    size: int, end: int, prompts: Sequence[list[int]], texts: Sequence[list[int]]
+) -> Batch:
+    """Texts so that each prompt ends at one place; the last rows may be padding."""
+    inputs_BL = np.zeros((size, end + _ROOM), np.int32)
+    segments_BL = np.zeros_like(inputs_BL)
+    for place, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        start = end - len(prompt)
+        stop = min(start + len(text), inputs_BL.shape[1])
+        inputs_BL[place, start:stop] = text[: stop - start]
+        segments_BL[place, start:stop] = 1
+    return {"inputs_BL": inputs_BL, "segments_BL": segments_BL}

@@ -103,9 +103,10 @@ def _facts_sentence(facts: Mapping) -> str:
     right = facts["right"]
     return (
         f"Of {counted(facts['stated'], 'question')} of fact whose answer stands in a passage "
-        f"that was found, the decoder alone answers {percent(right['off'])} right, with "
-        f"its passages {percent(right['on'])}; after the number in the passages was "
-        f"changed, {percent(right['edited'])} of the answers are the changed number."
+        "that was found, once its document was added to the database, the decoder alone "
+        f"answers {percent(right['off'])} right, with passages {percent(right['on'])}; after "
+        "the documents were changed to state another number, "
+        f"{percent(right['edited'])} of the answers are that number."
     )
 
 
@@ -220,20 +221,21 @@ def questions(results: Mapping) -> Section | None:
         return None
     asked, stated = counted(facts["asked"], "question"), facts["stated"]
     sentence = (
-        f"{asked} of the form “The population of X is”, each about a "
-        f"document of the database; for {stated:,} of them a passage that was found states "
-        "the answer, and only these are counted. An answer is right if the likeliest "
-        "tokens spell it whole. Passages are read here whatever the limits of reading say. "
-        "The decoder may have been trained on some of these "
-        "documents: what shows that it reads is the last row, where each digit of the "
-        "number in the passages was exchanged."
+        f"{asked} of the form “The population of X is”, each about a held-out document, "
+        "which neither the model nor the database had seen. The documents were added to a "
+        "copy of the database; then each digit of every answer was exchanged in them. "
+        f"For {stated:,} of the questions a passage that was found states the answer, both "
+        "times, and only these are counted. The answer that a model gives is the first "
+        "number that its likeliest tokens spell. Nothing was trained in between."
     )
     if not stated:
         return Section([f"{sentence} None was."])
     names = {
         "off": "right, retrieval off",
-        "on": "right, retrieval on",
-        "edited": "the changed number, passages edited",
+        "before": "right, before the documents were added",
+        "on": "right, with the documents in the database",
+        "prompt": "right, the same passages in the prompt",
+        "edited": "the changed number, after the documents were changed",
     }
     rows = [
         (names[name], f"{round(share * stated):,} of {stated:,}", percent(share))
@@ -248,15 +250,15 @@ def answers(results: Mapping) -> Section | None:
     if not examples:
         return None
     sentence = (
-        "The first of them, as they are answered: up to the first token that is wrong, "
-        "behind which “…” stands."
+        "The first of them, as they are answered, up to the first number or the first token "
+        "that makes it wrong."
     )
     header = (
         "question",
-        "in the passage",
+        "the document says",
         "off",
         "on",
-        "in the edited passage",
+        "the document says then",
         "on, then",
     )
     rows = [
