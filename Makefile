@@ -1,10 +1,10 @@
 # The commands of retro-jax. `make train` and `make test` need only Python 3.11, make and git.
 
-CORPUS   ?=  ## your text: a folder, a file, tfds:NAME, hf:NAME, factbook or python [python]
+CORPUS   ?=  ## your text: a folder, a file, tfds:NAME, hf:NAME, factbook or python [factbook]
 QUERY    ?=  ## what `make search` searches for
 PROMPT   ?=  ## what `make generate` continues
-CONFIG   ?=  ## tiny, retro:172m, ablations:VARIANT or a file [the run's own, else tiny]
-WORKDIR  ?=  ## the folder of the run [one of the corpus's own below work/, else work/tiny]
+CONFIG   ?=  ## retrofit:DECODER, tiny, retro:172m or a file [the run's own, else retrofit]
+WORKDIR  ?=  ## the folder of the run [one of the corpus's own, else work/CONFIG]
 DATABASE ?=  ## the folder of the database, or a service's address [WORKDIR/database]
 ARGS     ?=  ## more flags of the command, such as --config.train.steps=300
 SHARDS   ?=  ## servers that `make serve-db` starts [one for four cores]
@@ -69,7 +69,7 @@ settings: install  ## Lists every setting with its type, value and meaning.
 bench: install  ## Measures the speed of embedder, indexes, input and tiny training steps.
 	@$(PY) -m tools.benchmark embed
 	@$(PY) -m tools.benchmark index
-	@database="$${DATABASE:-work/tiny/database}"; [ -f "$$database/manifest.json" ] || database=; \
+	@database="$${DATABASE:-work/retrofit/database}"; [ -f "$$database/manifest.json" ] || database=; \
 		$(PY) -m tools.benchmark input $${database:+"--database=$$database"}
 	@$(PY) -m tools.benchmark train
 

@@ -76,10 +76,9 @@ def experiment() -> Experiment:
 
 def workdir() -> Path:
     """The run's folder, as the flags say; it need not be there yet."""
-    if WORKDIR.value == "":
+    if not WORKDIR.value:
         raise ValueError("the name of a folder is empty")
-    path = WORKDIR.value or str(workdirs.default_workdir(CONFIG.value.data.corpus))
-    return Path(workdirs.expanded(path)).absolute()
+    return Path(workdirs.expanded(WORKDIR.value)).absolute()
 
 
 def database() -> Path:

@@ -139,9 +139,9 @@ def _explained(argv: list[str]) -> Iterator[None]:
 
 
 def _with_config(argv: list[str]) -> list[str]:
-    """The command line with one --config, a path, in front; --corpus is the setting's name.
+    """The command line with --config, a path, and --workdir; --corpus is the setting's name.
 
-    Without a --config it is the one that the run's folder keeps, or else the laptop's.
+    Without a --config it is the one that the run's folder keeps, or else the retrofit.
     """
     given, names = flags.FlagValues(), ("config", "corpus", "workdir", _CORPUS)
     for name in names:
@@ -152,8 +152,14 @@ def _with_config(argv: list[str]) -> list[str]:
         raise ValueError(f"--corpus and --{_CORPUS} are one setting: give one of them")
     corpus = corpora.pop() if corpora else None
     workdir = given["workdir"].value
-    workdir = workdirs.expanded(workdir or str(workdirs.default_workdir(corpus or "")))
-    kept = f"run:{workdir}" if workdirs.has_settings(Path(workdir)) else "tiny"
+    places = [] if corpus is None else [f"--{_CORPUS}={corpus}"]
+    chosen = given["config"].value or workdirs.DEFAULT_CONFIG
+    if workdir is None:
+        workdir = str(workdirs.default_workdir(corpus or "", chosen))
+        places.append(f"--workdir={workdir}")
+    workdir = workdirs.expanded(workdir)
+    if not given["config"].value and workdirs.has_settings(Path(workdir)):
+        chosen = f"run:{workdir}"
     others = iter(argv[1:])
     left = []
     for word in others:
@@ -162,9 +168,7 @@ def _with_config(argv: list[str]) -> list[str]:
             left.append(word)
         elif not equals:
             next(others, None)
-    of_corpus = [] if corpus is None else [f"--{_CORPUS}={corpus}"]
-    path = config_file(given["config"].value or kept)
-    return [argv[0], f"--config={path}", *of_corpus, *left]
+    return [argv[0], f"--config={config_file(chosen)}", *places, *left]
 
 
 def config_file(name: str) -> str:

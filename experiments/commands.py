@@ -37,11 +37,11 @@ retro: a language model that reads passages retrieved from a database of text.
     retro COMMAND --help            the command's flags;  retro --version
 
 Flags that all of them take:
-    --corpus=PATH     your text: a folder, a file, tfds:NAME, hf:NAME, factbook or python [python]
-    --workdir=DIR     the folder of the run [one of the corpus's own below work/, else work/tiny]
+    --corpus=PATH     your text: a folder, a file, tfds:NAME, hf:NAME, factbook or python [factbook]
+    --workdir=DIR     the folder of the run [one of the corpus's own below work/, else work/CONFIG]
     --database=DIR    the folder of the database [WORKDIR/database]
 What trains and builds also takes
-    --config=NAME     tiny, retro:172m, ablations:VARIANT or a file [the run's own, else tiny]
+    --config=NAME     retrofit:DECODER, tiny, retro:172m or a file [the run's own, else retrofit]
     --config.train.steps=30 and its like, for each line of `retro settings`
 
 For example: retro train --corpus=~/notes --config.train.steps=300

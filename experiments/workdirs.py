@@ -19,7 +19,8 @@ from data_pipeline.config import INSTALLED_CORPORA
 if TYPE_CHECKING:
     from experiments.config import Experiment
 
-_DEMO = Path("work") / "tiny"  # of the corpus that needs no data
+DEFAULT_CONFIG = "retrofit"
+_WORK = Path("work")
 _NAMED_SOURCES = ("tfds", "hf")
 _SETTINGS = "settings.json"
 
@@ -38,14 +39,23 @@ def corpus_identity(corpus: str) -> str:
     return os.path.realpath(path)
 
 
-def default_workdir(corpus: str) -> Path:
-    """The folder of a corpus's runs: its last name, for people, and a hash of its identity."""
+def default_workdir(corpus: str, config: str = DEFAULT_CONFIG) -> Path:
+    """The folder of a corpus's runs: its last name, for people, and a hash of its identity.
+
+    Without a corpus it is the folder of a configuration, which has a corpus of its own.
+    """
     identity = corpus_identity(corpus)
     if not identity:
-        return _DEMO
-    last = re.sub(r"[^\w.-]+", "-", os.path.basename(identity)).strip("-.")
+        stem, _, argument = config.partition(":")
+        name = f"{Path(stem).stem}-{argument}" if argument else Path(stem).stem
+        return _WORK / _plain(name)
     digits = hashlib.sha256(os.fsencode(identity)).hexdigest()[:8]
-    return _DEMO.parent / f"{last[:40] or 'corpus'}-{digits}"
+    return _WORK / f"{_plain(os.path.basename(identity))[:40] or 'corpus'}-{digits}"
+
+
+def _plain(name: str) -> str:
+    """A name of letters, digits and `_.-` alone."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workdir", metavar="DIR", help="the run's folder [the corpus's below work/]"
     )
     parser.add_argument(
-        "--corpus", default="", help="what it was built from [this Python's own text]"
+        "--corpus", default="", help="what it was built from [the configuration's own]"
     )
 
 

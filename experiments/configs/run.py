@@ -1,6 +1,6 @@
 """The settings of a run that was made before, as its folder keeps them.
 
-    retro evaluate --config=run:work/tiny --workdir=work/tiny --config.evaluation.split=validation
+    retro evaluate --config=run:work/retrofit --workdir=work/retrofit --config.evaluation.split=validation
 
 The argument is the run's folder. `retro` takes this configuration by itself wherever the
 folder of a run has settings and no `--config` is given.
@@ -14,7 +14,7 @@ from experiments import workdirs
 from experiments.config import Experiment
 
 
-def get_config(arg: str = "work/tiny") -> Experiment:
+def get_config(arg: str = "work/retrofit") -> Experiment:
     """Gives the experiment of a run's folder.
 
     Raises:

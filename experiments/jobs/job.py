@@ -26,9 +26,15 @@ from experiments.jobs.remote_database import NoDatabase, RemoteDatabase
 from experiments.report import report
 from retro_jax.devices import processes, sharding
 from retro_jax.model import parameters
+from retro_jax.pretrained import fingerprint_of
 from retro_jax.runs import checkpoints
 from retro_jax.training import retrofit
-from retro_jax.training.batch import Batch, model_inputs, with_worse_neighbours
+from retro_jax.training.batch import (
+    Batch,
+    model_inputs,
+    with_oracle_neighbours,
+    with_worse_neighbours,
+)
 from retro_jax.training.encodings import Encodings
 from retro_jax.training.loop import train
 
@@ -106,9 +112,11 @@ class Job:
             ValueError: for a run of other settings, unless it is to `restart`; then the
                 other one is put aside, also if only its database has changed.
         """
-        baseline = self._baseline()  # a wrong one is refused before anything is written
+        begun_from = self._begun_from()
+        # A wrong one is refused before anything is written.
+        baseline = None if begun_from else self._baseline()
         with self._sole("training"):
-            identity = self._begin(self._start_of(baseline), restart)
+            identity = self._begin(begun_from or self._start_of(baseline), restart)
             done, steps = self._last_step() or 0, self._cfg.train.steps
             if done >= steps:
                 say(
@@ -117,6 +125,8 @@ class Job:
                 return
             # A wrong dataset is refused before anything is compiled.
             self._sequences("train")
+            if begun_from and not done:
+                baseline = self._baseline()
             backbone = baseline.params if baseline is not None and not done else None
             del baseline  # a run that goes on has its own copy
             train(
@@ -200,11 +210,27 @@ class Job:
         """A retrofit's start by its contents: a folder may be moved, not exchanged."""
         if baseline is None:
             return None
+        return self._start(baseline.step, baseline.fingerprint)
+
+    def _start(self, step: int, parameters_fingerprint: str) -> dict:
         return {
-            "step": baseline.step,
-            "parameters": baseline.fingerprint,
+            "step": step,
+            "parameters": parameters_fingerprint,
             "freeze": self._cfg.train.freeze,
         }
+
+    def _begun_from(self) -> dict | None:
+        """The start of the run that is here, if it began from this very decoder.
+
+        Then the decoder, whose heads were looked at, need not be loaded again.
+        """
+        known = (read_json(self._workdir / "run.json") or {}).get("init_from")
+        path = Path(self._cfg.init_from)
+        if not (known and self._by_decoder and self._cfg.model.cca_layers):
+            return None
+        if not path.exists():
+            return None
+        return known if known == self._start(0, fingerprint_of(path)) else None
 
     def _trained(self) -> frozenset[str] | None:
         """Names of the parameters that are trained; None for all."""
@@ -246,13 +272,27 @@ class Job:
         if repeated:
             again = itertools.cycle(inputs)
             inputs = itertools.islice(again, first_step, cfg.train.steps)
-        shares = self._cfg.retrofit.absent_share, self._cfg.retrofit.unrelated_share
-        return (
-            # By step, so that a run that goes on draws what it would have drawn.
-            with_worse_neighbours(
-                batch, *shares, np.random.default_rng((self._cfg.train.seed, step))
-            )
-            for step, batch in enumerate(inputs, start=first_step)
+        return map(self._changed, itertools.count(first_step), inputs)
+
+    def _changed(self, step: int, batch: Batch) -> Batch:
+        """A retrofit's batch with oracle, absent and unrelated neighbours.
+
+        They are drawn by step, so that a run that goes on draws what it would have drawn.
+        """
+        cfg, seed = self._cfg.retrofit, self._cfg.train.seed
+        # The same in each pass over the same batches: what was read of them is kept.
+        in_pass = step % cfg.distinct_steps if cfg.distinct_steps else step
+        batch = with_oracle_neighbours(
+            self._cfg.model,
+            batch,
+            cfg.oracle_share(step, self._cfg.train.steps),
+            np.random.default_rng((seed, in_pass)),
+        )
+        return with_worse_neighbours(
+            batch,
+            cfg.absent_share,
+            cfg.unrelated_share,
+            np.random.default_rng((seed, step)),
         )
 
     def _other_run(self, known: dict, identity: dict, restart: bool) -> None:
@@ -329,17 +369,39 @@ class Job:
             say(f"{self._no_report}: the model is trained, and there is no report")
             return
         sequences = self._sequences(self._cfg.evaluation.split)
+        path = self._workdir / "evaluation" / "results.json"
+        path.parent.mkdir(exist_ok=True)
+        results = read_json(path) or {}
+        if results.get("fingerprint") == self._judged(self._last_step()) and all(
+            name in results for name in self._shown()
+        ):
+            say("evaluation: up to date")
+        else:
+            self._measure(sequences, path, results)
+        if processes.is_first():
+            report.write(self._workdir, self.database)
+
+    def _judged(self, step: int | None) -> str:
+        """A fingerprint of what is measured, on what, and how."""
+        evaluation = dataclasses.asdict(self._cfg.evaluation)
+        return fingerprint([evaluation, step, self._run_identity()])
+
+    def _shown(self) -> dict[str, Callable]:
+        """What the report shows besides conditions, and what makes it."""
+        made_by: dict[str, Callable] = {"samples": self._samples}
+        if self._cfg.evaluation.num_facts and self._cfg.has_cca:
+            made_by["facts"] = self._facts
+        return made_by
+
+    def _measure(self, sequences: Sequences, path: Path, results: dict) -> None:
+        """Makes what is missing in the results, and writes them whenever there is more."""
         run, params = self._parameters()
         if processes.is_first():
             # How it is measured: in other things it may differ from how it was trained.
             parts = ("data", "evaluation")
             workdirs.record_settings(self._cfg, self._workdir, parts)
         step = run["step"]
-        judged = [dataclasses.asdict(self._cfg.evaluation), step, self._run_identity()]
-        path = self._workdir / "evaluation" / "results.json"
-        path.parent.mkdir(exist_ok=True)
-        results = read_json(path) or {}
-        if results.get("fingerprint") != fingerprint(judged):
+        if results.get("fingerprint") != self._judged(step):
             results = measurement.conditions(
                 measurement.Measured(
                     cfg=self._cfg,
@@ -352,20 +414,13 @@ class Job:
                     limits=self._limits(params, step),
                 )
             )
-            results |= {"fingerprint": fingerprint(judged), "step": step}
+            results |= {"fingerprint": self._judged(step), "step": step}
             results |= {"init_from": run.get("init_from")}
             _write_if_first(path, results)  # so that what fails below does not cost it
-        made_by: dict[str, Callable] = {"samples": self._samples}
-        if self._cfg.evaluation.num_facts and self._cfg.has_cca:
-            made_by["facts"] = self._facts
-        missing = [name for name in made_by if name not in results]
-        if not missing:
-            say("evaluation: up to date")
-        for name in missing:
-            results[name] = made_by[name](params)
-            _write_if_first(path, results)
-        if processes.is_first():
-            report.write(self._workdir, self.database)
+        for name, make in self._shown().items():
+            if name not in results:
+                results[name] = make(params)
+                _write_if_first(path, results)
 
     def _limits(self, params: parameters.Parameters, step: int) -> reading.Limits:
         """What a retrofit reads, as it was chosen for the model of this step."""
@@ -411,7 +466,15 @@ class Job:
 
     def _facts(self, params: parameters.Parameters) -> dict:
         """Answers to questions of fact, as the report shows them."""
-        return facts.measure(self._cfg, params, self._mesh, self.database)
+        asking = facts.Asking(
+            cfg=self._cfg,
+            params=params,
+            mesh=self._mesh,
+            tokenizer=self.database.tokenizer,
+            encodings=self._encodings,
+            limits=reading.limits(self._cfg, self._workdir),
+        )
+        return facts.measure(asking, self.database, self._workdir / "evaluation")
 
     def _samples(self, params: parameters.Parameters) -> list[dict]:
         """Continuations of held-out documents, as the report shows them."""

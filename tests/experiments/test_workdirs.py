@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_corpora_of_the_same_last_name_have_folders_of_their_own(places):
     corpora += ["a b", "a-b", "x$y", "x", "é\udce9", "é\udcea", "x" * 200, "x" * 201]
     found = [workdirs.default_workdir(corpus) for corpus in corpora]
     assert len(set(found)) == len(corpora)
-    assert found[4] == workdirs.default_workdir("") == workdirs._DEMO
+    assert found[4] == workdirs.default_workdir("") == Path("work/retrofit")
     for folder in found:
         assert folder.parent.as_posix() == "work"
         assert len(folder.name) < 60 and folder.name.replace("-", "a")[0].isalnum()
@@ -108,3 +109,23 @@ def test_settings_of_a_part_leave_those_of_a_trained_model_alone(tmp_path):
     assert kept["model"]["depth"] == 6 and kept["data"]["num_neighbours"] == 3
     workdirs.record_settings(cfg, tmp_path)
     assert workdirs.kept_settings(tmp_path)["model"]["depth"] == 7
+
+
+def test_without_a_corpus_a_configuration_has_a_folder_of_its_own():
+    found = [
+        workdirs.default_workdir("", config)
+        for config in (
+            "retrofit",
+            "tiny",
+            "experiments/configs/tiny.py",
+            "tiny:baseline",
+            "retrofit:HuggingFaceTB/SmolLM2-360M",
+        )
+    ]
+    assert list(map(str, found)) == [
+        "work/retrofit",
+        "work/tiny",
+        "work/tiny",
+        "work/tiny-baseline",
+        "work/retrofit-HuggingFaceTB-SmolLM2-360M",
+    ]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.jobs import decoder_start
+from experiments.jobs.job import Job
 from retro_jax import pretrained
 from retro_jax.config import MeshConfig
 from retro_jax.devices import sharding
@@ -22,7 +23,7 @@ def test_everything_is_measured_and_reported(run):
     assert set(found["prompt"]["conditions"]) == {*conditions, "prompt"}
     assert [each["from_tokens"] for each in found["by_longest_run"]] == [0, 8, 16]
     assert found["facts"]["asked"] == 8 >= found["facts"]["stated"] > 0
-    assert set(found["facts"]["right"]) == {"off", "on", "edited"}
+    assert set(found["facts"]["right"]) == {"off", "before", "on", "prompt", "edited"}
     bits = {name: values["bits_per_byte"] for name, values in conditions.items()}
     assert all(map(np.isfinite, bits.values()))
     ((layer, gates),) = found["gates"].items()
@@ -43,15 +44,18 @@ def test_off_is_the_decoder_bit_for_bit(run, decoder):
     assert new and all("cross" in name or "norm_source" in name for name in new)
 
 
-def test_again_is_up_to_date_and_needs_no_choice_of_layers(run, capsys):
+def test_again_is_up_to_date_and_loads_neither_decoder_nor_model(
+    run, capsys, monkeypatch
+):
     job, workdir = run
+    for module, name in ((decoder_start, "start"), (Job, "_parameters")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("loaded"))
     before = (workdir / "run.json").read_bytes()
     again = job()
     again.train(restart=False)
     again.evaluate()
     said = capsys.readouterr().out
     assert "training: up to date" in said and "evaluation: up to date" in said
-    assert "gets CCA" not in said
     assert (workdir / "run.json").read_bytes() == before
 
 
