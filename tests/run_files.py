@@ -104,11 +104,16 @@ def retrofit_results(**changes):
             }
         )
     beside = _retrofit_conditions(0.8, (-0.06, -0.16, 0.001))
+    beside["random unlimited"] = condition(0.81, off=0.8, ends=(-0.01, 0.03))
     beside["prompt"] = condition(0.6, off=0.8, ends=(-0.25, -0.15))
     return found | {
         "init_from": {"step": 0, "parameters": "x", "freeze": True},
         "by_longest_run": by_run,
-        "prompt": {"sequences": 24, "conditions": beside},
+        "prompt": {
+            "sequences": 24,
+            "flops_of_chunk": {"prompt": 6e10, "kept": 7e8, "anew": 4e10},
+            "conditions": beside,
+        },
         "facts": {
             "asked": 80,
             "stated": 60,

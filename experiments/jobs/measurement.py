@@ -18,7 +18,7 @@ from experiments.config import Experiment
 from experiments.jobs import reading
 from retro_jax import evaluation
 from retro_jax.devices import sharding
-from retro_jax.model import parameters
+from retro_jax.model import flops, parameters
 from retro_jax.training.batch import Batch
 from retro_jax.training.encodings import Encodings
 
@@ -214,9 +214,18 @@ def _beside_prompts(measured: Measured, losses: dict) -> dict:
     same_X[place_X[place_X % chunks > 0]] = True
     off = losses["off"].where(same_X)
     found = {name: of_all.where(same_X) for name, of_all in losses.items()}
+    if measured.limits != reading.ALL:
+        found["random unlimited"] = _unlimited(measured, len(some)).where(
+            place_X % chunks > 0
+        )
     scored = of_prompts.tokens_X > 0
     return {
         "sequences": size * len(some),
+        "flops_of_chunk": {
+            "prompt": flops.prompt_flops(cfg.model, cfg.data.num_neighbours),
+            "kept": flops.reading_flops(cfg.model, cfg.data.num_neighbours, kept=True),
+            "anew": flops.reading_flops(cfg.model, cfg.data.num_neighbours, kept=False),
+        },
         "conditions": {
             name: _compared(
                 each.where(each.tokens_X > 0), off.where(off.tokens_X > 0), seed
@@ -224,6 +233,24 @@ def _beside_prompts(measured: Measured, losses: dict) -> dict:
             for name, each in (*found.items(), ("prompt", of_prompts.where(scored)))
         },
     }
+
+
+def _unlimited(measured: Measured, num_batches: int) -> evaluation.ChunkLosses:
+    """What is lost with random passages that are read however far they are."""
+    cfg = measured.cfg
+    some = batches(cfg, measured.sequences, measured.database)
+    count = num_batches * cfg.evaluation.batch_size
+    title = f"random passages without limits, {cfg.evaluation.split} split"
+    with Progress(title, count, "sequences") as progress:
+        return evaluation.chunk_losses(
+            cfg.model,
+            measured.params,
+            measured.mesh,
+            itertools.islice(some, num_batches),
+            retrieval=True,
+            encodings=measured.encodings,
+            advance=progress.advance,
+        )
 
 
 def num_sequences(cfg: Experiment, sequences: Sequences) -> int:

@@ -17,7 +17,7 @@ from experiments.report.verdict import (
     signed,
 )
 
-_ORDER = (*ORDER, "prompt")
+_ORDER = (*ORDER, "random unlimited", "prompt")
 
 
 class Section(NamedTuple):
@@ -133,6 +133,17 @@ def beside_prompt(results: Mapping) -> Section | None:
         "all of its layers, again for each chunk; cross-attention reads them in a few "
         "layers, from encodings that do not depend on the text and can be kept."
     )
+    if "random unlimited" in measured:
+        sentence += (
+            " Random passages that are “all read” are read however far they are; the "
+            "limits of reading leave most of them out."
+        )
+    if costs := beside.get("flops_of_chunk"):
+        sentence += (
+            f" For each chunk its passages cost {_gigaflops(costs['prompt'])} in the prompt; "
+            f"through cross-attention {_gigaflops(costs['kept'])}, and "
+            f"{_gigaflops(costs['anew'])} if they must be encoded first (counted)."
+        )
     header = (
         "passages",
         "bits per byte",
@@ -141,6 +152,10 @@ def beside_prompt(results: Mapping) -> Section | None:
         "share of the prompt’s gain",
     )
     return Section([sentence], header, rows)
+
+
+def _gigaflops(flops: float) -> str:
+    return f"{number(flops / 1e9, 1)} GFLOP"
 
 
 def _change(name: str, values: Mapping) -> tuple[str, str]:

@@ -5,7 +5,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 ORDER = ("off", "untrained", "on", "random")
-LABELS = {"untrained": "on, untrained", "prompt": "in the prompt"}  # else their names
+LABELS = {  # else their names
+    "untrained": "on, untrained",
+    "random unlimited": "random, all read",
+    "prompt": "in the prompt",
+}
 NOT_KNOWN = "n/a"
 # Ours: below this many documents a percentile bootstrap is visibly too narrow.
 _FEW_DOCUMENTS = 30

@@ -36,6 +36,29 @@ def train_flops(
     return 3 * forward_flops(cfg, sequence_len, num_neighbours, retrieval=retrieval)
 
 
+def reading_flops(cfg: ModelConfig, num_neighbours: int, *, kept: bool) -> int:
+    """Model FLOPs that the neighbours of one chunk cost in CCA.
+
+    Args:
+        kept: whether what they are encoded as was kept from before.
+    """
+    flops = len(cfg.cca_layers) * _cca_flops(cfg, num_neighbours)
+    return flops if kept else flops + _encoder_flops(cfg, num_neighbours)
+
+
+def prompt_flops(cfg: ModelConfig, num_neighbours: int) -> int:
+    """Model FLOPs that the neighbours of one chunk cost in front of the text.
+
+    All layers read them, and the chunk looks at them in all. The text between them and the
+    chunk, which has to be read again behind other passages, is not counted.
+    """
+    first, end = cfg.neighbour_span
+    tokens = num_neighbours * (end - first)
+    inner = cfg.num_heads * cfg.head_size
+    looks = 2 * _product_flops(cfg.chunk_len, inner, tokens)
+    return cfg.depth * (_decoder_layer_flops(cfg, tokens) + looks)
+
+
 def attention_flops(cfg: ModelConfig, sequence_len: int) -> int:
     """The part of `forward_flops` that a fused kernel does: the decoder's query-key pairs."""
     return cfg.depth * _pair_flops(cfg, sequence_len)

@@ -267,7 +267,7 @@ def test_a_retrofit_has_its_own_parts_in_both_forms(tmp_path):
     for row in (
         ["on, untrained", "0.7400", "−0.0600", "−0.0720 to −0.0480"],
         ["16 and more", "1,216", "1.0000", "0.5000", "−0.5000", "−0.6000 to −0.4000"],
-        ["right, retrieval on", "39 of 60"],
+        ["right, with the documents in the database", "39 of 60"],
         ["The population of Peru is", "12,345", "ab…", "12,345", "73,829", "73,8…"],
         ["up to 0.900", "0.9100", "0.9100"],
     ):

@@ -45,8 +45,13 @@ def test_no_share_is_said_where_the_gain_is_not_sure(ends, said):
 
 
 def test_beside_the_prompt_each_condition_has_its_share():
-    rows = {row[0]: row for row in retrofit.beside_prompt(_found()).rows}
-    assert list(rows) == ["off", "on, untrained", "on", "random", "in the prompt"]
+    section = retrofit.beside_prompt(_found())
+    rows = {row[0]: row for row in section.rows}
+    conditions = ["off", "on, untrained", "on", "random", "random, all read"]
+    assert list(rows) == [*conditions, "in the prompt"]
+    assert "60.0 GFLOP in the prompt" in section.sentences[0]
+    assert "0.7 GFLOP, and 40.0 GFLOP if" in section.sentences[0]
+    assert "however far they are" in section.sentences[0]
     assert rows["on"][1:4] == ("0.6400", "−0.1600", "−0.1920 to −0.1280")
     assert rows["on, untrained"][-1] == "30\N{NO-BREAK SPACE}%"
     assert rows["random"][-1] == "" and rows["off"][2:4] == ("0", "by definition")

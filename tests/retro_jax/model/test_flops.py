@@ -132,3 +132,25 @@ def test_the_largest_model_costs_six_flops_a_parameter_and_token_and_its_attenti
     assert flops.train_flops(cfg, 2048, 2, retrieval=False) == pytest.approx(
         6 * weights * 2048 + attention, rel=1e-3
     )
+
+
+def test_a_prompt_costs_its_tokens_in_every_layer_and_cca_in_its_own():
+    cfg = _config(positions="rotary", num_key_heads=2, encoder="decoder")
+    alone = flops.forward_flops(cfg, _LEN, 0, retrieval=False)
+    both = flops.forward_flops(cfg, _LEN, 2, retrieval=True)
+    chunks = _LEN // cfg.chunk_len
+    assert both - alone == chunks * flops.reading_flops(cfg, 2, kept=False)
+    kept = flops.reading_flops(cfg, 2, kept=True)
+    encoded = flops.reading_flops(cfg, 2, kept=False) - kept
+    # Two of three layers read below the last one with CCA, and all three in a prompt: more
+    # than three halves, for passages there look at each other and the chunk at them.
+    assert 1.5 * encoded < flops.prompt_flops(cfg, 2) < 2 * encoded
+    # A text behind two passages, less the text.
+    longer = _LEN + 2 * cfg.neighbour_len
+    behind = flops.forward_flops(cfg, longer, 0, retrieval=False)
+    read_out = 2 * (longer - _LEN) * cfg.width * cfg.vocab_size
+    once = behind - alone - read_out
+    # There all tokens of the text look at the passages and the passages at all of them.
+    looks = cfg.depth * 4 * cfg.num_heads * cfg.head_size * 2 * cfg.neighbour_len
+    more = looks * (2 * _LEN - cfg.chunk_len)
+    assert flops.prompt_flops(cfg, 2) == once - more
