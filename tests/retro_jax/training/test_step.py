@@ -69,20 +69,19 @@ def test_kept_lower_states_give_the_same_gradients_of_cca_for_less():
     batch = tiny_model.batch(cfg, num_sequences=2, seed=0)
     kept = Encodings(cfg, 10**9).added_to(params, batch)
     encoded = {name: kept[name] for name in kept if name != "lower_BSD"}
-    compiled = [
-        _cca_gradients.lower(cfg, params, given).compile() for given in (encoded, kept)
-    ]
-    (found, sums), (of_kept, sums_of_kept) = (
-        of(params, given) for of, given in zip(compiled, (encoded, kept), strict=True)
-    )
+    found, sums = _cca_gradients(cfg, params, encoded)
+    of_kept, sums_of_kept = _cca_gradients(cfg, params, kept)
     for name, value in sums.items():
         assert sums_of_kept[name] == pytest.approx(float(value), rel=1e-6), name
     for name, gradient in found.items():
         scale = np.abs(gradient).max()
         assert scale > 0, name
         np.testing.assert_allclose(of_kept[name], gradient, atol=1e-5 * scale)
-    flops, flops_of_kept = (of.cost_analysis()["flops"] for of in compiled)
-    assert flops_of_kept < 0.8 * flops
+    flops, flops_of_kept = (
+        _cca_gradients.lower(cfg, params, given).cost_analysis()["flops"]
+        for given in (encoded, kept)
+    )
+    assert flops_of_kept < 0.85 * flops  # 0.87 with a gradient through all positions
 
 
 def test_the_loss_of_a_repeated_batch_falls():
