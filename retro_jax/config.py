@@ -228,7 +228,7 @@ class TrainConfig:
     checkpoint_every: int = 100  # steps between two checkpoints
     keep_checkpoints: int = 2  # newest checkpoints that stay on disk
     freeze: bool = True  # of a run with init_from: its baseline's parameters stay
-    # memory for neighbours that a frozen decoder has read; 0 = read anew in each step
+    # memory for neighbours and texts that a frozen decoder has read; 0 = anew in each step
     encodings_bytes: int = 2_000_000_000
     # updates in a row that may be left out because the gradient is not finite; 0 = none
     max_skipped_steps: int = 10

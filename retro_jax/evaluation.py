@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 
 from retro_jax.config import ModelConfig
 from retro_jax.devices import sharding
+from retro_jax.model.layers import activation_dtype
 from retro_jax.runs import metrics
 from retro_jax.training.batch import Batch, model_inputs, without_neighbours
 from retro_jax.training.encodings import Encodings
@@ -82,7 +83,8 @@ def chunk_losses(
     Args:
         batches: whole batches, also where several processes share the devices.
         retrieval: whether the neighbours in the batches are looked at.
-        encodings: what neighbours are read as, where a decoder reads them itself.
+        encodings: what texts and neighbours are read as, where a decoder reads them
+            itself.
         advance: called with the number of sequences done, for showing progress.
     """
     parts: dict[str, list] = {"nats": [], "bytes": [], "tokens": [], "documents": []}
@@ -93,8 +95,12 @@ def chunk_losses(
             mine = {name: array[rows] for name, array in model_inputs(batch).items()}
             if not (retrieval and batch["neighbour_lengths_BCN"].any()):
                 mine = without_neighbours(mine)
-            elif encodings is not None:
+            if encodings is not None and activation_dtype(cfg) == jnp.float32:
                 mine = encodings.added_to(params, mine)
+            elif encodings is not None:
+                # Retrieval off is the decoder bit for bit, and XLA keeps more digits of
+                # bfloat16 within a program than the kept lower states have.
+                mine = encodings.neighbours_added_to(params, mine)
             sums = _sums_by_chunk(cfg, params, sharding.to_devices(mine, mesh))
             for name, values_BC in sharding.on_host(sums).items():
                 parts[name].append(values_BC.reshape(-1).astype(np.float64))

@@ -122,7 +122,7 @@ def generate(
     for _ in range(num_tokens):
         batch, position = window.inputs(text)
         if encodings is not None:
-            batch = encodings.added_to(params, batch)
+            batch = encodings.neighbours_added_to(params, batch)
         logits_V = sharding.on_host(_next_logits(cfg, params, batch, position))
         token = sample_token(logits_V[:vocab_size], temperature, top_p, rng)
         if token == eod_id:

@@ -99,7 +99,6 @@ def _losses(measured: Measured, name: str) -> evaluation.ChunkLosses:
             measured.mesh,
             _read(measured, drawn_from),
             retrieval=name != "off",
-            # Passages drawn at random come once.
             encodings=measured.encodings,
             advance=progress.advance,
         )

@@ -1,11 +1,14 @@
 """The RETRO model: a decoder that reads neighbours, which an encoder has read before.
 
 `Retro.__call__` is algorithm 1 of the paper, top to bottom; `DecoderLayer` is its layer.
+Below its first cross-attention the decoder does not know of neighbours: `Retro.lower` is
+that part alone, so that what it gives can be kept.
 
 Source: Borgeaud et al. 2022, sections 2.3 to 2.5 and algorithm 1. Ours where the paper is
 silent: pre-normalisation, a norm at the encoder's end, no biases in matrices.
 """
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -75,12 +78,36 @@ class DecoderLayer(nnx.Module):
             activation=cfg.ffw_activation,
         )
 
-    def __call__(self, hidden_BLD, segments_BL, encoded_BCNRE=None, mask_BCMNR=None):
+    def __call__(
+        self,
+        hidden_BLD,
+        segments_BL,
+        encoded_BCNRE=None,
+        mask_BCMNR=None,
+        constant_len: int = 0,
+    ):
         """Updates the hidden states; without encoded neighbours as a plain decoder does."""
         hidden_BLD = self.attend(hidden_BLD, segments_BL)
+        return self.after_attending(hidden_BLD, encoded_BCNRE, mask_BCMNR, constant_len)
+
+    def after_attending(
+        self, hidden_BLD, encoded_BCNRE=None, mask_BCMNR=None, constant_len: int = 0
+    ):
+        """Does what follows on self-attention.
+
+        Args:
+            constant_len: positions at the beginning that no gradient goes through.
+        """
         if self.cross is not None and encoded_BCNRE is not None:
             hidden_BLD = self.retrieve(hidden_BLD, encoded_BCNRE, mask_BCMNR)
-        return self.feed_forward(hidden_BLD)
+        if constant_len == 0:
+            return self.feed_forward(hidden_BLD)
+        # Apart, so that backward's products are of the others alone.
+        constant_BLD = jax.lax.stop_gradient(hidden_BLD[:, :constant_len])
+        others_BLD = hidden_BLD[:, constant_len:]
+        return jnp.concatenate(
+            [self.feed_forward(constant_BLD), self.feed_forward(others_BLD)], axis=1
+        )
 
     @recomputed
     def attend(self, hidden_BLD, segments_BL):
@@ -154,6 +181,7 @@ class Retro(nnx.Module):
         neighbour_lengths_BCN: Int[Array, "B C N"] | None = None,
         segments_BL: Int[Array, "B L"] | None = None,
         encoded_BCNTSE: Float[Array, "B C N T S E"] | None = None,
+        lower_BSD: Float[Array, "B S D"] | None = None,
     ) -> Float[Array, "B L V"]:
         """Logits of the token after each position.
 
@@ -169,75 +197,142 @@ class Retro(nnx.Module):
             segments_BL: document of each token, from 1; 0 is padding. One document, if
                 not given.
             encoded_BCNTSE: what `encode` made of these neighbours before.
+            lower_BSD: what `lower` made of these tokens and segments before.
         Returns:
             float32 logits.
         Raises:
             ValueError: if neighbours are given for another number of chunks.
         """
+        return self.read_out(
+            self.hidden(
+                inputs_BL,
+                neighbours_BCNR,
+                neighbour_lengths_BCN,
+                segments_BL,
+                encoded_BCNTSE,
+                lower_BSD,
+            )
+        )
+
+    def read_out(self, hidden_BLD: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+        """Logits of hidden states, in float32."""
+        weights = self.embedding_VD if self.w_read_VD is None else self.w_read_VD
+        return project("BLD,VD->BLV", hidden_BLD, weights[...], dtype=jnp.float32)
+
+    def hidden(
+        self,
+        inputs_BL,
+        neighbours_BCNR=None,
+        neighbour_lengths_BCN=None,
+        segments_BL=None,
+        encoded_BCNTSE=None,
+        lower_BSD=None,
+        *,
+        constant_len: int = 0,
+    ) -> Float[Array, "B L D"]:
+        """The hidden states that logits are read out of, by the arguments of a call.
+
+        Args:
+            constant_len: positions that no gradient goes through. Where CCA alone is
+                trained those before the end of the first chunk may be: they read nothing.
+        """
         cfg = self.cfg
         if segments_BL is None:
             segments_BL = jnp.ones_like(inputs_BL)
         found = self._neighbours(neighbours_BCNR, neighbour_lengths_BCN, segments_BL)
-        hidden_BLD, segments_BL = self.embedded(inputs_BL, segments_BL)
-        layers, memory = list(self.decoder), []
-        encoder = self.encoder
-        if found is not None and encoder is None:
-            hidden_BLD = self._read_with_decoder(
-                found, encoded_BCNTSE, hidden_BLD, segments_BL
+        if found is None and lower_BSD is None:
+            hidden_BLD, opened_BL = self.embedded(inputs_BL, segments_BL)
+            for part in self._between(0, cfg.depth):
+                hidden_BLD = part(hidden_BLD, opened_BL)
+        else:
+            if lower_BSD is None:
+                lower_BSD = self.lower(inputs_BL, segments_BL)
+            if constant_len > 0:
+                constant_len += cfg.num_openers
+            opened_BL = self._opened(segments_BL, 0)
+            hidden_BLD = self._upper(
+                lower_BSD, opened_BL, found, encoded_BCNTSE, constant_len
             )
-            layers = layers[max(cfg.cca_layers) :]
-        elif found is not None and encoder is not None:
-            first = min(cfg.cca_layers) - 1  # the first layer with CCA
-            for layer in stack.loops(layers[:first], scan=cfg.scan_layers):
-                hidden_BLD = layer(hidden_BLD, segments_BL)
-            # The encoder reads the activations between that layer's two attentions.
-            hidden_BLD = layers[first].attend(hidden_BLD, segments_BL)
-            hidden_BCMD = chunked_attention.chunks(
-                hidden_BLD[:, cfg.num_openers :], cfg.chunk_len
-            )
-            encoded_BCNRE = encoder(found, hidden_BCMD, self.embedding_VD[...])
-            memory = [encoded_BCNRE, found.mask_BCMNR]
-            hidden_BLD = layers[first].retrieve(hidden_BLD, *memory)
-            hidden_BLD = layers[first].feed_forward(hidden_BLD)
-            layers = layers[first + 1 :]
-        for layer in stack.loops(layers, scan=cfg.scan_layers):
-            hidden_BLD = layer(hidden_BLD, segments_BL, *memory)
-        hidden_BLD = self.norm(hidden_BLD[:, cfg.num_openers :])
-        weights = self.embedding_VD if self.w_read_VD is None else self.w_read_VD
-        return project("BLD,VD->BLV", hidden_BLD, weights[...], dtype=jnp.float32)
+        return self.norm(hidden_BLD[:, cfg.num_openers :])
 
     def embedded(self, tokens_BL, segments_BL):
         """Embeddings of tokens, behind the one that opens every sequence if there is one."""
         cfg = self.cfg
         if cfg.bos_id is not None:
-            opener = ((0, 0), (1, 0))
-            tokens_BL = jnp.pad(tokens_BL, opener, constant_values=cfg.bos_id)
-            segments_BL = jnp.pad(segments_BL, opener)
+            tokens_BL = self._opened(tokens_BL, cfg.bos_id)
+            segments_BL = self._opened(segments_BL, 0)
         dtype, scaled = activation_dtype(cfg), cfg.scale_embeddings
         return embed(
             self.embedding_VD[...], tokens_BL, dtype, scaled=scaled
         ), segments_BL
 
+    def _opened(self, values_BL, opener: int):
+        """One more value in front of each row, if a token opens every sequence."""
+        before = ((0, 0), (self.cfg.num_openers, 0))
+        return jnp.pad(values_BL, before, constant_values=opener)
+
     def _between(self, start: int, stop: int):
         """The layers from `start` to before `stop`, counted from 0, as they are run."""
         return stack.loops(list(self.decoder)[start:stop], scan=self.cfg.scan_layers)
 
+    def lower(
+        self, inputs_BL: Int[Array, "B L"], segments_BL: Int[Array, "B L"]
+    ) -> Float[Array, "B S D"]:
+        """The hidden states that the first cross-attention adds to.
+
+        What is given depends neither on neighbours nor on CCA's parameters.
+
+        Returns:
+            What the first layer with CCA has after its self-attention. S is L, and one
+            more if a token opens every sequence.
+        """
+        first = min(self.cfg.cca_layers) - 1
+        hidden_BLD, segments_BL = self.embedded(inputs_BL, segments_BL)
+        for part in self._between(0, first):
+            hidden_BLD = part(hidden_BLD, segments_BL)
+        return self.decoder[first].attend(hidden_BLD, segments_BL)
+
+    def _upper(self, hidden_BLD, segments_BL, found, encoded_BCNTSE, constant_len):
+        """Runs what is above `lower`."""
+        if found is not None and self.encoder is None:
+            return self._read_with_decoder(
+                hidden_BLD, segments_BL, found, encoded_BCNTSE, constant_len
+            )
+        cfg, first, memory = self.cfg, min(self.cfg.cca_layers), (None, None)
+        if found is not None:
+            # The encoder reads the activations between that layer's two attentions.
+            hidden_BCMD = chunked_attention.chunks(
+                hidden_BLD[:, cfg.num_openers :], cfg.chunk_len
+            )
+            encoded_BCNRE = self.encoder(found, hidden_BCMD, self.embedding_VD[...])
+            memory = (encoded_BCNRE, found.mask_BCMNR)
+        hidden_BLD = self.decoder[first - 1].after_attending(
+            hidden_BLD, *memory, constant_len
+        )
+        for part in self._between(first, cfg.depth):
+            hidden_BLD = part(hidden_BLD, segments_BL, *memory, constant_len)
+        return hidden_BLD
+
     def _read_with_decoder(
-        self, found: Neighbours, encoded_BCNTSE, hidden_BLD, segments_BL
+        self, hidden_BLD, segments_BL, found, encoded_BCNTSE, constant_len
     ):
-        """Runs the layers up to the last with CCA, each over what the layers below it read."""
-        done = 0
+        """Runs what is above `lower`, each CCA over what the layers below it read."""
         if encoded_BCNTSE is None:
             encoded_BCNTSE = self._encoded(found)
         encoded_BCNTSE = encoded_BCNTSE[:, : found.tokens_BCNR.shape[1]]
-        for place, layer in enumerate(sorted(self.cfg.cca_layers)):
-            for part in self._between(done, layer - 1):
-                hidden_BLD = part(hidden_BLD, segments_BL)
-            encoded_BCNSE = encoded_BCNTSE[:, :, :, place]
-            hidden_BLD = self.decoder[layer - 1](
-                hidden_BLD, segments_BL, encoded_BCNSE, found.mask_BCMNR
+        numbers = sorted(self.cfg.cca_layers)
+        ends = [*numbers[1:], self.cfg.depth + 1]
+        for place, (number, end) in enumerate(zip(numbers, ends, strict=True)):
+            hidden_BLD = self.decoder[number - 1].after_attending(
+                hidden_BLD,
+                encoded_BCNTSE[:, :, :, place],
+                found.mask_BCMNR,
+                constant_len,
             )
-            done = layer
+            for part in self._between(number, end - 1):
+                hidden_BLD = part(hidden_BLD, segments_BL, None, None, constant_len)
+            if end <= self.cfg.depth:
+                hidden_BLD = self.decoder[end - 1].attend(hidden_BLD, segments_BL)
         return hidden_BLD
 
     def encode(self, tokens_PR: Int[Array, "P R"]) -> Float[Array, "P T S D"]:

@@ -1,15 +1,18 @@
-"""Neighbours as a frozen decoder has read them, kept while there is room.
+"""What a frozen decoder has read, kept while there is room.
 
 A decoder that reads neighbours itself reads each as a text of its own, so what comes out
-depends on the neighbour's tokens alone. It is the dearest part of a step, and neighbours
-come again: in the next pass over the data, in every condition of an evaluation, in chunks
-that stand side by side. Entries are found by their tokens, so a database may change.
+depends on the neighbour's tokens alone. Below its first cross-attention it reads the text
+as if there were no neighbours, so what comes out there depends on the text alone. Both
+come again: in the next pass over the data, in every condition of an evaluation, a
+neighbour also in chunks that stand side by side. Entries are found by their tokens, so a
+database may change.
 
 Letters here: T layers with CCA, P neighbours that are encoded at once.
 """
 
 import collections
 import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -23,7 +26,7 @@ _AT_ONCE = 8  # neighbours; few shapes are compiled, and little is encoded in va
 
 
 class Encodings:
-    """Encoded neighbours by their tokens; of those that were used longest ago it forgets.
+    """What was read, by its tokens; of what was used longest ago it forgets.
 
     It belongs to one process with all devices of the mesh.
     """
@@ -33,8 +36,8 @@ class Encodings:
 
         Args:
             cfg: whose decoder reads neighbours itself; its parameters must not change
-                while this is in use, but those of CCA, which encode nothing.
-            most_bytes: memory for entries; the neighbours of one batch are held besides.
+                while this is in use, but those of CCA, on which nothing here depends.
+            most_bytes: memory for entries; those of one batch are held besides.
         """
         self._cfg, self._most_bytes = cfg, most_bytes
         self._kept: collections.OrderedDict[bytes, np.ndarray] = (
@@ -43,6 +46,11 @@ class Encodings:
         self.held_bytes = 0
 
     def added_to(self, params: parameters.Parameters, batch: Batch) -> Batch:
+        """The batch with `lower_BSD`, and `encoded_BCNTSE` where it has neighbours."""
+        lower_BSD = self.lower(params, batch["inputs_BL"], batch["segments_BL"])
+        return self.neighbours_added_to(params, {**batch, "lower_BSD": lower_BSD})
+
+    def neighbours_added_to(self, params: parameters.Parameters, batch: Batch) -> Batch:
         """The batch with what its neighbours read as, `encoded_BCNTSE`.
 
         A batch without neighbours is given as it is.
@@ -64,27 +72,60 @@ class Encodings:
         self, params: parameters.Parameters, tokens_PR: Int[np.ndarray, "P R"]
     ) -> Float[np.ndarray, "P T S E"]:
         """What neighbours read as, in the activations' precision."""
-        names = [row.tobytes() for row in tokens_PR]
+        names = [b"neighbour" + row.tobytes() for row in tokens_PR]
+        return self._looked_up(
+            names, _AT_ONCE, lambda rows: _encode(self._cfg, params, tokens_PR[rows])
+        )
+
+    def lower(
+        self,
+        params: parameters.Parameters,
+        inputs_BL: Int[np.ndarray, "B L"],
+        segments_BL: Int[np.ndarray, "B L"],
+    ) -> Float[np.ndarray, "B S D"]:
+        """What texts read as up to the first cross-attention.
+
+        Documents of a sequence do not see each other, so it depends on segments as well.
+        """
+        text_BL, parts_BL = inputs_BL.astype(np.int32), segments_BL.astype(np.int32)
+        names = [
+            b"text" + tokens_L.tobytes() + segments_L.tobytes()
+            for tokens_L, segments_L in zip(text_BL, parts_BL, strict=True)
+        ]
+        return self._looked_up(
+            names,
+            # The shape in which the mesh splits a batch.
+            len(names),
+            lambda rows: _lower(self._cfg, params, text_BL[rows], parts_BL[rows]),
+        )
+
+    def _looked_up(
+        self,
+        names: list[bytes],
+        at_once: int,
+        read: Callable[[list[int]], jax.Array],
+    ) -> np.ndarray:
+        """The entries of these names; of what is missing, `read` is given the rows."""
         found = {name: self._kept[name] for name in names if name in self._kept}
-        missing = list(dict.fromkeys(name for name in names if name not in found))
-        for start in range(0, len(missing), _AT_ONCE):
-            some = missing[start : start + _AT_ONCE]
+        first = {name: row for row, name in reversed([*enumerate(names)])}
+        rows = sorted(row for name, row in first.items() if name not in found)
+        for start in range(0, len(rows), at_once):
+            some = rows[start : start + at_once]
             # The last ones are filled up, so that one shape is compiled.
-            filled = [*some, *[some[-1]] * (_AT_ONCE - len(some))]
-            rows = [np.frombuffer(name, np.int32) for name in filled]
-            encoded = np.asarray(_encode(self._cfg, params, np.stack(rows)))
-            found |= dict(zip(some, encoded, strict=False))
+            filled = [*some, *[some[-1]] * (at_once - len(some))]
+            made = np.asarray(read(filled))
+            found |= {names[row]: entry for row, entry in zip(some, made, strict=False)}
         for name in names:
             self._keep(name, found[name])
         return np.stack([found[name] for name in names])
 
-    def _keep(self, name: bytes, encoded_TSE: np.ndarray) -> None:
+    def _keep(self, name: bytes, entry: np.ndarray) -> None:
         if name in self._kept:
             self._kept.move_to_end(name)
             return
-        # A copy: a view would hold all that were encoded at once.
-        self._kept[name] = encoded_TSE.copy()
-        self.held_bytes += encoded_TSE.nbytes
+        # A copy: a view would hold all that were read at once.
+        self._kept[name] = entry.copy()
+        self.held_bytes += entry.nbytes
         while self.held_bytes > self._most_bytes:
             _, oldest = self._kept.popitem(last=False)
             self.held_bytes -= oldest.nbytes
@@ -93,3 +134,8 @@ class Encodings:
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(cfg: ModelConfig, params, tokens_PR):
     return parameters.rebuild(cfg, params).encode(tokens_PR)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _lower(cfg: ModelConfig, params, inputs_BL, segments_BL):
+    return parameters.rebuild(cfg, params).lower(inputs_BL, segments_BL)

@@ -49,7 +49,7 @@ def train(
         told: JSON that checkpoints also keep, and that may be another by then.
         trained: names of the parameters that are trained; all, if not given.
         backbone: parameters to begin with (`retrofit.py`); used up.
-        encodings: what neighbours are read as, where no training changes that.
+        encodings: what texts and neighbours are read as, where CCA alone is trained.
     Raises:
         ValueError: for a checkpoint of another run, or a batch that the mesh can't split,
             before anything is compiled.
@@ -105,7 +105,7 @@ def _update(model_cfg, optimizer, cfg: TrainConfig, trained, shardings):
         train_step, model_cfg, optimizer, cfg.accumulation, trained=trained
     )
     jitted = jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
-    known: dict = {}  # for batches with neighbours, with encoded ones and without
+    known: dict = {}  # for batches with neighbours, with what is kept and without
 
     def update(train_state: TrainState, batch):
         names = frozenset(batch)

@@ -14,22 +14,43 @@ from retro_jax.numerics.token_loss import cross_entropy
 from retro_jax.training.train_state import TrainState, partition
 
 
-def token_losses(cfg: ModelConfig, params: Parameters, batch) -> Float[Array, "B L"]:
+def token_losses(
+    cfg: ModelConfig, params: Parameters, batch, constant_len: int = 0
+) -> Float[Array, "B L"]:
     """The loss of every target in nats; the caller masks those without weight.
 
     The batch may be one `without_neighbours`.
+
+    Args:
+        constant_len: targets at the beginning that no gradient goes through.
     """
-    return cross_entropy(logits(cfg, params, batch), batch["targets_BL"])
+    model = parameters.rebuild(cfg, params)
+    hidden_BLD = model.hidden(*_inputs(batch), constant_len=constant_len)
+    targets_BL = batch["targets_BL"]
+    if constant_len == 0:
+        return cross_entropy(model.read_out(hidden_BLD), targets_BL)
+    constant_BLD = jax.lax.stop_gradient(hidden_BLD[:, :constant_len])
+    parts = (
+        (constant_BLD, targets_BL[:, :constant_len]),
+        (hidden_BLD[:, constant_len:], targets_BL[:, constant_len:]),
+    )
+    losses = [cross_entropy(model.read_out(states), wanted) for states, wanted in parts]
+    return jnp.concatenate(losses, axis=1)
 
 
 def logits(cfg: ModelConfig, params: Parameters, batch) -> Float[Array, "B L V"]:
     """The logits of the token after each position of a batch."""
-    return parameters.rebuild(cfg, params)(
+    return parameters.rebuild(cfg, params)(*_inputs(batch))
+
+
+def _inputs(batch) -> tuple:
+    return (
         batch["inputs_BL"],
         batch.get("neighbours_BCNR"),
         batch.get("neighbour_lengths_BCN"),
         batch["segments_BL"],
         batch.get("encoded_BCNTSE"),
+        batch.get("lower_BSD"),
     )
 
 
@@ -43,7 +64,10 @@ def loss(params: Parameters, frozen: Parameters, cfg: ModelConfig, batch):
         frozen: the model's other parameters.
     """
     weights_BL = batch["loss_weights_BL"]
-    losses_BL = token_losses(cfg, {**frozen, **params}, batch)
+    # Where the lower states are kept CCA alone is trained, and nothing is read yet by the
+    # positions before the end of the first chunk.
+    constant_len = cfg.chunk_len - 1 if "lower_BSD" in batch else 0
+    losses_BL = token_losses(cfg, {**frozen, **params}, batch, constant_len)
     loss_nats = jnp.sum(losses_BL * weights_BL)
     return loss_nats, {
         "loss_nats": loss_nats,

@@ -8,8 +8,9 @@ import pytest
 
 from retro_jax import evaluation
 from retro_jax.evaluation import ChunkLosses
+from retro_jax.training.encodings import Encodings
 from retro_jax.training.step import token_losses
-from tests import tiny_model
+from tests import tiny_decoder, tiny_model
 
 CFG = tiny_model.small_config(vocab_size=16)
 PARAMS = tiny_model.parameters(CFG)
@@ -233,3 +234,27 @@ def test_passages_stand_before_the_text_that_read_them_and_are_not_scored():
         assert seen[:passages].sum() == lengths[0, chunk - 1].sum()
         assert seen[passages:].sum() == (chunk + 1) * cfg.chunk_len
         assert (made["documents_BC"][0, : passages // cfg.chunk_len] == -1).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_retrieval_off_with_kept_states_is_the_plain_decoder_bit_for_bit(dtype):
+    cfg = tiny_decoder.config(dtype=dtype)
+    batch = tiny_model.batch(cfg, num_sequences=2, seed=0)
+    num_chunks = batch["inputs_BL"].shape[1] // cfg.chunk_len
+    batch["documents_BC"] = np.zeros((2, num_chunks), np.int64)
+    encodings = Encodings(cfg, 10**9)
+    losses = [
+        evaluation.chunk_losses(
+            of, params, tiny_model.mesh(1, 1), [batch], retrieval=False, **options
+        )
+        for of, params, options in (
+            (cfg, tiny_decoder.whole(), {"encodings": encodings}),
+            (
+                tiny_decoder.config(dtype=dtype, cca_layers=()),
+                tiny_decoder.backbone(),
+                {},
+            ),
+        )
+    ]
+    np.testing.assert_array_equal(losses[0].loss_nats_X, losses[1].loss_nats_X)
+    assert bool(encodings.held_bytes) == (dtype == "float32")

@@ -30,6 +30,7 @@ _PARTS = {
     "growth": ("costs of each stage of a build at several sizes, and a plan", 1),
     "input": ("examples a second that the input pipeline delivers", 3),
     "retrieval": ("bits per byte of trained models, retrieval on, off and random", 1),
+    "retrofit": ("a retrofit's step beside its frozen decoder's forward pass", 5),
     "train": ("tokens a second, FLOP/s and memory of whole optimizer steps", 5),
     "peer": ("whole optimizer steps beside RETRO-pytorch's", 5),
 }

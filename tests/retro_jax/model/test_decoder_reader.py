@@ -74,6 +74,24 @@ def test_kept_encodings_give_the_same_logits(inputs):
     )
 
 
+def test_kept_lower_states_give_the_same_logits_bit_for_bit(inputs):
+    """With retrieval on and off; off is the plain decoder."""
+    tokens_BL, neighbours, lengths = inputs
+    segments_BL = jnp.where(jnp.arange(LENGTH) < 11, 1, 2) + jnp.zeros_like(tokens_BL)
+    params = tiny_decoder.whole()
+    lower = jax.jit(lambda *text: parameters.rebuild(CFG, params).lower(*text))
+    kept = lower(tokens_BL, segments_BL)
+    given = (tokens_BL, neighbours, lengths, segments_BL)
+    np.testing.assert_array_equal(
+        run(CFG, params, *given, None, kept), run(CFG, params, *given)
+    )
+    plain = dataclasses.replace(CFG, cca_layers=())
+    off = (tokens_BL, None, None, segments_BL)
+    np.testing.assert_array_equal(
+        run(CFG, params, *off, None, kept), run(plain, tiny_decoder.backbone(), *off)
+    )
+
+
 def test_encodings_depend_neither_on_cca_nor_on_what_follows(inputs):
     rows_PR = inputs[1].reshape(-1, NEIGHBOUR_LEN)
     params = tiny_decoder.whole()

@@ -11,10 +11,11 @@ import pytest
 
 from retro_jax.config import OptimizerConfig
 from retro_jax.model import parameters
+from retro_jax.training.encodings import Encodings
 from retro_jax.training.optimizer import make_optimizer
 from retro_jax.training.step import loss, summed_gradients, token_losses, train_step
 from retro_jax.training.train_state import TrainState
-from tests import tiny_model
+from tests import tiny_decoder, tiny_model
 
 CFG = tiny_model.small_config(vocab_size=16)
 PARAMS = tiny_model.parameters(CFG)
@@ -53,6 +54,34 @@ def test_micro_batches_give_the_gradients_of_the_whole():
     for name, gradient in whole.items():
         scale = np.abs(gradient).max()
         np.testing.assert_allclose(parts[name], gradient, atol=2e-6 * scale)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _cca_gradients(cfg, params, batch):
+    new = {name: params[name] for name in params if "cross" in name}
+    frozen = {name: params[name] for name in params if name not in new}
+    return summed_gradients(cfg, new, frozen, batch, 1)
+
+
+def test_kept_lower_states_give_the_same_gradients_of_cca_for_less():
+    """Though no gradient goes through the positions before the end of the first chunk."""
+    cfg, params = tiny_decoder.config(), tiny_decoder.whole()
+    batch = tiny_model.batch(cfg, num_sequences=2, seed=0)
+    kept = Encodings(cfg, 10**9).added_to(params, batch)
+    encoded = {name: kept[name] for name in kept if name != "lower_BSD"}
+    found, sums = _cca_gradients(cfg, params, encoded)
+    of_kept, sums_of_kept = _cca_gradients(cfg, params, kept)
+    for name, value in sums.items():
+        assert sums_of_kept[name] == pytest.approx(float(value), rel=1e-6), name
+    for name, gradient in found.items():
+        scale = np.abs(gradient).max()
+        assert scale > 0, name
+        np.testing.assert_allclose(of_kept[name], gradient, atol=1e-5 * scale)
+    flops, flops_of_kept = (
+        _cca_gradients.lower(cfg, params, given).cost_analysis()["flops"]
+        for given in (encoded, kept)
+    )
+    assert flops_of_kept < 0.85 * flops  # 0.87 with a gradient through all positions
 
 
 def test_the_loss_of_a_repeated_batch_falls():
