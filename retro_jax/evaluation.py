@@ -193,7 +193,7 @@ def likeliest_tokens(
         if not batch["neighbour_lengths_BCN"].any():
             batch = without_neighbours(batch)
         elif encodings is not None:
-            batch = encodings.added_to(params, batch)
+            batch = encodings.neighbours_added_to(params, batch)
         return sharding.on_host(
             _likeliest(cfg, params, sharding.to_devices(batch, mesh))
         )

@@ -349,7 +349,8 @@ def _beside(
     """
     chunk_len, size = cfg.model.chunk_len, cfg.evaluation.batch_size
     batch = _texts(size, chunk_len, [row.prompt for row in rows], texts)
-    shape = (size, 1, cfg.data.num_neighbours)
+    num_chunks = batch["inputs_BL"].shape[1] // chunk_len  # the others' are absent
+    shape = (size, num_chunks, cfg.data.num_neighbours)
     neighbours = np.zeros((*shape, cfg.model.neighbour_len), np.int32)
     lengths = np.zeros(shape, np.int32)
     for place, row in enumerate(rows):

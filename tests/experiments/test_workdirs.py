@@ -63,7 +63,7 @@ def _database_of(*words: str) -> str:
 
 def test_flags_name_a_database(places):
     here = places / "here"
-    assert _database_of() == str(here / "work/tiny/database")
+    assert _database_of() == str(here / "work/retrofit/database")
     assert _database_of("--database=~/db") == str(places / "home" / "db")
     assert _database_of("--workdir=~/run") == str(places / "home" / "run" / "database")
     assert _database_of("--database=grpc://host:1") == "grpc://host:1"

@@ -20,7 +20,8 @@ def test_everything_is_measured_and_reported(run):
     found = json.loads((workdir / "evaluation" / "results.json").read_text())
     conditions = found["conditions"]
     assert set(conditions) == {"off", "on", "untrained", "random"}
-    assert set(found["prompt"]["conditions"]) == {*conditions, "prompt"}
+    beside = {*conditions, "prompt", "random unlimited"}
+    assert set(found["prompt"]["conditions"]) == beside
     assert [each["from_tokens"] for each in found["by_longest_run"]] == [0, 8, 16]
     assert found["facts"]["asked"] == 8 >= found["facts"]["stated"] > 0
     assert set(found["facts"]["right"]) == {"off", "before", "on", "prompt", "edited"}
