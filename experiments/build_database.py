@@ -63,15 +63,7 @@ _WORKERS = flags.DEFINE_integer(
 
 def experiment() -> Experiment:
     """The settings, in which every path means the same wherever the next command starts."""
-    cfg: Experiment = CONFIG.value
-    cfg.data.corpus = workdirs.corpus_identity(cfg.data.corpus)
-    embedder = workdirs.expanded(cfg.data.embedder)
-    if os.path.isdir(embedder):  # else it is a name
-        cfg.data.embedder = os.path.abspath(embedder)
-    for part, name in ((cfg.data, "tokenizer"), (cfg, "init_from")):
-        if path := getattr(part, name):
-            setattr(part, name, os.path.abspath(workdirs.expanded(path)))
-    return cfg
+    return command_line.with_whole_paths(CONFIG.value)
 
 
 def workdir() -> Path:

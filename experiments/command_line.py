@@ -5,6 +5,7 @@ with everything saved: start the same command again; 130 stopped by Ctrl-C.
 """
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 import errno
@@ -15,7 +16,7 @@ import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -35,6 +36,8 @@ PREEMPTED = os.EX_TEMPFAIL  # 75; in sysexits.h: no error, try again later
 # Errors that say what the user can do about them. All others are faults of this project
 # and keep their traceback.
 _EXPLAINED = (ValueError, FloatingPointError, OSError, ImportError)
+# What parsing raises for a mistake in flags, settings or a config file.
+_WRONG = (flags.Error, KeyError, TypeError, *_EXPLAINED)
 _HELP = {"--help", "-help", "-h", "-?"}
 _CORPUS = "config.data.corpus"  # the setting that --corpus is short for
 _CONFIGS = Path(__file__).parent / "configs"
@@ -124,18 +127,85 @@ def _explained(argv: list[str]) -> Iterator[None]:
     """Ends the process with one line for flags, settings and config files that are wrong."""
     try:
         yield
-    except (flags.Error, KeyError, TypeError, *_EXPLAINED) as error:
+    except _WRONG as error:
         if os.environ.get("RETRO_TRACEBACK"):
             raise
-        # A config file's error comes as the text of a traceback or of every path that
-        # was tried: what happened stands in the last line.
-        message = str(error.args[-1]).strip().splitlines()[-1].strip()
-        message = re.sub(r"^ValueError: ", "", message)
-        message = _unknown_setting(message, argv) or message
-        if isinstance(error, flags.UnrecognizedFlagError):
-            message = _unknown_flag(error.flagname)
+        message = _explanation(error, argv)
         print(f"error: {printable_line(message)}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR)
+
+
+def _explanation(error: Exception, argv: list[str]) -> str:
+    """What is wrong with flags, settings or a config file, in one line."""
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return _unknown_flag(error.flagname)
+    # A config file's error comes as the text of a traceback or of every path that was
+    # tried: what happened stands in the last line.
+    message = str((error.args or ("",))[-1]).strip() or type(error).__name__
+    message = re.sub(r"^ValueError: ", "", message.splitlines()[-1].strip())
+    return _unknown_setting(message, argv) or message
+
+
+def experiment(words: list[str]) -> config.Experiment:
+    """The experiment of `--config=`, `--corpus=` and `--config.a.b=`, checked.
+
+    Raises:
+        ValueError: in one line, for any other word and for what is wrong in these.
+    """
+    argv = ["", *words]
+    with _raised(argv):
+        argv = _with_config(argv)
+        given = flags.FlagValues()
+        config_flags.DEFINE_config_file(
+            "config", None, flag_values=given, sys_argv=argv
+        )
+        return _checked(given, argv)
+
+
+def changed(cfg: config.Experiment, settings: list[str]) -> config.Experiment:
+    """An experiment with other settings, of flags `--config.a.b=`, checked as `experiment`."""
+    argv, given = ["", *settings], flags.FlagValues()
+    with _raised(argv):
+        config_flags.DEFINE_config_dataclass(
+            "config", copy.deepcopy(cfg), flag_values=given, sys_argv=argv
+        )
+        return _checked(given, argv)
+
+
+def _checked(given: flags.FlagValues, argv: list[str]) -> config.Experiment:
+    no_arguments(given(argv))
+    # A file that could not be read raises its error only here.
+    cfg: config.Experiment = given.config
+    cfg.validate()
+    return with_whole_paths(cfg)
+
+
+@contextlib.contextmanager
+def _raised(argv: list[str]) -> Iterator[None]:
+    """Raises ValueError with one line for what `_explained` ends the process for."""
+    try:
+        yield
+    except _WRONG as error:
+        if os.environ.get("RETRO_TRACEBACK"):
+            raise
+        raise ValueError(_explanation(error, argv)) from error
+
+
+def with_whole_paths(cfg: config.Experiment) -> config.Experiment:
+    """The settings, in which every path means the same wherever the next command starts."""
+    cfg.data.corpus = workdirs.corpus_identity(cfg.data.corpus)
+    embedder = workdirs.expanded(cfg.data.embedder)
+    if os.path.isdir(embedder):  # else it is a name
+        cfg.data.embedder = os.path.abspath(embedder)
+    for part, name in ((cfg.data, "tokenizer"), (cfg, "init_from")):
+        if path := getattr(part, name):
+            setattr(part, name, os.path.abspath(workdirs.expanded(path)))
+    return cfg
+
+
+def config_of(words: Sequence[str]) -> str:
+    """The path of the config file that the words choose, with its argument."""
+    return _with_config(["", *words])[1].removeprefix("--config=")
 
 
 def _with_config(argv: list[str]) -> list[str]:

@@ -13,11 +13,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 import retro_jax
-from experiments import interrupts, workdirs
+from experiments import interrupts, modules, workdirs
 
 USER_ERROR = 2  # as in `command_line`, which takes a while to import
 
@@ -33,6 +32,7 @@ retro: a language model that reads passages retrieved from a database of text.
     retro show | stats | verify     looks into the database and checks it
     retro add | delete | compact | versions      changes the database
     retro serve                     serves the database over gRPC
+    retro launch --out=DIR          runs a sweep of work units, here or on a cluster
     retro settings                  lists every setting, with its type, value and meaning
     retro COMMAND --help            the command's flags;  retro --version
 
@@ -57,6 +57,7 @@ _MODULES: dict[str, list[list[str]]] = {
     "evaluate": [[_MAIN, "--job=evaluate"]],
     "generate": [[_MAIN, "--job=generate"]],
     "export": [[_MAIN, "--job=export"]],
+    "launch": [["experiments.launch"]],
 }
 _OF_DATABASES = [
     "search",
@@ -131,14 +132,10 @@ def _run(steps: list[list[str]], words: list[str]) -> None:
 
 def _status_of(step: list[str], words: list[str]) -> int:
     """Runs a module in a process of its own, which gets the signals that this one gets."""
-    # The module is looked for beside this one and not in the user's folder (-P).
-    root = str(Path(__file__).parents[1])
-    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     # Held back until there is somebody who can answer it: here, and in the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", *step, *words],
-        env=os.environ | {"PYTHONPATH": paths},
+        modules.command([*step, *words]), env=modules.environment()
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda got, frame: process.send_signal(got))

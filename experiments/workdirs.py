@@ -137,7 +137,7 @@ def record_settings(
             for part, kept in kept_settings(workdir).items()
             if part not in parts
         }
-    told = {"workdir": str(workdir), "commit": _commit()}
+    told = {"workdir": str(workdir), "commit": commit()}
     write_json(workdir / _SETTINGS, {"config": settings, **told})
 
 
@@ -149,7 +149,7 @@ def kept_settings(workdir: Path) -> dict:
     return kept.get("config", {}) if isinstance(kept, dict) else {}
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit that runs, "-dirty" if files were changed; "unknown" without git."""
     try:
         described = subprocess.run(

@@ -23,8 +23,8 @@ _ROOMS = {
         "wire server shards routing client shard_server router serve_local"
     ),
     "experiments": (
-        "interrupts config workdirs decoders command_line configs report jobs "
-        "build_database database main commands retro"
+        "interrupts modules config workdirs decoders command_line configs report jobs "
+        "build_database database main launching launch commands retro"
     ),
     "tools": "benchmark faults aot",
 }

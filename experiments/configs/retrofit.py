@@ -15,6 +15,8 @@ The decoder stays as it is. Layers whose heads copy get CCA that starts as a cop
 own attention, and only that is trained (`retro_jax/model/inherited_cca.py`).
 """
 
+from collections.abc import Callable
+
 from data_pipeline.config import DataConfig
 from data_pipeline.text.tokenizer import Tokenizer
 from experiments import decoders
@@ -59,3 +61,9 @@ def get_config(arg: str = "smollm2") -> Experiment:
         ),
         init_from=str(path),
     )
+
+
+def sweep(add: Callable[..., None]) -> None:
+    """Gives five work units, a seed each: how much of the gain is the seed's?"""
+    for seed in range(5):
+        add(**{"train.seed": seed})

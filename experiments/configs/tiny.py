@@ -20,6 +20,8 @@ are too few to learn copying. A retrofit starts with that copier switched off
 (`retro_jax.training.retrofit`).
 """
 
+from collections.abc import Callable
+
 from data_pipeline.config import DataConfig
 from experiments.config import EvaluationConfig, Experiment
 from retro_jax.config import ModelConfig, OptimizerConfig, TrainConfig
@@ -63,3 +65,10 @@ def get_config(arg: str = "") -> Experiment:
         evaluation=EvaluationConfig(temperature=0.7, top_p=0.9),
         init_from="work/tiny-baseline" if arg == "retrofit" else "",
     )
+
+
+def sweep(add: Callable[..., None]) -> None:
+    """Gives six work units: three rates of learning with two seeds each."""
+    for learning_rate in (1e-3, 3e-3, 1e-2):
+        for seed in (0, 1):
+            add(**{"optimizer.learning_rate": learning_rate, "train.seed": seed})

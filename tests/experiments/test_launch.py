@@ -1,0 +1,251 @@
+"""Launching from the command line: what is refused, what is skipped, and one real sweep."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.storage import locks
+from experiments import command_line, launch
+from experiments.launching import local, work_units
+
+_SEEDS = (
+    "def sweep(add):\n    for seed in range(3):\n        add(**{'train.seed': seed})\n"
+)
+
+
+@pytest.fixture
+def config(tmp_path) -> str:
+    """The flag of a config file whose sweep has three seeds."""
+    path = tmp_path / "swept.py"
+    path.write_text(f"from experiments.configs.tiny import get_config\n\n\n{_SEEDS}")
+    return f"--config={path}"
+
+
+@pytest.fixture
+def database(tmp_path) -> str:
+    """The flag of a folder that a build seems to have finished."""
+    (tmp_path / "database" / "dataset" / "all").mkdir(parents=True)
+    return f"--database={tmp_path / 'database'}"
+
+
+@pytest.fixture
+def ends(monkeypatch) -> dict[str, str]:
+    """The state in which each unit ends, by its name, in place of being run."""
+    states: dict[str, str] = {}
+
+    def run(units, limits, say) -> int:
+        for unit in units:
+            unit.record(state=states.get(unit.name, "finished"), last_line="error: x")
+            with (unit.folder / "ran").open("a") as file:
+                file.write("x")
+        return 2 if set(states.values()) & {"failed"} else 0
+
+    monkeypatch.setattr(local, "run", run)
+    return states
+
+
+def _runs(out: Path) -> dict[str, int]:
+    """How often each unit was started."""
+    return {
+        path.name: len((path / "ran").read_text()) if (path / "ran").exists() else 0
+        for path in sorted(out.glob("unit-*"))
+    }
+
+
+def test_every_unit_has_a_folder_that_says_what_it_is(config, database, ends, tmp_path):
+    out = tmp_path / "out"
+    words = [config, "--sweep", f"--out={out}", database, "--config.train.steps=7"]
+    assert launch.main(words) == 0
+    assert _runs(out) == {f"unit-{number:03}": 1 for number in range(3)}
+    for number, unit in enumerate(work_units.read(out)):
+        told = json.loads((unit.folder / "unit.json").read_text())
+        assert told["point"] == {"train.seed": str(number)}
+        assert told["settings"]["train"]["seed"] == number
+        assert told["settings"]["train"]["steps"] == 7
+        assert "--config.train.steps=7" in told["launched_as"]
+        assert told["commit"] and "jax" in told["environment"]["packages"]
+        for job, name in zip(told["jobs"], ("train", "evaluate"), strict=True):
+            assert job[:2] == ["experiments.main", f"--job={name}"]
+            assert job[2:] == [f"--workdir={unit.folder}", database]
+        # The run takes its settings from its folder, without a --config.
+        (run,) = command_line.config_of([f"--workdir={unit.folder}"]).split()
+        assert run.endswith(f"run.py:{unit.folder}")
+
+
+def test_finished_units_are_skipped_and_failed_ones_wait_to_be_asked_for(
+    config, database, ends, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    words = [config, "--sweep", f"--out={out}", database]
+    ends.update({"unit-000": "failed", "unit-001": "preempted"})
+    assert launch.main(words) == 2
+    ends.clear()
+    capsys.readouterr()
+    assert launch.main(words) == 2
+    assert (
+        "unit-000 failed before: error: x (--restart_failed" in capsys.readouterr().out
+    )
+    assert list(_runs(out).values()) == [1, 2, 1]
+    assert launch.main([*words, "--restart_failed"]) == 0
+    assert list(_runs(out).values()) == [2, 2, 1]
+    assert launch.main(["status", str(out)]) == 0
+    assert "unit-001  finished" in capsys.readouterr().out
+    assert len(json.loads((out / "summary.json").read_text())["units"]) == 3
+
+
+def test_the_environment_that_is_kept_has_no_secrets(
+    config, database, ends, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_told")
+    launch.main([config, f"--out={tmp_path / 'out'}", database])
+    text = (tmp_path / "out" / "unit-000" / "unit.json").read_text()
+    assert "hf_secret" not in text and "--xla_told" in text
+
+
+def test_the_database_is_built_once_before_the_first_unit(
+    config, ends, tmp_path, monkeypatch, capsys
+):
+    built = []
+
+    def run(self, words, heard):
+        built.append(words)
+        if len(built) == 1:
+            heard(b"error: no text\n")
+            return 2
+        (tmp_path / "out" / "database" / "dataset" / "all").mkdir(parents=True)
+        return 0
+
+    monkeypatch.setattr(launch.Child, "run", run)
+    words = [config, "--sweep", f"--out={tmp_path / 'out'}"]
+    assert launch.main(words) == 2
+    assert set(_runs(tmp_path / "out").values()) == {0}
+    assert "error: no text\nthe database could not be built" in capsys.readouterr().out
+    assert launch.main(words) == launch.main(words) == 0
+    assert len(built) == 2 and built[1] == [
+        "experiments.build_database",
+        f"--config=run:{tmp_path / 'out' / 'unit-000'}",
+        f"--database={tmp_path / 'out' / 'database'}",
+    ]
+
+
+_MISTAKES = {
+    "no config": (["--out={out}"], "name what to run: --config=tiny"),
+    "no folder": (["{config}"], "arguments are required: --out"),
+    "folder without a name": (["{config}", "--out="], "name of a folder is empty"),
+    "unknown executor": (["{config}", "--out={out}", "--executor=pigeon"], "'pigeon'"),
+    "unknown flag": (["{config}", "--out={out}", "--swep"], "did you mean --sweep?"),
+    "abbreviated flag": (["{config}", "--out={out}", "--data=x"], "no flag --data"),
+    "a word": (["{config}", "--out={out}", "now"], "unknown argument 'now'"),
+    "flag of one run": (["{config}", "--out={out}", "--workdir=x"], "of all by --out"),
+    "setting without value": (
+        ["{config}", "--out={out}", "--config.train.seed"],
+        "--config.train.seed needs a value",
+    ),
+    "unknown setting": (
+        ["{config}", "--out={out}", "--config.train.stepz=3"],
+        "no setting train.stepz; did you mean train.steps",
+    ),
+    "wrong type": (["{config}", "--out={out}", "--config.train.steps=x"], "'x'"),
+    "setting out of range": (
+        ["{config}", "--out={out}", "--config.train.steps=0"],
+        "train.steps must be",
+    ),
+    "swept and typed": (
+        ["{config}", "--out={out}", "--sweep", "--config.train.seed=1"],
+        "--config.train.seed is given too",
+    ),
+    "no sweep": (["--config=retro", "--out={out}", "--sweep"], "has no sweep: define"),
+    "unknown config": (["--config=nono", "--out={out}"], "no configuration 'nono'"),
+    "no units at a time": (
+        ["{config}", "--out={out}", "--parallel=0"],
+        "--parallel must",
+    ),
+    "negative restarts": (
+        ["{config}", "--out={out}", "--restarts=-1"],
+        "--restarts must",
+    ),
+    "negative grace": (["{config}", "--out={out}", "--grace_s=-1"], "--grace_s must"),
+    "no number": (["{config}", "--out={out}", "--parallel=two"], "'two'"),
+    "no hosts": (
+        ["{config}", "--out={out}", "--hosts=0"],
+        "--hosts must be at least 1",
+    ),
+    "hosts that split no batch": (
+        ["{config}", "--out={out}", "--hosts=3"],
+        "--hosts=3 does not divide train.batch_size=2",
+    ),
+    "a file as folder": (["{config}", "--out={file}"], "can't write to"),
+    "a folder below a file": (["{config}", "--out={file}/a"], "can't write to"),
+    "status of nothing": (["status", "{out}"], "holds no work units"),
+    "status of no folder": (["status"], "arguments are required: DIR"),
+    "status of too much": (["status", "{out}", "x"], "unrecognized arguments: x"),
+}
+
+
+@pytest.mark.parametrize("name", _MISTAKES)
+def test_a_mistake_is_one_line_and_nothing_is_launched(
+    name, config, ends, tmp_path, capsys
+):
+    words, message = _MISTAKES[name]
+    file, out = tmp_path / "file", tmp_path / "out"
+    file.touch()
+    made = launch.run(
+        [word.format(config=config, out=out, file=file) for word in words]
+    )
+    assert made == command_line.USER_ERROR
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert line.startswith("error: ") and message in line
+    assert not said.out and not out.exists()
+
+
+def test_a_database_of_another_corpus_is_refused(config, database, ends, tmp_path):
+    manifest = {"settings": {"corpus": str(tmp_path)}}
+    (tmp_path / "database" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=f"was built from {tmp_path}, not from"):
+        launch.main([config, f"--out={tmp_path / 'out'}", database])
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_launchers_on_one_folder_are_refused(config, database, ends, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    words = [config, f"--out={out}", database]
+    with (
+        locks.locked(out / ".launching", "launching in"),
+        pytest.raises(ValueError, match=f"another process is launching in {out}: wait"),
+    ):
+        launch.main(words)
+    assert not _runs(out)
+    assert launch.main(words) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("--config.train.steps=9", "train.steps=700 there and train.steps=9 here"),
+        ("--hosts=2", r"another work unit \(hosts\)"),
+        ("--database={other}", r"another work unit \(jobs\)"),
+    ],
+)
+def test_a_folder_of_another_launch_is_refused(
+    change, message, config, database, ends, tmp_path
+):
+    out, other = tmp_path / "out", tmp_path / "other"
+    (other / "dataset" / "all").mkdir(parents=True)
+    launch.main([config, "--sweep", f"--out={out}", database])
+    with pytest.raises(ValueError, match=f"unit-000 holds .*{message}"):
+        launch.main(
+            [config, "--sweep", f"--out={out}", database, change.format(other=other)]
+        )
+    assert list(_runs(out).values()) == [1, 1, 1]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_can_not_be_written_is_named(config, database, ends, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ValueError, match="can't write to"):
+        launch.main([config, f"--out={tmp_path / 'out'}", database])
