@@ -124,6 +124,11 @@ def retrofit_results(**changes):
                 "on": 0.65,
                 "prompt": 0.7,
                 "edited": 0.6,
+                "sentence": 0.25,
+            },
+            "counts": {
+                **dict.fromkeys(("off", "before", "on", "prompt", "edited"), 60),
+                "sentence": 40,
             },
             "examples": [
                 {

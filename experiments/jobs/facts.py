@@ -29,12 +29,29 @@ from retro_jax.model import parameters
 from retro_jax.training.batch import Batch
 from retro_jax.training.encodings import Encodings
 
-# A sentence to go on with, and how a document of the Factbook states what follows.
+# How a document of the Factbook states a number, what stands before it, and a sentence
+# that says the same in other words.
 _FORMS = (
-    ("The population of {} is", r"^Population of .*: total: (\d[\d,]{3,})"),
-    ("The total area of {} is", r"^Area of .*: total: (\d[\d,]{2,})"),
-    ("The length of the coastline of {} is", r"^Coastline of .*: (\d[\d,.]{2,}) km"),
-    ("The median age in {} is", r"^Median age of .*: total: (\d[\d.]+)"),
+    (
+        r"^Population of .*: total: (\d[\d,]{3,})",
+        "Population of {}: total:",
+        "The population of {} is",
+    ),
+    (
+        r"^Area of .*: total: (\d[\d,]{2,})",
+        "Area of {}: total:",
+        "The total area of {} is",
+    ),
+    (
+        r"^Coastline of .*: (\d[\d,.]{2,}) km",
+        "Coastline of {}:",
+        "The length of the coastline of {} is",
+    ),
+    (
+        r"^Median age of .*: total: (\d[\d.]+)",
+        "Median age of {}: total:",
+        "The median age in {} is",
+    ),
 )
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _FREE_TOKENS = 12  # that may stand before the number ends, besides its own
@@ -49,12 +66,14 @@ class Question:
 
     Attributes:
         document_id: whose text states the answer.
-        prompt: the sentence without its end.
+        prompt: what stands before the answer there, behind the document's title.
+        sentence: the same in other words.
         answer: as the document writes it.
     """
 
     document_id: str
     prompt: str
+    sentence: str
     answer: str
 
 
@@ -62,6 +81,7 @@ class Question:
 class _Asked:
     """A question with what the model reads for it, in tokens, and what counts as right."""
 
+    question: Question
     prompt: list[int]
     answer: str
     passages: list[list[int]]
@@ -107,11 +127,12 @@ def documents_that_state(
 
 
 def _questions(record: Mapping, text: str) -> Iterator[Question]:
-    for form, pattern in _FORMS:
+    title = record["title"]
+    for pattern, *forms in _FORMS:
         stated = re.search(pattern, text, re.MULTILINE)
         if stated:
-            prompt = f"{record['title']}\n\n{form.format(record['title'])}"
-            yield Question(record["id"], prompt, stated[1])
+            prompts = (f"{title}\n\n{form.format(title)}" for form in forms)
+            yield Question(record["id"], *prompts, stated[1])
 
 
 def measure(asking: Asking, database: Database, scratch: Path) -> dict:
@@ -119,7 +140,8 @@ def measure(asking: Asking, database: Database, scratch: Path) -> dict:
 
     'off' reads nothing, 'before' what the database holds without the documents, 'on' what
     it holds with them, 'prompt' has those passages in the prompt. 'edited' counts answers
-    that are the exchanged number, once the documents state that.
+    that are the exchanged number, once the documents state that. All of these ask in the
+    documents' words; 'sentence' reads as 'on' does and asks in others.
 
     Args:
         scratch: a folder on the database's disk, for the copy that is changed.
@@ -130,49 +152,71 @@ def measure(asking: Asking, database: Database, scratch: Path) -> dict:
     )
     if not asked:
         return {"asked": 0, "stated": 0, "right": {}, "examples": []}
-    before = [_asked(asking, database, each, each.answer) for each in asked]
-    with _copied(database, scratch) as changed:
-        changed.add(documents)
-        after = [_asked(asking, changed, each, each.answer) for each in asked]
-        changed.replace([_edited(document, asked) for document in documents])
-        edited = [
-            _asked(asking, changed, each, other_number(each.answer)) for each in asked
-        ]
-    stated = [
-        place
-        for place in range(len(asked))
-        if _states(asking.tokenizer, after[place])
-        and _states(asking.tokenizer, edited[place])
-    ]
-    rows = {
-        "off": [dataclasses.replace(after[place], passages=[]) for place in stated],
-        "before": [before[place] for place in stated],
-        "on": [after[place] for place in stated],
-        "prompt": [after[place] for place in stated],
-        "edited": [edited[place] for place in stated],
-    }
+    rows = _read(asking, database, documents, asked, scratch)
     said = {name: _answers(asking, name, some) for name, some in rows.items()}
     return {
         "asked": len(asked),
-        "stated": len(stated),
+        "stated": len(rows["on"]),
         "documents": len(documents),
         "right": {
             name: float(np.mean([each.is_right for each in answers]))
             for name, answers in said.items()
             if answers
         },
+        "counts": {name: len(answers) for name, answers in said.items()},
         "examples": [
             {
-                "prompt": asked[place].prompt,
-                "document": asked[place].document_id,
-                "answer": asked[place].answer,
-                "edited_answer": other_number(asked[place].answer),
+                "prompt": each.question.prompt,
+                "document": each.question.document_id,
+                "answer": each.question.answer,
+                "edited_answer": other_number(each.question.answer),
                 "said": {
-                    name: answers[row].text.strip() for name, answers in said.items()
+                    name: said[name][row].text.strip()
+                    for name in ("off", "on", "edited")
                 },
             }
-            for row, place in enumerate(stated[:_NUM_EXAMPLES])
+            for row, each in enumerate(rows["on"][:_NUM_EXAMPLES])
         ],
+    }
+
+
+def _read(
+    asking: Asking,
+    database: Database,
+    documents: Sequence[Mapping],
+    asked: Sequence[Question],
+    scratch: Path,
+) -> dict[str, list["_Asked"]]:
+    """What is read for each question in each condition, where it states the answer.
+
+    Conditions that are compared have the same questions; 'sentence' has its own.
+    """
+
+    def found(database: Database, *, edited: bool = False, sentence: bool = False):
+        return [
+            _asked(asking, database, each, edited=edited, sentence=sentence)
+            for each in asked
+        ]
+
+    before = found(database)
+    with _copied(database, scratch) as changed:
+        changed.add(documents)
+        after, sentences = found(changed), found(changed, sentence=True)
+        changed.replace([_edited(document, asked) for document in documents])
+        edited = found(changed, edited=True)
+    stated = [
+        place
+        for place in range(len(asked))
+        if _states(asking.tokenizer, after[place])
+        and _states(asking.tokenizer, edited[place])
+    ]
+    return {
+        "off": [dataclasses.replace(after[place], passages=[]) for place in stated],
+        "before": [before[place] for place in stated],
+        "on": [after[place] for place in stated],
+        "prompt": [after[place] for place in stated],
+        "edited": [edited[place] for place in stated],
+        "sentence": [each for each in sentences if _states(asking.tokenizer, each)],
     }
 
 
@@ -227,11 +271,18 @@ def other_number(number: str) -> str:
 
 
 def _asked(
-    asking: Asking, database: Database, question: Question, answer: str
+    asking: Asking,
+    database: Database,
+    question: Question,
+    *,
+    edited: bool,
+    sentence: bool,
 ) -> _Asked:
     """Looks for a question's passages in what a database holds now."""
     chunk_len = asking.cfg.model.chunk_len
-    prompt = asking.tokenizer.encode(question.prompt).tolist()[-chunk_len:]
+    text = question.sentence if sentence else question.prompt
+    answer = other_number(question.answer) if edited else question.answer
+    prompt = asking.tokenizer.encode(text).tolist()[-chunk_len:]
     retriever = reading.NearRetriever(database, asking.limits)
     found = retriever.retrieve(
         np.array([prompt], np.int32), asking.cfg.data.num_neighbours
@@ -243,7 +294,7 @@ def _asked(
         )
         if length
     ]
-    return _Asked(prompt, answer, passages)
+    return _Asked(question, prompt, answer, passages)
 
 
 def _states(tokenizer: Tokenizer, asked: _Asked) -> bool:

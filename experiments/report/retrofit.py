@@ -236,8 +236,8 @@ def questions(results: Mapping) -> Section | None:
         return None
     asked, stated = counted(facts["asked"], "question"), facts["stated"]
     sentence = (
-        f"{asked} of the form “The population of X is”, each about a held-out document, "
-        "which neither the model nor the database had seen. The documents were added to a "
+        f"{asked} in the documents’ words (“Population of X: total:”), each about a held-out "
+        "document, which neither the model nor the database had seen. The documents were added to a "
         "copy of the database; then each digit of every answer was exchanged in them. "
         f"For {stated:,} of the questions a passage that was found states the answer, both "
         "times, and only these are counted. The answer that a model gives is the first "
@@ -251,12 +251,18 @@ def questions(results: Mapping) -> Section | None:
         "on": "right, with the documents in the database",
         "prompt": "right, the same passages in the prompt",
         "edited": "the changed number, after the documents were changed",
+        "sentence": "right, asked in other words (“The population of X is”)",
     }
+    counts = facts["counts"]
     rows = [
-        (names[name], f"{round(share * stated):,} of {stated:,}", percent(share))
+        (names[name], _of(share, counts[name]), percent(share))
         for name, share in facts["right"].items()
     ]
     return Section([sentence], ("answers", "count", "share"), rows)
+
+
+def _of(share: float, count: int) -> str:
+    return f"{round(share * count):,} of {count:,}"
 
 
 def answers(results: Mapping) -> Section | None:

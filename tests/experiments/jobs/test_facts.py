@@ -87,7 +87,8 @@ def test_questions_are_what_held_out_documents_state(tokenizer):
         ("Borea.txt", "1,024"),
         ("Borea.txt", "31.5"),
     }
-    assert "Arda\n\nThe population of Arda is" in {each.prompt for each in found}
+    assert "Arda\n\nPopulation of Arda: total:" in {each.prompt for each in found}
+    assert "Arda\n\nThe population of Arda is" in {each.sentence for each in found}
     assert {each["id"]: each["text"] for each in documents}["Arda.txt"].startswith(
         _TEXTS["Arda"]
     )
@@ -103,7 +104,7 @@ def test_another_number_differs_in_every_digit():
 
 
 def test_an_edit_changes_whole_numbers_of_its_document_alone():
-    asked = [facts.Question("a", "", "678"), facts.Question("b", "", "55")]
+    asked = [facts.Question("a", "", "", "678"), facts.Question("b", "", "", "55")]
     text = "678 and 1,678 and 678.5 and 6789, but 678. And 55"
     edited = facts._edited({"id": "a", "text": text}, asked)["text"]
     other = facts.other_number("678")
@@ -151,7 +152,8 @@ def _measured(monkeypatch, tokenizer, says, limits=reading.ALL):
 
 def _copies(passages, text):
     """Reads the number of the passage that the question is about."""
-    field = "Population" if "population" in text else "Area"
+    asked = text.rpartition("\n\n")[2]
+    field = "Population" if "opulation" in asked else "Area"
     stated = re.search(rf"{field} of Arda: total: ([\d,]+)", passages)
     return f" about {stated[1]} (est" if stated else " about 1 million"
 
@@ -159,14 +161,15 @@ def _copies(passages, text):
 def test_answers_follow_what_the_documents_state(monkeypatch, tokenizer):
     found, batches = _measured(monkeypatch, tokenizer, _copies)
     assert (found["asked"], found["stated"], found["documents"]) == (4, 2, 2)
-    assert found["right"] == {"off": 0, "before": 0, "on": 1, "prompt": 1, "edited": 1}
+    right = {"off": 0, "before": 0, "on": 1, "prompt": 1, "edited": 1, "sentence": 1}
+    assert found["right"] == right and set(found["counts"].values()) == {2}
     first = found["examples"][0]
-    assert first["prompt"].startswith("Arda\n\nThe ")
+    assert first["prompt"].startswith("Arda\n\n")
     assert first["said"]["off"] == "about 1"
     assert first["said"]["on"].startswith(f"about {first['answer']}")
     assert first["said"]["edited"].startswith(f"about {first['edited_answer']}")
     # The tokens of " about" one by one, then the number at once.
-    assert len(batches) <= 5 * (len(tokenizer.encode(" about")) + 1)
+    assert len(batches) <= 6 * (len(tokenizer.encode(" about")) + 1)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +188,7 @@ def test_the_first_number_is_the_answer(monkeypatch, tokenizer, said, is_right):
     found, _ = _measured(
         monkeypatch,
         tokenizer,
-        lambda passages, text: said if "population" in text else " no",
+        lambda passages, text: said if "opulation" in text else " no",
     )
     assert found["right"]["on"] == is_right / 2
 

@@ -102,7 +102,7 @@ def test_bins_without_chunks_are_left_out():
 def test_answers_are_counted_and_none_stated_is_said():
     section = retrofit.questions(_found())
     assert [row[1] for row in section.rows] == [
-        *("3 of 60", "0 of 60", "39 of 60", "42 of 60", "36 of 60")
+        *("3 of 60", "0 of 60", "39 of 60", "42 of 60", "36 of 60", "10 of 40")
     ]
     assert "Nothing was trained in between" in section.sentences[0]
     none = {"asked": 5, "stated": 0, "right": {}}
