@@ -232,16 +232,32 @@ class TrainConfig:
     encodings_bytes: int = 2_000_000_000
     # updates in a row that may be left out because the gradient is not finite; 0 = none
     max_skipped_steps: int = 10
+    # of the chunks whose first neighbour is the text that goes on from them: at the first
+    # step and at the last, geometric between; 0 = none
+    oracle_shares: tuple[float, float] = (0.0, 0.0)
+
+    def oracle_share(self, step: int) -> float:
+        """The share of oracle neighbours in a step, counted from 0."""
+        first, last = self.oracle_shares
+        if not first:
+            return 0.0
+        return first * (last / first) ** (step / max(self.steps - 1, 1))
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, if the run can't be done."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name in _MAY_BE_ZERO else 1
-            if field.name != "freeze" and value < least:
+            if type(value) is int and value < least:
                 raise ValueError(
                     f"train.{field.name} must be at least {least}, is {value}"
                 )
+        first, last = self.oracle_shares
+        if not (0 < first <= 1 and 0 < last <= 1 or first == last == 0):
+            raise ValueError(
+                "train.oracle_shares must be two shares above 0, as 0.5, 0.1, or 0, 0 "
+                f"for none; they are {first}, {last}"
+            )
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"train.batch_size {self.batch_size} is not a multiple of "
@@ -272,16 +288,6 @@ class RetrofitConfig:
     limit_sequences: int = 24
     absent_share: float = 0.05  # of the chunks in training that read no neighbour
     unrelated_share: float = 0.2  # of them that read another sequence's neighbours
-    # of them that read the text that goes on from them: at the first step and at the last,
-    # geometric between; 0 = none
-    oracle_shares: tuple[float, float] = (0.0, 0.0)
-
-    def oracle_share(self, step: int, steps: int) -> float:
-        """The share of oracle neighbours in a step, of 0..steps-1."""
-        first, last = self.oracle_shares
-        if not first:
-            return 0.0
-        return first * (last / first) ** (step / max(steps - 1, 1))
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, if a retrofit can't be made so."""
@@ -299,12 +305,6 @@ class RetrofitConfig:
                 raise ValueError(
                     f"retrofit.{name} must be in 0..1, is {getattr(self, name)}"
                 )
-        first, last = self.oracle_shares
-        if not (0 < first <= 1 and 0 < last <= 1 or first == last == 0):
-            raise ValueError(
-                "retrofit.oracle_shares must be two shares above 0, as 0.5, 0.1, or 0, 0 "
-                f"for none; they are {first}, {last}"
-            )
         if self.absent_share + self.unrelated_share > 1:
             raise ValueError(
                 "retrofit.absent_share and retrofit.unrelated_share must leave some "

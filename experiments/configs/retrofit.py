@@ -48,14 +48,20 @@ def get_config(arg: str = "smollm2") -> Experiment:
         optimizer=OptimizerConfig(
             learning_rate=3e-4, warmup_steps=5, gate_rate=30.0, final_share=0.1
         ),
-        train=TrainConfig(steps=48, batch_size=4, log_every=4, checkpoint_every=24),
+        train=TrainConfig(
+            steps=48,
+            batch_size=4,
+            log_every=4,
+            checkpoint_every=24,
+            oracle_shares=(0.5, 0.1),
+        ),
         # Three passes over what is read once: reading is the dearest part on a CPU.
         retrofit=RetrofitConfig(distinct_steps=16, limit_sequences=16),
         evaluation=EvaluationConfig(
             batch_size=4,
             max_sequences=64,
             prompt_sequences=16,
-            num_facts=48,
+            num_facts=60,
             num_samples=2,
             sample_tokens=32,
         ),

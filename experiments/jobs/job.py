@@ -267,32 +267,32 @@ class Job:
             rows=sharding.local_rows(cfg.train.batch_size, self._mesh),
         )
         inputs: Iterator[Batch] = map(model_inputs, batches)
-        if not self._by_decoder:
-            return inputs
         if repeated:
             again = itertools.cycle(inputs)
             inputs = itertools.islice(again, first_step, cfg.train.steps)
         return map(self._changed, itertools.count(first_step), inputs)
 
     def _changed(self, step: int, batch: Batch) -> Batch:
-        """A retrofit's batch with oracle, absent and unrelated neighbours.
+        """A batch with the oracle, absent and unrelated neighbours that the settings ask for.
 
         They are drawn by step, so that a run that goes on draws what it would have drawn.
         """
-        cfg, seed = self._cfg.retrofit, self._cfg.train.seed
-        # The same in each pass over the same batches: what was read of them is kept.
-        in_pass = step % cfg.distinct_steps if cfg.distinct_steps else step
+        cfg, of_retrofit = self._cfg.train, self._cfg.retrofit
+        repeated = of_retrofit.distinct_steps if self._by_decoder else 0
         batch = with_oracle_neighbours(
             self._cfg.model,
             batch,
-            cfg.oracle_share(step, self._cfg.train.steps),
-            np.random.default_rng((seed, in_pass)),
+            cfg.oracle_share(step),
+            # The same in each pass over the same batches: what was read of them is kept.
+            np.random.default_rng((cfg.seed, step % repeated if repeated else step)),
         )
+        if not self._by_decoder:
+            return batch
         return with_worse_neighbours(
             batch,
-            cfg.absent_share,
-            cfg.unrelated_share,
-            np.random.default_rng((seed, step)),
+            of_retrofit.absent_share,
+            of_retrofit.unrelated_share,
+            np.random.default_rng((cfg.seed, step)),
         )
 
     def _other_run(self, known: dict, identity: dict, restart: bool) -> None:

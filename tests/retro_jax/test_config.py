@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from retro_jax.config import ModelConfig, RetrofitConfig, TrainConfig, paper_config
+from retro_jax.config import ModelConfig, TrainConfig, paper_config
 from tests import tiny_model
 
 
@@ -92,14 +92,15 @@ def test_accumulation_must_divide_the_batch():
 
 
 def test_oracles_are_annealed_geometrically():
-    cfg = RetrofitConfig(oracle_shares=(0.8, 0.2))
+    cfg = TrainConfig(steps=3, batch_size=1, oracle_shares=(0.8, 0.2))
     cfg.validate()
-    shares = [cfg.oracle_share(step, 3) for step in range(3)]
+    shares = [cfg.oracle_share(step) for step in range(3)]
     assert shares == pytest.approx([0.8, 0.4, 0.2])
-    assert RetrofitConfig().oracle_share(0, 1) == 0
+    assert TrainConfig(steps=1, batch_size=1).oracle_share(0) == 0
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.0), (0.0, 0.5), (1.5, 0.1), (0.5, -0.1)])
 def test_shares_of_oracles_are_two_or_none(shares):
-    with pytest.raises(ValueError, match=r"retrofit\.oracle_shares must be two shares"):
-        RetrofitConfig(oracle_shares=shares).validate()
+    cfg = TrainConfig(steps=3, batch_size=1, oracle_shares=shares)
+    with pytest.raises(ValueError, match=r"train\.oracle_shares must be two shares"):
+        cfg.validate()
