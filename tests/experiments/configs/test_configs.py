@@ -1,5 +1,6 @@
 """Every config builds, fits together and takes a step."""
 
+import dataclasses
 import functools
 import importlib
 from pathlib import Path
@@ -36,6 +37,7 @@ _ARGUMENTS = {
         *("172m", "425m", "1.5b", "7.5b"),
         *("172m,baseline", "172m,retrofit", "172m,modern", "7.5b,modern,baseline"),
     ),
+    "decoder_shapes": ("1.7b", "8b", "70b"),
 }
 # Tracing takes seconds; these have every kind of layer.
 _TRACED = (
@@ -222,3 +224,19 @@ def test_a_decoder_makes_the_experiment_of_its_retrofit(tmp_path):
     for name in ("no/such/decoder/here", str(tmp_path)):
         with pytest.raises(ValueError, match=r"\A[^\n]*\Z"):
             _config("retrofit", name)
+
+
+@pytest.mark.parametrize(
+    ("shape", "millions"), [("1.7b", 1_711), ("8b", 8_030), ("70b", 70_554)]
+)
+def test_shapes_of_decoders_have_their_parameters(shape, millions):
+    cfg = _config("decoder_shapes", shape)
+    cfg.validate()
+    decoder = dataclasses.replace(cfg.model, cca_layers=())
+    count = parameters.num_parameters(parameters.named(parameters.skeleton(decoder)))
+    assert round(count / 1e6) == millions
+
+
+def test_an_unknown_shape_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="no shape '9b'; there are 1.7b, 8b, 70b"):
+        _config("decoder_shapes", "9b")
