@@ -5,13 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from retro_jax.config import MeshConfig, ModelConfig
 from retro_jax.devices import sharding
 from retro_jax.model import parameters as named_parameters
 from retro_jax.model.attention import Attention
+from retro_jax.model.layers import Keys
 
 
 def config(**changes) -> ModelConfig:
@@ -103,7 +103,7 @@ def mesh(data: int, model: int, replicas: int = 1) -> Mesh:
 
 def attention(seed: int = 0, **options) -> Attention:
     """Two heads of 8 over a width of 16, with biases that are not zero."""
-    made = Attention(16, 16, 2, 8, rngs=nnx.Rngs(seed), out_gain=1.0, **options)
+    made = Attention(16, 16, 2, 8, keys=Keys(seed), out_gain=1.0, **options)
     rng = np.random.default_rng(seed)
     for bias in (made.bias_content_HK, made.bias_position_HK):
         if bias is not None:

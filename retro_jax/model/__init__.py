@@ -1,5 +1,6 @@
 """The RETRO model."""
 
+from retro_jax.model.layers import Keys
 from retro_jax.model.retro import Retro
 
-__all__ = ["Retro"]
+__all__ = ["Keys", "Retro"]

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from retro_jax.devices.sharding import constrain
 from retro_jax.model import kernels, positions
-from retro_jax.model.layers import RMSNorm, matrix
+from retro_jax.model.layers import Keys, RMSNorm, matrix
 from retro_jax.model.positions import TRANSFORMER_XL, Frequencies
 from retro_jax.numerics import attention_products
 from retro_jax.numerics.activations import masked_softmax
@@ -42,7 +42,7 @@ class Attention(nnx.Module):
         num_heads: int,
         head_size: int,
         *,
-        rngs: nnx.Rngs,
+        keys: Keys,
         out_gain: float,
         positions: str = "relative",
         position_width: int | None = None,
@@ -66,13 +66,13 @@ class Attention(nnx.Module):
         heads = (num_heads, head_size)
         key_heads = (num_key_heads or num_heads, head_size)
         self.positions, self.frequencies = positions, frequencies
-        self.w_q_DHK = matrix(rngs, (width, *heads), width)
-        self.w_k_EHK = matrix(rngs, (source_width, *key_heads), source_width)
-        self.w_v_EHK = matrix(rngs, (source_width, *key_heads), source_width)
+        self.w_q_DHK = matrix(keys, (width, *heads), width)
+        self.w_k_EHK = matrix(keys, (source_width, *key_heads), source_width)
+        self.w_v_EHK = matrix(keys, (source_width, *key_heads), source_width)
         relative, sines = positions == "relative", position_width or width
-        self.w_r_DHK = matrix(rngs, (sines, *heads), sines) if relative else None
+        self.w_r_DHK = matrix(keys, (sines, *heads), sines) if relative else None
         inner = num_heads * head_size
-        self.w_o_HKD = matrix(rngs, (*heads, width), inner, out_gain)
+        self.w_o_HKD = matrix(keys, (*heads, width), inner, out_gain)
         self.bias_content_HK = nnx.Param(jnp.zeros(heads)) if relative else None
         self.bias_position_HK = nnx.Param(jnp.zeros(heads)) if relative else None
         self.bias_q_HK = nnx.Param(jnp.zeros(heads)) if biases else None

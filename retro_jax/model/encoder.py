@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from retro_jax.config import ModelConfig
 from retro_jax.model.attention import Attention
-from retro_jax.model.layers import FeedForward, RMSNorm, embed, embedding_table
+from retro_jax.model.layers import FeedForward, Keys, RMSNorm, embed, embedding_table
 from retro_jax.model.stack import recomputed
 
 
@@ -28,14 +28,14 @@ class Neighbours(NamedTuple):
 class EncoderLayer(nnx.Module):
     """One layer over a neighbour's tokens, which may also look at the asking chunk."""
 
-    def __init__(self, cfg: ModelConfig, *, reads_chunk: bool, rngs: nnx.Rngs):
+    def __init__(self, cfg: ModelConfig, *, reads_chunk: bool, keys: Keys):
         self.cfg = cfg
         width, heads = cfg.encoder_width, (cfg.encoder_heads, cfg.encoder_head_size)
         # The sum of the updates of all layers keeps its size, however many there are.
         gain = (3 * cfg.encoder_depth) ** -0.5
         self.norm_attention = RMSNorm(width)
         self.attention = Attention(
-            width, width, *heads, rngs=rngs, out_gain=gain, positions=cfg.positions
+            width, width, *heads, keys=keys, out_gain=gain, positions=cfg.positions
         )
         self.norm_cross = RMSNorm(width) if reads_chunk else None
         self.cross = (
@@ -43,7 +43,7 @@ class EncoderLayer(nnx.Module):
                 width,
                 cfg.width,
                 *heads,
-                rngs=rngs,
+                keys=keys,
                 out_gain=gain,
                 positions=cfg.positions if cfg.cca_positions else "none",
             )
@@ -54,7 +54,7 @@ class EncoderLayer(nnx.Module):
         self.ffw = FeedForward(
             width,
             cfg.encoder_ffw_width,
-            rngs=rngs,
+            keys=keys,
             out_gain=gain,
             gated=cfg.gated_ffw,
         )
@@ -83,15 +83,15 @@ class EncoderLayer(nnx.Module):
 class Encoder(nnx.Module):
     """Encodes each neighbour, bidirectionally, in the light of the chunk that found it."""
 
-    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: ModelConfig, *, keys: Keys):
         self.cfg = cfg
         self.embedding_VE = (
             None
             if cfg.share_embeddings
-            else embedding_table(rngs, cfg.vocab_size, cfg.encoder_width)
+            else embedding_table(keys, cfg.vocab_size, cfg.encoder_width)
         )
         self.layers = nnx.List(
-            EncoderLayer(cfg, reads_chunk=layer in cfg.encoder_cca_layers, rngs=rngs)
+            EncoderLayer(cfg, reads_chunk=layer in cfg.encoder_cca_layers, keys=keys)
             for layer in range(1, cfg.encoder_depth + 1)
         )
         self.norm = RMSNorm(cfg.encoder_width)

@@ -18,15 +18,31 @@ def activation_dtype(cfg: ModelConfig):
     return jnp.dtype("float32" if sharding.platform() == "cpu" else "bfloat16")
 
 
-def matrix(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int, gain: float = 1.0):
+class Keys:
+    """Random keys, another at each call, which a seed determines.
+
+    nnx.Rngs gives the same, but looks through all that was traced before each of them.
+    """
+
+    def __init__(self, seed: int):
+        self._key = jax.random.key(seed)
+        self._count = 0
+
+    def __call__(self) -> jax.Array:
+        key = jax.random.fold_in(self._key, self._count)
+        self._count += 1
+        return key
+
+
+def matrix(keys: Keys, shape: tuple[int, ...], fan_in: int, gain: float = 1.0):
     """A parameter of normal values with standard deviation gain / sqrt(fan_in)."""
-    values = jax.random.normal(rngs.params(), shape, jnp.float32)
+    values = jax.random.normal(keys(), shape, jnp.float32)
     return nnx.Param(values * gain * fan_in**-0.5)
 
 
-def embedding_table(rngs: nnx.Rngs, vocab_size: int, width: int) -> nnx.Param:
+def embedding_table(keys: Keys, vocab_size: int, width: int) -> nnx.Param:
     """A table of token embeddings, small so that tied logits start near zero."""
-    return matrix(rngs, (vocab_size, width), fan_in=1, gain=0.02)
+    return matrix(keys, (vocab_size, width), fan_in=1, gain=0.02)
 
 
 def embed(
@@ -76,15 +92,15 @@ class FeedForward(nnx.Module):
         width: int,
         ffw_width: int,
         *,
-        rngs: nnx.Rngs,
+        keys: Keys,
         out_gain: float,
         gated: bool = False,
         activation: str = "gelu",
     ):
         self.activation = activation
-        self.w_in_DF = matrix(rngs, (width, ffw_width), width)
-        self.w_out_FD = matrix(rngs, (ffw_width, width), ffw_width, out_gain)
-        self.w_gate_DF = matrix(rngs, (width, ffw_width), width) if gated else None
+        self.w_in_DF = matrix(keys, (width, ffw_width), width)
+        self.w_out_FD = matrix(keys, (ffw_width, width), ffw_width, out_gain)
+        self.w_gate_DF = matrix(keys, (width, ffw_width), width) if gated else None
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         activate = silu if self.activation == "silu" else gelu

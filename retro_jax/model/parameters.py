@@ -8,10 +8,10 @@ import functools
 from typing import Any
 
 import jax
-from flax import nnx
 
 from retro_jax.config import ModelConfig
 from retro_jax.model import initial_copier
+from retro_jax.model.layers import Keys
 from retro_jax.model.retro import Retro
 
 Parameters = dict[str, jax.Array]
@@ -40,7 +40,7 @@ def _name(path) -> str:
 @functools.cache
 def skeleton(cfg: ModelConfig) -> Retro:
     """The model with shapes in place of arrays. `cfg` must not be changed afterwards."""
-    return jax.eval_shape(lambda: Retro(cfg, rngs=nnx.Rngs(0)))
+    return jax.eval_shape(lambda: Retro(cfg, keys=Keys(0)))
 
 
 def rebuild(cfg: ModelConfig, params: Parameters) -> Retro:
@@ -65,7 +65,7 @@ def rebuild(cfg: ModelConfig, params: Parameters) -> Retro:
 
 def initial_parameters(cfg: ModelConfig, seed: int) -> Parameters:
     """Random parameters; the same for a seed on any mesh."""
-    params = named(Retro(cfg, rngs=nnx.Rngs(seed)))
+    params = named(Retro(cfg, keys=Keys(seed)))
     if cfg.copy_init and cfg.cca_layers:
         return initial_copier.copier_parameters(cfg, params, seed)
     return params

@@ -20,6 +20,7 @@ from retro_jax.model.encoder import Encoder, Neighbours
 from retro_jax.model.kernels import Causal
 from retro_jax.model.layers import (
     FeedForward,
+    Keys,
     RMSNorm,
     activation_dtype,
     embed,
@@ -31,7 +32,7 @@ from retro_jax.model.stack import recomputed
 from retro_jax.numerics.projections import project
 
 
-def _attention(cfg: ModelConfig, rngs: nnx.Rngs, *, cross: bool) -> Attention:
+def _attention(cfg: ModelConfig, keys: Keys, *, cross: bool) -> Attention:
     """A decoder layer's self-attention, or its attention over neighbours."""
     by_decoder = cfg.encoder == "decoder"
     sees_places = cfg.cca_positions if cross else True
@@ -40,7 +41,7 @@ def _attention(cfg: ModelConfig, rngs: nnx.Rngs, *, cross: bool) -> Attention:
         cfg.source_width if cross else cfg.width,
         cfg.num_heads,
         cfg.head_size,
-        rngs=rngs,
+        keys=keys,
         # The sum of the updates of all layers keeps its size, however many there are.
         out_gain=(2 * cfg.depth) ** -0.5,
         positions=cfg.positions if sees_places else "none",
@@ -56,23 +57,23 @@ def _attention(cfg: ModelConfig, rngs: nnx.Rngs, *, cross: bool) -> Attention:
 class DecoderLayer(nnx.Module):
     """Self-attention, then chunked cross-attention in some layers, then feed-forward."""
 
-    def __init__(self, cfg: ModelConfig, *, reads_neighbours: bool, rngs: nnx.Rngs):
+    def __init__(self, cfg: ModelConfig, *, reads_neighbours: bool, keys: Keys):
         self.cfg = cfg
         width, epsilon = cfg.width, cfg.norm_epsilon
         by_decoder = cfg.encoder == "decoder"
         self.norm_attention = RMSNorm(width, epsilon)
-        self.attention = _attention(cfg, rngs, cross=False)
+        self.attention = _attention(cfg, keys, cross=False)
         self.norm_cross = RMSNorm(width, epsilon) if reads_neighbours else None
         # The encoder normalises what it gives; a decoder's hidden states are as they are.
         self.norm_source = (
             RMSNorm(width, epsilon) if reads_neighbours and by_decoder else None
         )
-        self.cross = _attention(cfg, rngs, cross=True) if reads_neighbours else None
+        self.cross = _attention(cfg, keys, cross=True) if reads_neighbours else None
         self.norm_ffw = RMSNorm(width, epsilon)
         self.ffw = FeedForward(
             width,
             cfg.ffw_width,
-            rngs=rngs,
+            keys=keys,
             out_gain=(2 * cfg.depth) ** -0.5,
             gated=cfg.gated_ffw,
             activation=cfg.ffw_activation,
@@ -156,22 +157,22 @@ class DecoderLayer(nnx.Module):
 class Retro(nnx.Module):
     """A language model that reads the neighbours of every chunk it has completed."""
 
-    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: ModelConfig, *, keys: Keys):
         """Builds the parameters; raises ValueError if `cfg` is not consistent."""
         cfg.validate()
         self.cfg = cfg
-        self.embedding_VD = embedding_table(rngs, cfg.vocab_size, cfg.width)
+        self.embedding_VD = embedding_table(keys, cfg.vocab_size, cfg.width)
         self.decoder = nnx.List(
-            DecoderLayer(cfg, reads_neighbours=layer in cfg.cca_layers, rngs=rngs)
+            DecoderLayer(cfg, reads_neighbours=layer in cfg.cca_layers, keys=keys)
             for layer in range(1, cfg.depth + 1)
         )
         has_encoder = bool(cfg.cca_layers) and cfg.encoder == "own"
-        self.encoder = Encoder(cfg, rngs=rngs) if has_encoder else None
+        self.encoder = Encoder(cfg, keys=keys) if has_encoder else None
         self.norm = RMSNorm(cfg.width, cfg.norm_epsilon)
         self.w_read_VD = (
             None
             if cfg.tie_output
-            else matrix(rngs, (cfg.vocab_size, cfg.width), cfg.width)
+            else matrix(keys, (cfg.vocab_size, cfg.width), cfg.width)
         )
 
     def __call__(

@@ -1,10 +1,12 @@
 """Metrics of a run: JSON lines for programs, TensorBoard for eyes, a line for people."""
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 _FLUSH_S = 60  # how long TensorBoard may lag behind
@@ -54,6 +56,19 @@ class MetricsWriter:
             self._board.close()
 
 
+@contextlib.contextmanager
+def _absent(module: str) -> Iterator[None]:
+    """A module that is not imported yet can't be, as if it were not installed."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]  # as the import system has it
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
 class _Board:
     """The event file that TensorBoard reads.
 
@@ -63,9 +78,10 @@ class _Board:
 
     def __init__(self, folder: Path, first_step: int):
         # Slow to import: only who writes pays.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.summary import scalar
+        with _absent("torch"):  # tensorboardX would import it, for seconds, for nothing
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+            from tensorboardX.summary import scalar
 
         self._event, self._scalar = Event, scalar
         self._flushed_s = time.monotonic()

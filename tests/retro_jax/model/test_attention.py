@@ -11,6 +11,7 @@ from flax import nnx
 from retro_jax.model import attention as attention_lib
 from retro_jax.model.attention import Attention
 from retro_jax.model.kernels import Causal
+from retro_jax.model.layers import Keys
 from tests import reference, tiny_model
 
 LENGTH, WIDTH, HEADS, SIZE = 128, 16, 2, 8  # of `tiny_model.attention`
@@ -31,9 +32,7 @@ def _weights(layer):
 def random_attention():
     """An attention from width 16 to width 12 with random biases, and its weights."""
     rng = np.random.default_rng(0)
-    layer = nnx.eval_shape(
-        lambda: Attention(D, E, 2, 8, rngs=nnx.Rngs(0), out_gain=1.0)
-    )
+    layer = nnx.eval_shape(lambda: Attention(D, E, 2, 8, keys=Keys(0), out_gain=1.0))
     layer = jax.tree.map(lambda w: jnp.asarray(_random(rng, *w.shape) * 0.4), layer)
     return layer, _weights(layer)
 

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from retro_jax.model.layers import FeedForward, RMSNorm
+from retro_jax.model.layers import FeedForward, Keys, RMSNorm
 from tests import reference
 
 L, D = 5, 16
@@ -16,6 +16,12 @@ def _weights(layer):
     """The arrays of a layer by name, in float64."""
     params = nnx.state(layer, nnx.Param)
     return {name: np.asarray(w[...], np.float64) for name, w in params.items()}
+
+
+def test_keys_are_those_of_nnx():
+    keys, rngs = Keys(3), nnx.Rngs(3)
+    for _ in range(3):
+        assert keys() == rngs.params()
 
 
 def test_rms_norm_scales_to_unit_mean_square():
@@ -43,7 +49,7 @@ def test_rms_norm_of_zeros_is_zeros():
 
 def test_feed_forward_equals_the_formula():
     rng = np.random.default_rng(2)
-    layer = FeedForward(D, 20, rngs=nnx.Rngs(0), out_gain=1.0)
+    layer = FeedForward(D, 20, keys=Keys(0), out_gain=1.0)
     weights = _weights(layer)
     x = _random(rng, 2, L, D)
     np.testing.assert_allclose(

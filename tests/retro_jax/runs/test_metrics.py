@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -81,6 +83,25 @@ def test_nothing_needs_shared_memory(tmp_path, monkeypatch):
     assert (start.step, start.session_log.status) == (5, SessionLog.START)
     assert (scalar.step, scalar.summary.value[0].tag) == (5, "loss")
     assert scalar.summary.value[0].simple_value == 0.5
+
+
+_WRITES = """
+import sys
+from pathlib import Path
+from retro_jax.runs.metrics import MetricsWriter
+sys.path.insert(0, sys.argv[1])
+MetricsWriter(Path(sys.argv[1]), first_step=0).close()
+import torch
+"""
+
+
+def test_torch_is_not_imported_for_nothing(tmp_path):
+    """Here it is a module that ends the process; it can be imported afterwards."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('imported')")
+    command = [sys.executable, "-c", _WRITES, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == "imported\n"
+    assert list(tmp_path.glob("events.out.tfevents.*"))  # it came that far
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,8 @@ class Load:
         request = pb.SearchRequest(texts=texts, k=6)
         with grpc.insecure_channel(self._address) as channel:
             stub = stub_of(channel, "Retrieval")
-            while not self._until.wait(0.003):
+            # Often, and yet with time left for the changes.
+            while not self._until.wait(0.03):
                 began_s = time.monotonic()
                 response = stub.Search(request, timeout=10)
                 assert not response.partial, response.missing_shards
