@@ -111,7 +111,7 @@ def test_every_module_can_be_imported():
         ("retro_jax", "Retro ModelConfig paper_config __version__"),
         ("retro_jax.config", "ModelConfig OptimizerConfig TrainConfig MeshConfig"),
         ("retro_jax.config", "paper_config modern"),
-        ("retro_jax.model", "Keys Retro"),
+        ("retro_jax.model", "Retro"),
         ("data_pipeline.config", "DataConfig"),
         ("data_pipeline.database", "Database Found"),
         ("data_pipeline.database.database", "Database"),

@@ -181,7 +181,7 @@ def test_no_catch_all_modules_and_nothing_of_nnx_but_the_subset():
         and isinstance(node.value, ast.Name)
         and node.value.id == "nnx"
     }
-    assert used <= {"Module", "Param", "List"}
+    assert used <= {"Module", "Param", "List", "Rngs"}
 
 
 @_each_source

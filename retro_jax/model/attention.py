@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from retro_jax.devices.sharding import constrain
 from retro_jax.model import kernels, positions
-from retro_jax.model.layers import Keys, RMSNorm, matrix
+from retro_jax.model.layers import DrawsKeys, RMSNorm, matrix
 from retro_jax.model.positions import TRANSFORMER_XL, Frequencies
 from retro_jax.numerics import attention_products
 from retro_jax.numerics.activations import masked_softmax
@@ -42,7 +42,7 @@ class Attention(nnx.Module):
         num_heads: int,
         head_size: int,
         *,
-        keys: Keys,
+        keys: DrawsKeys,
         out_gain: float,
         positions: str = "relative",
         position_width: int | None = None,

@@ -12,7 +12,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from retro_jax.config import ModelConfig
 from retro_jax.model.attention import Attention
-from retro_jax.model.layers import FeedForward, Keys, RMSNorm, embed, embedding_table
+from retro_jax.model.layers import (
+    DrawsKeys,
+    FeedForward,
+    RMSNorm,
+    embed,
+    embedding_table,
+)
 from retro_jax.model.stack import recomputed
 
 
@@ -28,7 +34,7 @@ class Neighbours(NamedTuple):
 class EncoderLayer(nnx.Module):
     """One layer over a neighbour's tokens, which may also look at the asking chunk."""
 
-    def __init__(self, cfg: ModelConfig, *, reads_chunk: bool, keys: Keys):
+    def __init__(self, cfg: ModelConfig, *, reads_chunk: bool, keys: DrawsKeys):
         self.cfg = cfg
         width, heads = cfg.encoder_width, (cfg.encoder_heads, cfg.encoder_head_size)
         # The sum of the updates of all layers keeps its size, however many there are.
@@ -83,7 +89,7 @@ class EncoderLayer(nnx.Module):
 class Encoder(nnx.Module):
     """Encodes each neighbour, bidirectionally, in the light of the chunk that found it."""
 
-    def __init__(self, cfg: ModelConfig, *, keys: Keys):
+    def __init__(self, cfg: ModelConfig, *, keys: DrawsKeys):
         self.cfg = cfg
         self.embedding_VE = (
             None

@@ -1,5 +1,7 @@
 """The parts of a model besides attention: embeddings, matrices, RMSNorm, feed-forward."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -34,13 +36,16 @@ class Keys:
         return key
 
 
-def matrix(keys: Keys, shape: tuple[int, ...], fan_in: int, gain: float = 1.0):
+DrawsKeys = Callable[[], jax.Array]  # Keys, or a stream of nnx.Rngs
+
+
+def matrix(keys: DrawsKeys, shape: tuple[int, ...], fan_in: int, gain: float = 1.0):
     """A parameter of normal values with standard deviation gain / sqrt(fan_in)."""
     values = jax.random.normal(keys(), shape, jnp.float32)
     return nnx.Param(values * gain * fan_in**-0.5)
 
 
-def embedding_table(keys: Keys, vocab_size: int, width: int) -> nnx.Param:
+def embedding_table(keys: DrawsKeys, vocab_size: int, width: int) -> nnx.Param:
     """A table of token embeddings, small so that tied logits start near zero."""
     return matrix(keys, (vocab_size, width), fan_in=1, gain=0.02)
 
@@ -92,7 +97,7 @@ class FeedForward(nnx.Module):
         width: int,
         ffw_width: int,
         *,
-        keys: Keys,
+        keys: DrawsKeys,
         out_gain: float,
         gated: bool = False,
         activation: str = "gelu",

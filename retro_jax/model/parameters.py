@@ -40,7 +40,7 @@ def _name(path) -> str:
 @functools.cache
 def skeleton(cfg: ModelConfig) -> Retro:
     """The model with shapes in place of arrays. `cfg` must not be changed afterwards."""
-    return jax.eval_shape(lambda: Retro(cfg, keys=Keys(0)))
+    return jax.eval_shape(lambda: Retro(cfg, rngs=Keys(0)))
 
 
 def rebuild(cfg: ModelConfig, params: Parameters) -> Retro:
@@ -65,7 +65,7 @@ def rebuild(cfg: ModelConfig, params: Parameters) -> Retro:
 
 def initial_parameters(cfg: ModelConfig, seed: int) -> Parameters:
     """Random parameters; the same for a seed on any mesh."""
-    params = named(Retro(cfg, keys=Keys(seed)))
+    params = named(Retro(cfg, rngs=Keys(seed)))
     if cfg.copy_init and cfg.cca_layers:
         return initial_copier.copier_parameters(cfg, params, seed)
     return params

@@ -20,7 +20,7 @@ from retro_jax.model.encoder import Encoder, Neighbours
 from retro_jax.model.kernels import Causal
 from retro_jax.model.layers import (
     FeedForward,
-    Keys,
+    DrawsKeys,
     RMSNorm,
     activation_dtype,
     embed,
@@ -32,7 +32,7 @@ from retro_jax.model.stack import recomputed
 from retro_jax.numerics.projections import project
 
 
-def _attention(cfg: ModelConfig, keys: Keys, *, cross: bool) -> Attention:
+def _attention(cfg: ModelConfig, keys: DrawsKeys, *, cross: bool) -> Attention:
     """A decoder layer's self-attention, or its attention over neighbours."""
     by_decoder = cfg.encoder == "decoder"
     sees_places = cfg.cca_positions if cross else True
@@ -57,7 +57,7 @@ def _attention(cfg: ModelConfig, keys: Keys, *, cross: bool) -> Attention:
 class DecoderLayer(nnx.Module):
     """Self-attention, then chunked cross-attention in some layers, then feed-forward."""
 
-    def __init__(self, cfg: ModelConfig, *, reads_neighbours: bool, keys: Keys):
+    def __init__(self, cfg: ModelConfig, *, reads_neighbours: bool, keys: DrawsKeys):
         self.cfg = cfg
         width, epsilon = cfg.width, cfg.norm_epsilon
         by_decoder = cfg.encoder == "decoder"
@@ -157,10 +157,11 @@ class DecoderLayer(nnx.Module):
 class Retro(nnx.Module):
     """A language model that reads the neighbours of every chunk it has completed."""
 
-    def __init__(self, cfg: ModelConfig, *, keys: Keys):
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs | DrawsKeys):
         """Builds the parameters; raises ValueError if `cfg` is not consistent."""
         cfg.validate()
         self.cfg = cfg
+        keys = rngs.params if isinstance(rngs, nnx.Rngs) else rngs
         self.embedding_VD = embedding_table(keys, cfg.vocab_size, cfg.width)
         self.decoder = nnx.List(
             DecoderLayer(cfg, reads_neighbours=layer in cfg.cca_layers, keys=keys)

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from retro_jax.config import paper_config
-from retro_jax.model import Keys, Retro, parameters
+from retro_jax.model import Retro, parameters
 from tests import reference, tiny_model
 
 CFG = tiny_model.config()
@@ -375,4 +376,4 @@ def test_the_baseline_lacks_what_retrieval_alone_needs():
 def test_an_inconsistent_config_is_refused():
     cfg = tiny_model.config(cca_layers=(4,))
     with pytest.raises(ValueError, match="cca_layers"):
-        Retro(cfg, keys=Keys(0))
+        Retro(cfg, rngs=nnx.Rngs(0))
