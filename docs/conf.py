@@ -32,24 +32,8 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 3600  # of a cell, on a busy machine
 nb_merge_streams = True
 
-# The reference is read from the sources, which are not imported: no library is loaded. Only
-# files of these names are read, for what `api.md` shows stands in them.
+# The reference is read from the sources, which are not imported: no library is loaded.
 autoapi_dirs = ["../retro_jax", "../data_pipeline"]
-autoapi_file_patterns = [
-    "config.py",
-    "retro.py",
-    "loop.py",
-    "evaluation.py",
-    "generation.py",
-    "loading.py",
-    "exporting.py",
-    "database.py",
-    "results.py",
-    "batches.py",
-    "client.py",
-    "__init__.py",
-]
-suppress_warnings = ["autoapi.python_import_resolution"]  # of files not read
 autoapi_generate_api_docs = False
 autoapi_python_class_content = "both"
 autoapi_member_order = "bysource"
