@@ -35,7 +35,7 @@ AOT    := $(VENV)/aot
 
 .DELETE_ON_ERROR:
 .PHONY: train database evaluate generate search test lint format lock install install-torch \
-	install-ray install-aot aot bench serve-db settings proto golden clean help
+	install-ray install-docs docs install-aot aot bench serve-db settings proto golden clean help
 
 help:  ## Lists these commands, and the variables that they take.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -97,6 +97,16 @@ install-torch: install  ## Adds sentence-transformers, which loads other embedde
 
 install-ray: install  ## Adds Ray, which `--engine=ray` builds with.
 	@$(PY) -m pip install -q --require-hashes -r requirements-ray.lock
+
+docs: install-docs  ## Builds the pages in work/docs/site; runs the two that are notebooks.
+	@$(PY) -m sphinx -E -W --keep-going -q -b html docs work/docs/site
+	@echo "the pages are in work/docs/site/index.html"
+
+install-docs: $(VENV)/installed-docs  ## Adds Sphinx, which `make docs` needs.
+
+$(VENV)/installed-docs: $(STAMP) requirements-docs.lock
+	@$(PY) -m pip install -q --require-hashes -r requirements-docs.lock
+	@touch $@
 
 aot: install-aot  ## Compiles the training step for TPU slices and tells what fits and what limits it.
 	@set -f; $(PY) -m tools.aot "--config=$$AOT_CONFIG" "--topology=$$TOPOLOGY" \

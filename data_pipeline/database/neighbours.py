@@ -97,7 +97,7 @@ def exact_neighbours(
     """The neighbours that a table holds: `find_neighbours`, `with_exact_distances`.
 
     Found by two threads, a half of the queries each: what one has found is sorted out while the
-    other searches, for only searches use all cores (`BENCHMARKS.md`, "Growth").
+    other searches, for only searches use all cores (`docs/benchmarks/`).
 
     Args:
         index, queries_QW, num_neighbours, allowed, vectors_of: as `find_neighbours`.

@@ -19,8 +19,8 @@ from retro_jax.model.attention import Attention
 from retro_jax.model.encoder import Encoder, Neighbours
 from retro_jax.model.kernels import Causal
 from retro_jax.model.layers import (
-    FeedForward,
     DrawsKeys,
+    FeedForward,
     RMSNorm,
     activation_dtype,
     embed,

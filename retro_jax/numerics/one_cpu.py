@@ -144,7 +144,7 @@ def _transposed(x_TC):
     """Writes the transpose to memory, so that no product is made to undo it.
 
     By blocks as long as cache lines: a plain transpose makes a bfloat16 step slower
-    (`BENCHMARKS.md`).
+    (`docs/benchmarks/`).
     """
     rows, columns = x_TC.shape
     if rows % _BLOCK or columns % _BLOCK:

@@ -6,7 +6,7 @@
 One sub-command a part: a function from its arguments to a `Result`. Contestants take
 turns round by round, so a busy machine slows all of them alike. Only the part that is run
 is imported: `train` needs JAX and no TensorFlow. Each part's module has its command.
-`render` writes BENCHMARKS.md from the committed results.
+`render` writes docs/benchmarks/ from the committed results.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the sub-command in `argv`, prints its table and writes it as JSON."""
     argv = sys.argv[1:] if argv is None else argv
     if argv == ["render"]:
-        page.PAGE.write_text(page.render(), encoding="utf-8")
+        page.write(page.render())
         return 0
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, dest="part", metavar="PART")
