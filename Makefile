@@ -34,8 +34,9 @@ STAMP  := $(VENV)/installed-$(ACCELERATOR)
 AOT    := $(VENV)/aot
 
 .DELETE_ON_ERROR:
-.PHONY: train database evaluate generate search test lint format lock install install-torch \
-	install-ray install-docs docs install-aot aot bench serve-db settings proto golden clean help
+.PHONY: train database launch evaluate generate search test lint format lock install \
+	install-torch install-ray install-docs docs install-aot aot bench serve-db settings proto \
+	golden clean help
 
 help:  ## Lists these commands, and the variables that they take.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +51,10 @@ train: install  ## Builds a database, trains a RETRO and writes its report. CORP
 
 database: install  ## Builds the database that `make train` trains on.
 	@$(RETRO) database $(FLAGS)
+
+launch: install  ## Runs a sweep as work units: CONFIG=tiny ARGS='--sweep --out=work/sweep'.
+	@$(RETRO) launch $${CORPUS:+"--corpus=$$CORPUS"} $${DATABASE:+"--database=$$DATABASE"} \
+		$${CONFIG:+"--config=$$CONFIG"}
 
 evaluate: install  ## Measures a trained model again and rewrites its report.
 	@$(RETRO) evaluate $(FLAGS)

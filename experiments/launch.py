@@ -5,11 +5,13 @@
 
 All units share one database, which is built first if it is not there. Units that are finished
 are skipped; what failed is listed with its last line, and --restart_failed starts it again.
-Ctrl-C asks all to save and stop, and the same command goes on. Exit statuses: 0 all are
+--executor=print, slurm, gke and skypilot start nothing: they write the files of each unit and
+print the commands that submit them. Ctrl-C asks all to save and stop, and the same command goes on. Exit statuses: 0 all are
 finished; 2 some have failed, or a mistake; 75 stopped by SIGTERM; 130 by Ctrl-C.
 """
 
 import argparse
+import dataclasses
 import difflib
 import json
 import os
@@ -20,14 +22,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from data_pipeline.storage import locks
-from data_pipeline.storage.files import write_json
+from data_pipeline.storage.files import write_file, write_json
 from data_pipeline.storage.printing import protect_streams
 from data_pipeline.storage.progress import say
 from experiments import command_line, workdirs
-from experiments.launching import local, seeds, status, sweeps, work_units
+from experiments.launching import clusters, local, seeds, status, sweeps, work_units
 from experiments.launching.host import Child
 
-EXECUTORS = ("local",)
+EXECUTORS = ("local", *clusters.EXECUTORS)
 _OF_CONFIG = ("config", "corpus")  # flags that are read as `retro train` reads them
 
 
@@ -57,6 +59,7 @@ def _launch(args: argparse.Namespace, words: list[str]) -> int:
         parallel=args.parallel, restarts=args.restarts, grace_s=args.grace_s
     )
     limits.validate()
+    place = _cluster(args)
     planned = sweeps.planned(words, sweep=args.sweep)
     _check_hosts(args.hosts, planned)
     out = _place(args.out)
@@ -69,11 +72,42 @@ def _launch(args: argparse.Namespace, words: list[str]) -> int:
         say(
             f"{len(units)} work units in {out}, {len(units) - len(to_do) - failed} done"
         )
+        if args.executor != "local":
+            _tell(args.executor, to_do, place, database, out)
+            return 0
         if to_do and (stopped := _build(database, units[0])):
             return stopped
         ended = local.run(to_do, limits, say)
     show(out)
     return ended or (2 if failed else 0)
+
+
+def _cluster(args: argparse.Namespace) -> clusters.Place:
+    """Where units run that don't run here, as the flags say."""
+    names = {field.name for field in dataclasses.fields(clusters.Place)}
+    known = {name: value for name, value in vars(args).items() if name in names}
+    place = clusters.Place(**known | {"grace_s": int(args.grace_s)})
+    place.validate(args.executor, args.hosts)
+    return place
+
+
+def _tell(
+    executor: str,
+    units: Sequence[work_units.Unit],
+    place: clusters.Place,
+    database: Path,
+    out: Path,
+) -> None:
+    """Writes what starts units elsewhere, and prints the commands, in their order."""
+    if units and not _is_built(database):
+        say(shlex.join([place.python, "-m", *_building(database, units[0])]))
+    for line in clusters.commands(units, place) if executor == "print" else ():
+        say(line)
+    for name, text in clusters.rendered(executor, units, place).items():
+        path = out / executor / name
+        path.parent.mkdir(exist_ok=True)
+        write_file(path, text)
+        say(clusters.submitted(executor, str(path)))
 
 
 def _to_do(units: Sequence[work_units.Unit], restart_failed: bool) -> tuple[list, int]:
@@ -92,15 +126,24 @@ def _to_do(units: Sequence[work_units.Unit], restart_failed: bool) -> tuple[list
     return found, failed
 
 
+def _is_built(database: Path) -> bool:
+    return (database / "dataset" / "all").is_dir()
+
+
+def _building(database: Path, unit: work_units.Unit) -> list[str]:
+    """The module and flags that build the database of all units by the settings of one."""
+    settings = f"--config=run:{unit.folder}"
+    return ["experiments.build_database", settings, f"--database={database}"]
+
+
 def _build(database: Path, unit: work_units.Unit) -> int:
     """Builds the database that all units read, if it is not there; gives the exit status."""
-    if (database / "dataset" / "all").is_dir():
+    if _is_built(database):
         return 0
     child = Child()
     with child.listening():
-        words = ["experiments.build_database", f"--config=run:{unit.folder}"]
         ended = child.run(
-            [*words, f"--database={database}"],
+            _building(database, unit),
             lambda line: say(line.decode(errors="replace").rstrip()),
         )
     if ended and not child.asked_to_stop:
@@ -179,6 +222,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--restarts", type=int, default=10, help="of a unit that was taken away [10]")
     add("--grace_s", type=float, default=120.0, help="to save and stop in [120]")
     add("--restart_failed", action="store_true", help="starts failed units again")
+    add("--coordinator", default="", metavar="HOST:PORT", help="first host, print")
+    add("--accelerator", default="", metavar="KIND:SHAPE", help="v5p:2x2x2, h100:8")
+    add("--partition", default="", metavar="NAME", help="of Slurm")
+    add("--time_min", type=int, default=1440, help="of a job of Slurm [1440]")
+    add("--image", default="", help="of containers: gke, skypilot")
+    add("--claim", default="", metavar="NAME", help="volume with DIR and database, gke")
+    add("--volume", default="", metavar="PATH", help="where it is mounted, gke")
+    add("--python", default="python", help="the Python on the hosts [python]")
     return parser
 
 

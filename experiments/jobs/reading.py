@@ -22,6 +22,7 @@ from retro_jax.training.batch import Batch
 FILE = "reading.json"
 _QUANTILES = (0.25, 0.5, 0.75, 0.9, 1.0)
 _LEAST_TOKENS = (1, 8, 16, 32)
+_FEW_CHUNKS = 8  # of fewer that are so short nothing is learnt
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,7 +80,8 @@ def choose(
     """Chooses the limits with which the least is lost, as JSON with what was compared.
 
     A chunk whose passages are cut off loses what it loses with retrieval off. Nothing that
-    is farther than the farthest passage that was seen is read.
+    is farther than the farthest passage that was seen is read. A least number of tokens is
+    chosen only where some chunks have fewer.
 
     Args:
         distances_X: of the nearest passage that each chunk reads; infinite if none.
@@ -89,8 +91,13 @@ def choose(
     if not scored_X.any():
         return {}
     near = np.quantile(distances_X[scored_X], _QUANTILES).tolist()
+    shortest = [
+        least
+        for least in _LEAST_TOKENS
+        if least == 1 or (tokens_X[scored_X] < least).sum() >= _FEW_CHUNKS
+    ]
     tried = []
-    for farthest, least in itertools.product([-1.0, *near], _LEAST_TOKENS):
+    for farthest, least in itertools.product([-1.0, *near], shortest):
         keep_X = Limits(farthest, least).keep(distances_X, tokens_X) & scored_X
         nats = np.where(keep_X, on.loss_nats_X, off.loss_nats_X)[scored_X].sum()
         tried.append(

@@ -1,6 +1,7 @@
-"""SIGTERM, which clusters send before they take a machine away, ends a run in order."""
+"""SIGTERM and SIGUSR2, which clusters send before they take a machine away, end a run in order."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -18,24 +19,37 @@ class Preempted(Exception):
 
 @contextlib.contextmanager
 def watch() -> Iterator[Callable[[int], bool]]:
-    """Notes SIGTERM; yields `reached(step)`, which says whether to save and stop there.
+    """Notes both signals; yields `reached(step)`, which says whether to save and stop there.
 
     `reached` is to be asked once after every step. Further signals while the last step is
-    saved change nothing. Where `jax.distributed` runs, JAX's own service listens in each
-    process, and all agree on one step even if only one process was asked.
+    saved change nothing. Where `jax.distributed` runs, JAX's own service listens to SIGTERM
+    in each process, and all agree on one step even if only one process was asked.
     """
     import jax  # here, so that a command line that only knows `Preempted` starts at once
     from jax.experimental import multihost_utils
 
-    if jax.distributed.is_initialized():
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield lambda step: False  # Python hears signals in its main thread alone
+        # Python hears signals in its main thread alone; JAX's service in any.
+        yield (
+            multihost_utils.reached_preemption_sync_point
+            if jax.distributed.is_initialized()
+            else lambda step: False
+        )
         return
-    before = signal.signal(signal.SIGTERM, lambda signum, frame: asked.set())
+    with _heard(signal.SIGUSR2, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+        if jax.distributed.is_initialized():
+            yield multihost_utils.reached_preemption_sync_point
+            return
+        asked = threading.Event()
+        with _heard(signal.SIGTERM, asked.set):
+            yield lambda step: asked.is_set()
+
+
+@contextlib.contextmanager
+def _heard(number: int, act: Callable[[], None]) -> Iterator[None]:
+    """Acts whenever the signal comes, while the block runs."""
+    before = signal.signal(number, lambda signum, frame: act())
     try:
-        yield lambda step: asked.is_set()
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        signal.signal(number, before or signal.SIG_DFL)

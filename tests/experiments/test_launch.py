@@ -131,6 +131,25 @@ def test_the_database_is_built_once_before_the_first_unit(
     ]
 
 
+def test_what_runs_elsewhere_is_written_and_printed_and_not_started(
+    config, ends, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    words = [config, "--sweep", f"--out={out}", "--python=python3"]
+    assert launch.main([*words, "--executor=print"]) == 0
+    building, *lines = capsys.readouterr().out.splitlines()[1:]
+    assert building.startswith("python3 -m experiments.build_database --config=run:")
+    assert len(lines) == 3 and lines[2].endswith(f"launching.host {out}/unit-002")
+    (out / "database" / "dataset" / "all").mkdir(parents=True)
+    assert launch.main([*words, "--executor=slurm"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines == [f"sbatch {out}/slurm/unit-{number:03}.sh" for number in range(3)]
+    assert (
+        (out / "slurm" / "unit-002.sh").read_text().startswith("#!/bin/bash\n#SBATCH")
+    )
+    assert set(_runs(out).values()) == {0}
+
+
 _MISTAKES = {
     "no config": (["--out={out}"], "name what to run: --config=tiny"),
     "no folder": (["{config}"], "arguments are required: --out"),
@@ -179,6 +198,15 @@ _MISTAKES = {
     ),
     "a file as folder": (["{config}", "--out={file}"], "can't write to"),
     "a folder below a file": (["{config}", "--out={file}/a"], "can't write to"),
+    "no image of GKE": (["{config}", "--out={out}", "--executor=gke"], "--image=IMAGE"),
+    "unknown slice": (
+        ["{config}", "--out={out}", "--executor=slurm", "--accelerator=v9:2"],
+        "v9:2 is not KIND:SHAPE",
+    ),
+    "hosts without a first": (
+        ["{config}", "--out={out}", "--executor=print", "--hosts=2"],
+        "--coordinator=HOST:PORT",
+    ),
     "status of nothing": (["status", "{out}"], "holds no work units"),
     "status of no folder": (["status"], "arguments are required: DIR"),
     "status of too much": (["status", "{out}", "x"], "unrecognized arguments: x"),
