@@ -39,14 +39,14 @@ def corpus_identity(corpus: str) -> str:
     return os.path.realpath(path)
 
 
-def default_workdir(corpus: str, config: str = DEFAULT_CONFIG) -> Path:
+def default_workdir(corpus: str, config: str = "") -> Path:
     """The folder of a corpus's runs: its last name, for people, and a hash of its identity.
 
     Without a corpus it is the folder of a configuration, which has a corpus of its own.
     """
     identity = corpus_identity(corpus)
     if not identity:
-        stem, _, argument = config.partition(":")
+        stem, _, argument = (config or DEFAULT_CONFIG).partition(":")
         name = f"{Path(stem).stem}-{argument}" if argument else Path(stem).stem
         return _WORK / _plain(name)
     digits = hashlib.sha256(os.fsencode(identity)).hexdigest()[:8]

@@ -4,7 +4,8 @@
 
 A task is a line of JSON: `module` and `words` as typed behind `python -m`, `parse` (whether
 to stop once the command line is understood), `folder` to stand in and `args` for the
-environment. So is a result: `status` and `output`. The toy embedder stands in for all.
+environment. So is a result: `status` and `output`. The toy embedder stands in for all, and the
+configuration `tiny` for the one that a command runs which names none.
 """
 
 import importlib
@@ -17,7 +18,7 @@ import traceback
 from typing import NoReturn
 
 from data_pipeline.service.server import server
-from experiments import command_line, commands
+from experiments import command_line, commands, workdirs
 from tools.faults.toy_embedder import in_place_of_all
 
 _LARGE = (
@@ -26,6 +27,9 @@ _LARGE = (
     "experiments.jobs.export",
     "experiments.jobs.job",
 )
+
+
+workdirs.DEFAULT_CONFIG = "tiny"
 
 
 def _run(module: str, words: list[str]) -> NoReturn:

@@ -20,6 +20,8 @@ from tests.documented_commands import Command, commands, commands_of
 _INSTALLS = "it installs packages; tests/test_makefile.py runs its recipe"
 _TRAINS_LIKE = "a training as those that are run, with another configuration"
 _LARGE = "a training at the paper's size"
+_SWEEPS = "tests/experiments/test_launch.py starts sweeps"
+_XMANAGER = "it wants an environment of its own"
 _REMOTE = "it needs another machine"
 _SERVES = "it serves at a fixed port; tests/data_pipeline/service/ serve and ask"
 # All that is not run, and why. Each is parsed by what it would start, as far as that is ours.
@@ -44,7 +46,6 @@ _PARSED = {
     ),
     "make train ACCELERATOR=cuda12 CONFIG=retro:172m CORPUS=path/to/folder": _LARGE,
     "make train ARGS='--coordinator=HOST:PORT --num_processes=2 --process_id=0'": _REMOTE,
-    "make train CONFIG=retrofit WORKDIR=work/retrofit": "SmolLM2 takes minutes",
     "retro train --config=retrofit:path/to/decoder --corpus=path/to/notes "
     "--workdir=work/notes": _TRAINS_LIKE,
     "retro export --workdir=work/notes --out=notes-model": (
@@ -64,7 +65,7 @@ _PARSED = {
     "retro train --config=tiny --config.train.steps=1000": _TRAINS_LIKE,
     "make serve-db PORT=50050": _SERVES,
     "make search QUERY='how are dates parsed' DATABASE=grpc://localhost:50050": _SERVES,
-    "make generate PROMPT='def main():' WORKDIR=work/tiny "
+    "make generate PROMPT='The capital of Fiji is' WORKDIR=work/retrofit "
     "DATABASE=grpc://localhost:50050": _SERVES,
     "python -m data_pipeline.service.shard_server --database=DIR --shard=0 --num_shards=2 "
     "--port=50051": _SERVES,
@@ -72,11 +73,21 @@ _PARSED = {
     "--database=DIR --shards='a:50051|b:50051,c:50051|d:50051' --port=50050": _SERVES,
     "make search QUERY='dates' DATABASE=grpcs://HOST:PORT "
     "ARGS='--tls_ca=FILE --token_file=FILE'": _SERVES,
+    "retro launch --config=tiny --sweep --out=work/sweep --parallel=2": _SWEEPS,
+    "make launch CONFIG=tiny ARGS='--sweep --out=work/sweep'": _SWEEPS,
+    "retro launch status work/sweep": _SWEEPS,
+    "retro launch --config=retro:172m --sweep --out=/share/sweep --executor=slurm "
+    "--accelerator=h100:8 --hosts=4": _SWEEPS,
+    "python3.11 -m venv xm": _XMANAGER,
+    "xm/bin/pip install -U pip": _XMANAGER,
+    "xm/bin/pip install xmanager==0.8.5.post1": _XMANAGER,
+    "xm/bin/xmanager launch experiments/launch_xm.py -- --config=tiny --sweep "
+    "--out=work/sweep --database=work/tiny/database": _XMANAGER,
     "docker build -f deploy/Dockerfile -t retro-jax:0.1.0 .": "it needs Docker",
 }
 # Other people's programs: there is nothing of ours that could parse them.
 _FOREIGN = re.compile(
-    r"docker |python -m pip |git |make (install|test|lint|format|docs)"
+    r"docker |python -m pip |python3.11 -m venv |xm/bin/|git |make (install|test|lint|format|docs)"
 )
 
 # What makes every command tiny, in RETRO_ARGS: what a page says itself counts more.
@@ -147,6 +158,9 @@ def place(tmp_path_factory) -> Path:
         "open('called', 'a').write(json.dumps(told) + '\\n')\n"
     )
     python.chmod(0o755)
+    # What `make train` has made: of the configuration `tiny` here.
+    (folder / "work").mkdir()
+    (folder / "work/retrofit").symlink_to("tiny")
     texts = tiny_corpus.texts()
     tiny_corpus.write(folder / "path/to/folder", texts)
     lines = (folder / "path/to/folder/corpus-0.jsonl").read_bytes()
