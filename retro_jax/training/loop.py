@@ -58,8 +58,6 @@ def train(
         preemption.Preempted: after SIGTERM, once the checkpoint is on disk.
         OSError: if a checkpoint can't be written.
     """
-    if encodings is not None and trained is None:
-        raise ValueError("encodings can't be kept while all parameters are trained")
     sharding.check_batch("train.batch_size", cfg.batch_size, mesh, cfg.accumulation)
     optimizer = make_optimizer(optimizer_cfg, cfg.steps)
     new = functools.partial(initial_state, model_cfg, optimizer, cfg.seed, trained)

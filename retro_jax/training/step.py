@@ -116,10 +116,14 @@ def train_step(
     slots and counts: its schedule counts the updates that were made, not the batches that
     were seen. Ours: one bad batch in weeks should cost one step.
 
+    Raises:
+        ValueError: if all are trained on a batch with kept lower states.
     Returns:
         The new state and the batch's sums, with the gradient's norm and the number of
         updates that were made so far.
     """
+    if trained is None and "lower_BSD" in batch:
+        raise ValueError("lower states that were kept give their parameters no gradient")
     params, frozen = partition(train_state["params"], trained)
     gradients, sums = summed_gradients(model_cfg, params, frozen, batch, accumulation)
     tokens = jnp.maximum(sums["tokens"], 1.0)

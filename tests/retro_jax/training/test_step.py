@@ -84,6 +84,11 @@ def test_kept_lower_states_give_the_same_gradients_of_cca_for_less():
     assert flops_of_kept < 0.85 * flops  # 0.87 with a gradient through all positions
 
 
+def test_with_kept_lower_states_not_all_can_be_trained():
+    with pytest.raises(ValueError, match="no gradient"):
+        train_step(CFG, None, 1, {"params": {}}, {"lower_BSD": None})
+
+
 def test_the_loss_of_a_repeated_batch_falls():
     optimizer = make_optimizer(OPTIMIZER, 30)
     step = jax.jit(functools.partial(train_step, CFG, optimizer, 1))
