@@ -86,7 +86,7 @@ def test_kept_lower_states_give_the_same_gradients_of_cca_for_less():
 
 def test_with_kept_lower_states_not_all_can_be_trained():
     with pytest.raises(ValueError, match="no gradient"):
-        train_step(CFG, None, 1, {"params": {}}, {"lower_BSD": None})
+        train_step(CFG, optax.identity(), 1, {"params": {}}, {"lower_BSD": None})
 
 
 def test_the_loss_of_a_repeated_batch_falls():
