@@ -177,7 +177,7 @@ class Retro(nnx.Module):
         cfg = self.cfg
         if segments_BL is None:
             segments_BL = jnp.ones_like(inputs_BL)
-        found = self._neighbours(neighbours_BCNR, neighbour_lengths_BCN, segments_BL)
+        found = self.neighbours(neighbours_BCNR, neighbour_lengths_BCN, segments_BL)
         hidden_BLD, segments_BL = self.embedded(inputs_BL, segments_BL)
         layers, memory = list(self.decoder), []
         encoder = self.encoder
@@ -202,7 +202,10 @@ class Retro(nnx.Module):
             layers = layers[first + 1 :]
         for layer in stack.loops(layers, scan=cfg.scan_layers):
             hidden_BLD = layer(hidden_BLD, segments_BL, *memory)
-        hidden_BLD = self.norm(hidden_BLD[:, cfg.num_openers :])
+        return self.read_out(self.norm(hidden_BLD[:, cfg.num_openers :]))
+
+    def read_out(self, hidden_BLD: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+        """Logits of hidden states, in float32."""
         weights = self.embedding_VD if self.w_read_VD is None else self.w_read_VD
         return project("BLD,VD->BLV", hidden_BLD, weights[...], dtype=jnp.float32)
 
@@ -228,7 +231,7 @@ class Retro(nnx.Module):
         """Runs the layers up to the last with CCA, each over what the layers below it read."""
         done = 0
         if encoded_BCNTSE is None:
-            encoded_BCNTSE = self._encoded(found)
+            encoded_BCNTSE = self.encoded(found)
         encoded_BCNTSE = encoded_BCNTSE[:, : found.tokens_BCNR.shape[1]]
         for place, layer in enumerate(sorted(self.cfg.cca_layers)):
             for part in self._between(done, layer - 1):
@@ -262,16 +265,19 @@ class Retro(nnx.Module):
             done = layer - 1
         return jnp.stack(levels, axis=1)
 
-    def _encoded(self, found: Neighbours):
-        """The neighbours of all chunks as `encode` gives them."""
+    def encoded(self, found: Neighbours) -> Float[Array, "B C N T S D"]:
+        """Encodes the neighbours of all chunks as `encode` does."""
         *rows, neighbour_len = found.tokens_BCNR.shape
         encoded_PTSD = self.encode(found.tokens_BCNR.reshape(-1, neighbour_len))
         return encoded_PTSD.reshape(*rows, *encoded_PTSD.shape[1:])
 
-    def _neighbours(
+    def neighbours(
         self, neighbours_BCNR, lengths_BCN, segments_BL
     ) -> Neighbours | None:
-        """The neighbours of the complete chunks; None where there are none to be read."""
+        """The neighbours of the complete chunks; None where there are none to be read.
+
+        Args: see `__call__`.
+        """
         if neighbours_BCNR is None or not self.cfg.cca_layers:
             return None
         length, num_given = segments_BL.shape[1], neighbours_BCNR.shape[1]
