@@ -42,6 +42,14 @@ class EvaluationConfig:
     retrieval: bool = True  # for continuations; off, they need no database or service
     temperature: float = 0.0  # of sampling; 0 = always the likeliest token
     top_p: float = 0.95  # the likeliest tokens that have this share are sampled from
+    top_k: int = 0  # so many likeliest tokens are sampled from; 0 = all
+    min_p: float = 0.0  # tokens with this share of the likeliest one's are sampled from
+    repetition_penalty: float = (
+        1.0  # divides the logits of tokens that stand in the text
+    )
+    stop: tuple[str, ...] = ()  # texts that end a continuation, and are not shown
+    # how much likelier each passage made what was said; a pass more for each
+    effects: bool = False
     seed: int = 0  # of random neighbours, of the bootstrap and of sampling
 
     def validate(self) -> None:
@@ -55,6 +63,7 @@ class EvaluationConfig:
             "prompt_sequences",
             "num_samples",
             "sample_tokens",
+            "top_k",
             "seed",
         )
         for name, least in {"batch_size": 1, **dict.fromkeys(counts, 0)}.items():
@@ -69,6 +78,15 @@ class EvaluationConfig:
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"evaluation.top_p must be in (0, 1], is {self.top_p}")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"evaluation.min_p must be in 0..1, is {self.min_p}")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ValueError(
+                "evaluation.repetition_penalty must be above 0, is "
+                f"{self.repetition_penalty}"
+            )
+        if "" in self.stop:
+            raise ValueError("evaluation.stop must hold texts, one of them is empty")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)

@@ -1,23 +1,33 @@
 """Text, token by token, with neighbours that are retrieved for every completed chunk.
 
-Where the neighbours come from is the caller's: anything that satisfies `Retriever`.
+Where the neighbours come from is the caller's: anything that satisfies `Retriever`. The
+tokens of a chunk are made on the device, one after the other from what is kept of those
+before them (`model/incremental.py`); the host retrieves between two chunks.
+
+A model sees the window that it was trained on. When that is full its oldest chunk leaves,
+and what is kept is made anew of the others: nothing of the chunk is left in it, and all
+places count from the window's beginning, as in training. So it makes no difference whether
+positions are distances (the paper), rotations, or rotations behind a token that opens every
+sequence (pretrained decoders).
 """
 
 import dataclasses
 import functools
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from retro_jax.config import ModelConfig
 from retro_jax.devices import sharding
-from retro_jax.model import parameters
+from retro_jax.model import incremental, parameters
+from retro_jax.numerics import sampling
+from retro_jax.numerics.sampling import Sampling
 from retro_jax.training.batch import Batch
 from retro_jax.training.encodings import Encodings
-from retro_jax.training.step import logits
 
 
 @runtime_checkable
@@ -50,180 +60,565 @@ class Retriever(Protocol):
     ) -> Neighbours: ...
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """Which neighbours stood open while some tokens were generated.
 
     Attributes:
         start, stop: the tokens of the whole text (prompt included) that could read them.
-        chunk_ids_N: chunks of the database.
+        chunk_ids_N: chunks of the database; -1 = absent.
         distances_N: squared distances to the chunk that asked.
+        problem: why nothing could be retrieved; None if it could.
+        attention_N: share of cross-attention that each had, over the new tokens.
+        effects_N: how much likelier each made what was said, in nats: its log-probability
+            less that with this neighbour absent. None if it was not asked for.
     """
 
     start: int
     stop: int
     chunk_ids_N: np.ndarray
     distances_N: np.ndarray
+    problem: str | None = None
+    attention_N: np.ndarray | None = None
+    effects_N: np.ndarray | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """Tokens after a prompt, and what was retrieved for them."""
+    """Tokens after a prompt, and what was retrieved for them.
+
+    Attributes:
+        log_probs: of each token, by the model alone, in nats.
+        finish: why it ended: 'end' of the document, 'stop' or 'length'.
+    """
 
     tokens: np.ndarray
+    log_probs: np.ndarray
     sources: list[Source]
+    finish: str
 
 
 def generate(
     cfg: ModelConfig,
     params: parameters.Parameters,
-    prompt: Int[np.ndarray, " L"],
+    prompts: Sequence[np.ndarray],
     retriever: Retriever | None,
     *,
     num_tokens: int,
     window_chunks: int,
     num_neighbours: int,
     eod_id: int,
-    temperature: float = 0.0,
-    top_p: float = 0.95,
-    seed: int = 0,
+    settings: Sequence[Sampling] = (Sampling(),),
     vocab_size: int | None = None,
     encodings: Encodings | None = None,
-) -> Generated:
-    """Continues a prompt.
+    stop: Callable[[np.ndarray], int | None] | None = None,
+    effects: bool = False,
+) -> list[Generated]:
+    """Continues prompts, together.
 
-    The prompt is padded on the left so that it ends with a chunk: its last chunk's
+    A prompt is padded on the left so that it ends with a chunk: its last chunk's
     neighbours are then there for the first new token, even if the prompt is shorter than
     a chunk. (Positions are relative, padding is masked: nothing else changes.)
 
     Args:
-        prompt: at least one token.
+        prompts: token ids, at least one each.
         retriever: None generates without retrieval.
         num_tokens: new tokens at most; less if the document ends.
         window_chunks: C, chunks that the model sees at a time; as in training.
-        temperature: 0 takes the likeliest token.
-        top_p: tokens are drawn from the likeliest that together reach this probability.
+        settings: how each prompt's tokens are chosen; one serves all.
         vocab_size: of the tokenizer, where the model's is rounded up; None = the model's.
         encodings: what neighbours are read as, where a decoder reads them itself.
+        stop: is given a row's new tokens after each chunk; says how many of them are
+            kept if the text ends there, else None.
+        effects: whether each neighbour's effect is measured, which takes as long again
+            for each.
     Raises:
-        ValueError: for an empty prompt.
+        ValueError: for an empty prompt, or settings by which nothing can be chosen.
     Source: Borgeaud et al. 2022, section 2 (retrieval while sampling); the left padding
         is that of Wang et al. 2023.
     """
-    if len(prompt) == 0:
+    if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("the prompt is empty: give at least one token to continue")
-    # A fused kernel gains nothing on one sequence, which no mesh divides.
-    cfg = dataclasses.replace(cfg, attention="einsum")
-    chunk_len = cfg.chunk_len
-    padding = -len(prompt) % chunk_len
-    text = [0] * padding + [int(token) for token in prompt]
-    rng = np.random.default_rng(seed)
-    window = _Window(cfg, padding, window_chunks, num_neighbours, retriever)
-    for _ in range(num_tokens):
-        batch, position = window.inputs(text)
-        if encodings is not None:
-            batch = encodings.neighbours_added_to(params, batch)
-        logits_V = sharding.on_host(_next_logits(cfg, params, batch, position))
-        token = sample_token(logits_V[:vocab_size], temperature, top_p, rng)
-        if token == eod_id:
-            break
-        text.append(token)
-    return Generated(
-        np.array(text[padding + len(prompt) :], np.int32), window.sources(len(text))
-    )
+    texts = [_Text(cfg.chunk_len, prompt, window_chunks) for prompt in prompts]
+    if num_tokens > 0:
+        # A fused kernel gains nothing on few rows, which no mesh divides.
+        cfg = dataclasses.replace(cfg, attention="einsum", remat="none")
+        library = _Library(retriever, cfg.neighbour_len, num_neighbours)
+        library.retrieve(texts)
+        decoder = _Decoder(cfg, params, encodings, window_chunks, library)
+        decoder.begin(texts, settings, vocab_size or cfg.vocab_size)
+        while not all(text.finish for text in texts):
+            made = decoder.next_chunk(texts, num_tokens - texts[0].num_new, eod_id)
+            for row, text in enumerate(texts):
+                more = text.say(made, row, eod_id, stop, num_tokens)
+                if effects and more:
+                    text.add_effects(more, decoder.log_probs_without(text, row, made))
+            library.retrieve([text for text in texts if not text.finish])
+    return [text.generated() for text in texts]
 
 
-class _Window:
-    """The last chunks of a text with their neighbours, as the model's inputs."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Found:
+    """What was retrieved with one chunk."""
+
+    tokens_NR: np.ndarray
+    lengths_N: np.ndarray
+    chunk_ids_N: np.ndarray
+    distances_N: np.ndarray
+    problem: str | None = None
+
+
+class _Made(NamedTuple):
+    """The tokens of a chunk, on the host; the mass is None where nothing was read."""
+
+    tokens_BM: np.ndarray
+    log_probs_BM: np.ndarray
+    mass_BMN: np.ndarray | None
+
+
+class _Text:
+    """A row: its tokens, in whole chunks, and what was retrieved with each of them."""
+
+    def __init__(self, chunk_len: int, prompt: np.ndarray, window_chunks: int):
+        self.chunk_len, self._window_chunks = chunk_len, window_chunks
+        self.padding = -len(prompt) % chunk_len
+        self.tokens = [0] * self.padding + [int(token) for token in prompt]
+        self._start = len(self.tokens)
+        self._log_probs: list[float] = []
+        self.found: dict[int, _Found] = {}  # by the number of the chunk
+        self._attention: dict[int, np.ndarray] = {}  # of the new chunk after it
+        self._effects: dict[int, np.ndarray] = {}
+        self.finish, self.num_said = "", 0  # '' = goes on; tokens that were kept
+
+    @property
+    def num_chunks(self) -> int:
+        return len(self.tokens) // self.chunk_len
+
+    @property
+    def num_new(self) -> int:
+        """New tokens, those behind the end of the text included."""
+        return len(self.tokens) - self._start
+
+    def last_chunks(self, most: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """The number of the first of the last chunks, their tokens and segments."""
+        first = max(self.num_chunks - most, 0)
+        tokens_L = np.array(self.tokens[first * self.chunk_len :], np.int32)
+        segments_L = np.ones_like(tokens_L)
+        segments_L[: max(self.padding - first * self.chunk_len, 0)] = 0
+        return first, tokens_L, segments_L
+
+    def wanted(self) -> list[int]:
+        """The chunks of the window whose neighbours are not there yet."""
+        first = max(self.num_chunks - self._window_chunks, 0)
+        return [c for c in range(first, self.num_chunks) if c not in self.found]
+
+    def real_tokens(self, chunk: int) -> np.ndarray:
+        """The tokens of a chunk without padding."""
+        start = chunk * self.chunk_len
+        end = start + self.chunk_len
+        return np.array(self.tokens[max(start, self.padding) : end], np.int32)
+
+    def say(self, made: "_Made", row: int, eod_id: int, stop, num_tokens: int) -> int:
+        """Adds a chunk's tokens; gives how many of them are kept."""
+        self.tokens += made.tokens_BM[row].tolist()
+        self._log_probs += made.log_probs_BM[row].tolist()
+        if self.finish:
+            return 0
+        before, new = self.num_said, np.array(self.tokens[self._start :], np.int32)
+        self.num_said = len(new)
+        if self.num_said >= num_tokens:
+            self.finish = "length"
+        ends = before + np.flatnonzero(new[before:] == eod_id)
+        if len(ends):
+            self.num_said, self.finish = int(ends[0]), "end"
+        kept = stop(new[: self.num_said]) if stop is not None else None
+        if kept is not None:
+            self.num_said, self.finish = kept, "stop"
+        more = max(self.num_said - before, 0)
+        if made.mass_BMN is not None and more:
+            mass_N = made.mass_BMN[row, :more].sum(axis=0)
+            self._attention[self._read_chunk(before)] = mass_N / max(
+                mass_N.sum(), 1e-30
+            )
+        return more
+
+    def _read_chunk(self, said: int) -> int:
+        """The chunk whose neighbours a new token reads that begins a chunk."""
+        return (self._start + said) // self.chunk_len - 1
+
+    def add_effects(self, more: int, log_probs_PM: np.ndarray | None) -> None:
+        """Keeps what each neighbour did to the tokens that were said last."""
+        if log_probs_PM is None:
+            return
+        start = self.num_said - more
+        said = np.array(self._log_probs[start : self.num_said])
+        effects_N = said.sum() - log_probs_PM[:, :more].sum(axis=1)
+        chunk = self._read_chunk(start)
+        is_there_N = self.found[chunk].lengths_N > 0
+        self._effects[chunk] = np.where(is_there_N, effects_N, 0.0)
+
+    def generated(self) -> Generated:
+        """What was said, with the neighbours of each chunk and who could read them."""
+        chunk_len, end = self.chunk_len, self._start + self.num_said
+        reach = chunk_len if self._window_chunks > 1 else 1
+        sources = [
+            Source(
+                start=(chunk + 1) * chunk_len - self.padding,
+                stop=min((chunk + 1) * chunk_len + reach, end) - self.padding,
+                chunk_ids_N=found.chunk_ids_N,
+                distances_N=found.distances_N,
+                problem=found.problem,
+                attention_N=self._attention.get(chunk),
+                effects_N=self._effects.get(chunk),
+            )
+            for chunk, found in sorted(self.found.items())
+            if (chunk + 1) * chunk_len < end
+        ]
+        return Generated(
+            tokens=np.array(self.tokens[self._start : end], np.int32),
+            log_probs=np.array(self._log_probs[: self.num_said], np.float32),
+            sources=sources,
+            finish=self.finish or "length",
+        )
+
+
+class _Library:
+    """Retrieves for chunks, all of one length at once."""
+
+    def __init__(
+        self, retriever: Retriever | None, neighbour_len: int, num_neighbours: int
+    ):
+        self._retriever, self._num_neighbours = retriever, num_neighbours
+        absent_N = np.zeros(num_neighbours, np.int32)
+        self.absent = _Found(
+            np.zeros((num_neighbours, neighbour_len), np.int32),
+            absent_N,
+            absent_N.astype(np.int64) - 1,
+            np.full(num_neighbours, np.inf, np.float32),
+        )
+
+    def retrieve(self, texts: Sequence[_Text]) -> None:
+        """Gives texts the neighbours that they lack; those that can't be had are absent.
+
+        A service that is away costs a text its sources, not its end.
+        """
+        if self._retriever is None:
+            return
+        asking: dict[int, list[tuple[_Text, int]]] = {}
+        for text in texts:
+            for chunk in text.wanted():
+                length = len(text.real_tokens(chunk))
+                asking.setdefault(length, []).append((text, chunk))
+        for pairs in asking.values():
+            tokens_QM = np.stack([text.real_tokens(chunk) for text, chunk in pairs])
+            try:
+                found = self._retriever.retrieve(tokens_QM, self._num_neighbours)
+            except OSError as error:  # ConnectionError and TimeoutError among them
+                absent = dataclasses.replace(self.absent, problem=str(error))
+                for text, chunk in pairs:
+                    text.found[chunk] = absent
+                continue
+            for row, (text, chunk) in enumerate(pairs):
+                text.found[chunk] = _Found(
+                    found.tokens_QNR[row],
+                    found.lengths_QN[row],
+                    found.chunk_ids_QN[row],
+                    found.distances_QN[row],
+                )
+
+    def batch(self, rows: Sequence[Sequence[_Found | None]], num_chunks: int) -> Batch:
+        """Neighbours of each row's chunks; nothing where all are absent."""
+        each = [
+            [found or self.absent for found in row]
+            + [self.absent] * (num_chunks - len(row))
+            for row in rows
+        ]
+        lengths_BCN = np.array([[found.lengths_N for found in row] for row in each])
+        if not lengths_BCN.any():
+            return {}
+        tokens_BCNR = np.array([[found.tokens_NR for found in row] for row in each])
+        return {
+            "neighbours_BCNR": tokens_BCNR.astype(np.int32),
+            "neighbour_lengths_BCN": lengths_BCN.astype(np.int32),
+        }
+
+
+class _Draws(NamedTuple):
+    """The tokens of a chunk as far as they are there, and what the next ones need."""
+
+    tokens_BM: Int[Array, "B M"]
+    log_probs_BM: Float[Array, "B M"]
+    seen_BV: Bool[Array, "B V"]
+    number_B: Int[Array, " B"]  # of all tokens that were drawn
+    is_done_B: Bool[Array, " B"]
+
+    @classmethod
+    def before(cls, texts: Sequence[_Text], vocab_size: int) -> "_Draws":
+        """Nothing drawn yet; what stands in the prompts has been seen."""
+        batch, chunk_len = len(texts), texts[0].chunk_len
+        seen_BV = np.zeros((batch, vocab_size), bool)
+        for row, text in enumerate(texts):
+            real = np.array(text.tokens[text.padding :])
+            seen_BV[row, real[real < vocab_size]] = True
+        return cls(
+            jnp.zeros((batch, chunk_len), jnp.int32),
+            jnp.zeros((batch, chunk_len), jnp.float32),
+            jnp.asarray(seen_BV),
+            jnp.zeros(batch, jnp.int32),
+            jnp.zeros(batch, bool),
+        )
+
+
+class _Decoder:
+    """The model with what it keeps of the texts of a batch."""
 
     def __init__(
         self,
         cfg: ModelConfig,
-        padding: int,
+        params: parameters.Parameters,
+        encodings: Encodings | None,
         window_chunks: int,
-        num_neighbours: int,
-        retriever: Retriever | None,
+        library: _Library,
     ):
-        self._cfg, self._padding, self._num_chunks = cfg, padding, window_chunks
-        self._num_neighbours, self._retriever = num_neighbours, retriever
-        self._found: list[Neighbours] = []  # of each complete chunk of the text
-        self._length = window_chunks * cfg.chunk_len
+        self._cfg, self._params, self._encodings = cfg, params, encodings
+        self._window_chunks, self._library = window_chunks, library
+        self._num_places = window_chunks * cfg.chunk_len
+        self._table = _distances(cfg, self._num_places, params)
+        self._starts: list[incremental.Cache] = []  # of the last chunk, to say it again
 
-    def inputs(self, text: list[int]) -> tuple[Batch, int]:
-        """The batch of one sequence that ends with a text, and the place of its last token."""
-        chunk_len = self._cfg.chunk_len
-        self._retrieve(text)
-        # The window moves by chunks; the last token of the text is always in it.
-        first_chunk = max(-(-len(text) // chunk_len) - self._num_chunks, 0)
-        seen = text[first_chunk * chunk_len :]
-        inputs_L = np.zeros(self._length, np.int32)
-        inputs_L[: len(seen)] = seen
-        segments_L = np.zeros(self._length, np.int32)
-        segments_L[: len(seen)] = 1
-        segments_L[: max(self._padding - first_chunk * chunk_len, 0)] = 0
-        batch = {"inputs_BL": inputs_L[None], "segments_BL": segments_L[None]}
-        if self._retriever is not None:
-            batch |= self._neighbours(first_chunk)
-        return batch, len(seen) - 1
+    def begin(
+        self, texts: Sequence[_Text], settings: Sequence[Sampling], vocab_size: int
+    ) -> None:
+        """Reads the prompts, as far as they are in the window."""
+        each = [*settings] * (len(texts) if len(settings) == 1 else 1)
+        self._rows = sampling.rows(each)
+        self._draws = _Draws.before(texts, vocab_size)
+        self._cache = self._filled(texts, self._window_chunks)
 
-    def _neighbours(self, first_chunk: int) -> Batch:
-        """Tokens and lengths of the neighbours of the window's chunks."""
-        shape = (self._num_chunks, self._num_neighbours)
-        neighbours_CNR = np.zeros((*shape, self._cfg.neighbour_len), np.int32)
-        lengths_CN = np.zeros(shape, np.int32)
-        for place, found in enumerate(self._found[first_chunk:]):
-            neighbours_CNR[place] = found.tokens_QNR[0]
-            lengths_CN[place] = found.lengths_QN[0]
-        return {
-            "neighbours_BCNR": neighbours_CNR[None],
-            "neighbour_lengths_BCN": lengths_CN[None],
+    def next_chunk(self, texts: Sequence[_Text], most: int, eod_id: int) -> "_Made":
+        """Draws a chunk of each row, `most` tokens of it, less if all rows end before."""
+        cfg, count = self._cfg, min(self._cfg.chunk_len, most)
+        is_full = max(text.num_chunks for text in texts) >= self._window_chunks
+        self._starts = [self._cache]
+        if is_full and most > 1:
+            self._starts.append(self._filled(texts, self._window_chunks - 1))
+        read = self._with_encodings(
+            self._library.batch([[_last_found(text)] for text in texts], 1)
+        )
+        token_B = np.array([text.tokens[-1] for text in texts], np.int32)
+        start = self._completed(self._starts, token_B, read)
+        is_done_B = jnp.array([bool(text.finish) for text in texts])
+        self._cache, self._draws, mass_BMN = _drawn_chunk(
+            cfg,
+            self._params,
+            self._table,
+            start,
+            self._draws._replace(is_done_B=is_done_B),
+            self._rows,
+            np.int32(count),
+            np.int32(eod_id),
+        )
+        tokens_BM, log_probs_BM, mass_BMN = sharding.on_host(
+            (self._draws.tokens_BM, self._draws.log_probs_BM, mass_BMN)
+        )
+        return _Made(tokens_BM[:, :count], log_probs_BM[:, :count], mass_BMN)
+
+    def log_probs_without(
+        self, text: _Text, row: int, made: "_Made"
+    ) -> Float[np.ndarray, "N M"] | None:
+        """Log-probabilities of what a row said last with each neighbour absent in turn.
+
+        None if nothing was read.
+        """
+        count = made.tokens_BM.shape[1]
+        first = len(text.tokens) - count
+        found = text.found.get(first // self._cfg.chunk_len - 1)
+        if found is None or not found.lengths_N.any():
+            return None
+        size = len(found.lengths_N)
+        lengths_BCN = np.repeat(found.lengths_N[None, None], size, axis=0)
+        lengths_BCN[np.arange(size), 0, np.arange(size)] = 0
+        read = {
+            "neighbours_BCNR": np.repeat(found.tokens_NR[None, None], size, axis=0),
+            "neighbour_lengths_BCN": lengths_BCN,
         }
-
-    def _retrieve(self, text: list[int]) -> None:
-        """Asks for the neighbours of the chunks that were completed since."""
-        if self._retriever is None:
-            return
-        chunk_len = self._cfg.chunk_len
-        while (len(self._found) + 1) * chunk_len <= len(text):
-            start = len(self._found) * chunk_len
-            real_start = max(start, self._padding)
-            chunk = np.array([text[real_start : start + chunk_len]], np.int32)
-            self._found.append(self._retriever.retrieve(chunk, self._num_neighbours))
-
-    def sources(self, text_len: int) -> list[Source]:
-        """The neighbours of each chunk and the tokens that could read them."""
-        chunk_len = self._cfg.chunk_len
-        return [
-            Source(
-                start=(number + 1) * chunk_len - self._padding,
-                stop=min((number + 2) * chunk_len, text_len) - self._padding,
-                chunk_ids_N=found.chunk_ids_QN[0],
-                distances_N=found.distances_QN[0],
-            )
-            for number, found in enumerate(self._found)
-            if (number + 1) * chunk_len < text_len
+        starts = [
+            jax.tree.map(lambda x: jnp.repeat(x[row : row + 1], size, axis=0), start)
+            for start in self._starts
         ]
+        token_B = np.full(size, text.tokens[first - 1], np.int32)
+        cache, logits_BV, _ = self._completed(
+            starts, token_B, self._with_encodings(read)
+        )
+        # One shape is compiled, whatever the length.
+        tokens_BM = np.zeros((size, self._cfg.chunk_len), np.int32)
+        tokens_BM[:, :count] = made.tokens_BM[row]
+        vocab_size = self._draws.seen_BV.shape[1]
+        scored_BM = _scored(
+            self._cfg,
+            vocab_size,
+            self._params,
+            self._table,
+            cache,
+            logits_BV,
+            tokens_BM,
+        )
+        return sharding.on_host(scored_BM)
+
+    def _completed(self, starts, token_B, read: Batch):
+        """The cache that a chunk goes on from, and the logits of its first token.
+
+        If the window has moved the first token belongs to the one before, in which the
+        chunk that leaves was still to be seen.
+        """
+        complete = functools.partial(_completed, self._cfg, self._params, self._table)
+        # New neighbours take the old ones' place.
+        starts = [cache._replace(read=None, readable_BNS=None) for cache in starts]
+        cache, logits_BV, mass_BN = complete(starts[0], token_B, read)
+        if len(starts) > 1:
+            cache = starts[1]
+            if self._window_chunks > 1:
+                cache, _, _ = complete(cache, token_B, read)
+        return cache, logits_BV, mass_BN
+
+    def _with_encodings(self, batch: Batch) -> Batch:
+        if self._encodings is None:
+            return batch
+        return self._encodings.neighbours_added_to(self._params, batch)
+
+    def _filled(self, texts: Sequence[_Text], most: int) -> incremental.Cache:
+        """What is kept of the last chunks of each text, all but the last token."""
+        parts = [text.last_chunks(most) for text in texts]
+        chunk_len = self._cfg.chunk_len
+        # Few shapes are compiled, and short prompts cost little.
+        longest = max([len(tokens_L) // chunk_len for _, tokens_L, _ in parts] + [1])
+        num_chunks = min(1 << (longest - 1).bit_length(), self._window_chunks)
+        shape = (len(texts), num_chunks * chunk_len)
+        inputs_BL, segments_BL = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        for row, (_, tokens_L, segments_L) in enumerate(parts):
+            inputs_BL[row, : len(tokens_L)] = tokens_L
+            segments_BL[row, : len(segments_L)] = segments_L
+        found = [
+            [text.found.get(chunk) for chunk in range(first, text.num_chunks)]
+            for text, (first, _, _) in zip(texts, parts, strict=True)
+        ]
+        batch = self._with_encodings(self._library.batch(found, num_chunks))
+        batch |= {"inputs_BL": inputs_BL, "segments_BL": segments_BL}
+        # A window of one chunk begins empty.
+        num_tokens_B = np.array([max(len(tokens_L), 1) for _, tokens_L, _ in parts])
+        return _filled(
+            self._cfg,
+            self._num_places,
+            self._params,
+            batch,
+            num_tokens_B.astype(np.int32),
+        )
+
+
+def _last_found(text: _Text) -> _Found | None:
+    return text.found.get(text.num_chunks - 1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _distances(cfg: ModelConfig, num_places: int, params):
+    return incremental.distances(parameters.rebuild(cfg, params), num_places)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _filled(cfg: ModelConfig, num_places: int, params, batch, num_tokens_B):
+    model = parameters.rebuild(cfg, params)
+    return incremental.filled(
+        model,
+        batch["inputs_BL"],
+        batch["segments_BL"],
+        num_tokens_B,
+        num_places,
+        _neighbours(model, batch, batch["segments_BL"]),
+        batch.get("encoded_BCNTSE"),
+    )
+
+
+def _neighbours(model, batch, segments_BL):
+    return model.neighbours(
+        batch.get("neighbours_BCNR"), batch.get("neighbour_lengths_BCN"), segments_BL
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _next_logits(cfg: ModelConfig, params, batch, position):
-    return jnp.take(logits(cfg, params, batch)[0], position, axis=0)
+def _completed(cfg: ModelConfig, params, table, cache, token_B, batch):
+    """Reads the last token of a chunk, the first that reads the chunk's neighbours."""
+    model = parameters.rebuild(cfg, params)
+    segments_BM = jnp.ones((len(token_B), cfg.chunk_len), jnp.int32)
+    return incremental.step(
+        model,
+        table,
+        cache,
+        token_B,
+        cfg.chunk_len - 1,
+        _neighbours(model, batch, segments_BM),
+        batch.get("encoded_BCNTSE"),
+    )
 
 
-def sample_token(
-    logits_V: Float[np.ndarray, " V"],
-    temperature: float,
-    top_p: float,
-    rng: np.random.Generator,
-) -> int:
-    """The likeliest token at temperature 0, else one drawn from the nucleus."""
-    if temperature <= 0:
-        return int(np.argmax(logits_V))
-    scaled = logits_V.astype(np.float64) / temperature
-    probabilities = np.exp(scaled - scaled.max())
-    probabilities /= probabilities.sum()
-    order = np.argsort(-probabilities, kind="stable")
-    before = np.cumsum(probabilities[order]) - probabilities[order]
-    nucleus = order[: max(1, np.count_nonzero(before < top_p))]
-    weights = probabilities[nucleus] / probabilities[nucleus].sum()
-    return int(rng.choice(nucleus, p=weights))
+@functools.partial(jax.jit, static_argnums=0)
+def _drawn_chunk(cfg, params, table, start, draws, rows, count, eod_id):
+    """Draws the tokens of a chunk one after the other, until all rows have ended.
+
+    Args:
+        start: what `_completed` gives.
+    """
+    model = parameters.rebuild(cfg, params)
+    cache, logits_BV, mass_BN = start
+    batch, vocab_size = draws.seen_BV.shape
+    mass_BMN = None
+    if mass_BN is not None:
+        shape = (batch, cfg.chunk_len, mass_BN.shape[1])
+        mass_BMN = jnp.zeros(shape).at[:, 0].set(mass_BN)
+
+    def goes_on(carry):
+        place, _, _, draws, _ = carry
+        return (place < count) & ~jnp.all(draws.is_done_B)
+
+    def one_more(carry):
+        """Draws a token of each row and reads it."""
+        place, cache, logits_BV, draws, mass_BMN = carry
+        token_B, log_prob_B = sampling.draw(
+            logits_BV[:, :vocab_size], rows, draws.seen_BV, draws.number_B
+        )
+        draws = _Draws(
+            draws.tokens_BM.at[:, place].set(token_B),
+            draws.log_probs_BM.at[:, place].set(log_prob_B),
+            draws.seen_BV.at[jnp.arange(batch), token_B].set(True),
+            draws.number_B + 1,
+            draws.is_done_B | (token_B == eod_id),
+        )
+        cache, logits_BV, mass_BN = incremental.step(
+            model, table, cache, token_B, place
+        )
+        if mass_BN is not None:
+            # The next token's; there is none after the last.
+            mass_BMN = mass_BMN.at[:, place + 1].set(mass_BN, mode="drop")
+        return place + 1, cache, logits_BV, draws, mass_BMN
+
+    first = (jnp.int32(0), cache, logits_BV, draws, mass_BMN)
+    _, cache, _, draws, mass_BMN = jax.lax.while_loop(goes_on, one_more, first)
+    # The last token is read again, with the neighbours of the chunk that it completes.
+    return cache._replace(num_tokens_B=cache.num_tokens_B - 1), draws, mass_BMN
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _scored(cfg, vocab_size: int, params, table, cache, logits_BV, tokens_BM):
+    """Log-probabilities of tokens that were said."""
+    model = parameters.rebuild(cfg, params)
+
+    def one(carry, token_and_place):
+        cache, logits_BV = carry
+        token_B, place = token_and_place
+        log_probs_BV = jax.nn.log_softmax(logits_BV[:, :vocab_size], axis=-1)
+        said_B1 = jnp.take_along_axis(log_probs_BV, token_B[:, None], axis=1)
+        cache, logits_BV, _ = incremental.step(model, table, cache, token_B, place)
+        return (cache, logits_BV), said_B1[:, 0]
+
+    places_M = jnp.arange(tokens_BM.shape[1])
+    _, scored_MB = jax.lax.scan(one, (cache, logits_BV), (tokens_BM.T, places_M))
+    return scored_MB.T

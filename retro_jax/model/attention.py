@@ -101,8 +101,22 @@ class Attention(nnx.Module):
                 that look at their own sequence.
             distance_offset: query l and key s are l - s + distance_offset apart.
         """
-        query_BLHK = self.queries(query_BLD, distance_offset)
         key_GNSHK, value_GNSHK = self.keys_and_values(source_GNSE)
+        return self.read(
+            query_BLD, key_GNSHK, value_GNSHK, visible, distance_offset=distance_offset
+        )
+
+    def read(
+        self,
+        query_BLD: Float[Array, "B L D"],
+        key_GNSHK: Float[Array, "G N S H K"],
+        value_GNSHK: Float[Array, "G N S H K"],
+        visible: Bool[Array, "#B #L #N S"] | kernels.Causal,
+        *,
+        distance_offset: int = 0,
+    ) -> Float[Array, "B L D"]:
+        """Does what a call does, with keys and values that were made before."""
+        query_BLHK = self.queries(query_BLD, distance_offset)
         content_BLHK, position_BLHK = query_BLHK, None
         if self.positions == "relative":
             content_BLHK = plus(query_BLHK, self.bias_content_HK)
@@ -116,28 +130,40 @@ class Attention(nnx.Module):
             visible,
             distance_offset,
         )
+        return self.update(attended_BLHK)
+
+    def update(self, attended_BLHK: Float[Array, "B L H K"]) -> Float[Array, "B L D"]:
+        """What is added to each query, by what its heads have read."""
         if self.gate_H is not None:
             gate_H1 = self.gate_H[...].astype(attended_BLHK.dtype)[:, None]
             attended_BLHK = attended_BLHK * gate_H1
         return project("BLHK,HKD->BLD", attended_BLHK, self.w_o_HKD)
 
     def queries(
-        self, query_BLD: Float[Array, "B L D"], distance_offset: int = 0
+        self, query_BLD: Float[Array, "B L D"], offset: positions.Offset = 0
     ) -> Float[Array, "B L H K"]:
-        """Queries of each head; with rotary positions rotated by their places."""
+        """Queries of each head; with rotary positions rotated by their places.
+
+        Args:
+            offset: place of the first query.
+        """
         query_BLHK = project("BLD,DHK->BLHK", query_BLD, self.w_q_DHK)
         if self.bias_q_HK is not None:
             query_BLHK = plus(query_BLHK, self.bias_q_HK)
         if self.norm_q is not None:
             query_BLHK = self.norm_q(query_BLHK)
         if self.positions == "rotary":
-            return positions.rotate(query_BLHK, distance_offset, self.frequencies)
+            return positions.rotate(query_BLHK, offset, self.frequencies)
         return query_BLHK
 
     def keys_and_values(
-        self, source_GNSE: Float[Array, "G N S E"]
+        self, source_GNSE: Float[Array, "G N S E"], offset: positions.Offset = 0
     ) -> tuple[Float[Array, "G N S H K"], Float[Array, "G N S H K"]]:
-        """Keys of each head, with rotary positions rotated by their places, and values."""
+        """Keys of each head, with rotary positions rotated by their places, and values.
+
+        Args:
+            offset: place of the first key.
+        """
         # B in the einsum: the rows of a source are spread over the mesh as a batch is.
         key_GNSHK, value_GNSHK = project(
             "BNSE,EHK->BNSHK", source_GNSE, self.w_k_EHK, self.w_v_EHK
@@ -148,7 +174,7 @@ class Attention(nnx.Module):
         if self.norm_k is not None:
             key_GNSHK = self.norm_k(key_GNSHK)
         if self.positions == "rotary":
-            key_GNSHK = positions.rotate(key_GNSHK, frequencies=self.frequencies)
+            key_GNSHK = positions.rotate(key_GNSHK, offset, self.frequencies)
         return key_GNSHK, value_GNSHK
 
 

@@ -9,8 +9,11 @@ Letters here: D width of the sinusoids, F frequencies (half of D or K).
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+Offset = int | jax.Array  # of places: one, or one a row as [B 1] or [B 1 1]
 
 
 class Frequencies(NamedTuple):
@@ -47,15 +50,15 @@ TRANSFORMER_XL = Frequencies()  # and RoFormer's
 
 
 def sinusoids(
-    distances_P: Float[Array, " P"],
+    distances_P: Float[Array, "*rows P"],
     width: int,
     frequencies: Frequencies = TRANSFORMER_XL,
-) -> Float[Array, "P D"]:
+) -> Float[Array, "*rows P D"]:
     """Sines, then cosines, of each distance at width / 2 frequencies.
 
     Source: Dai et al. 2019 (Transformer-XL), section 3.3, which the paper follows.
     """
-    angles = distances_P[:, None] * frequencies.of(width)
+    angles = distances_P[..., None] * frequencies.of(width)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
@@ -131,7 +134,7 @@ def as_features(
 
 def rotate(
     x_LHK: Float[Array, "... L H K"],
-    offset: int = 0,
+    offset: Offset = 0,
     frequencies: Frequencies = TRANSFORMER_XL,
 ):
     """Rotates pairs of features by their place, so that products depend on distances.
@@ -142,7 +145,7 @@ def rotate(
     length, _, size = x_LHK.shape[-3:]
     places_L = jnp.arange(length, dtype=jnp.float32) + offset
     sinusoids_LK = sinusoids(places_L, size, frequencies)
-    sin_L1F, cos_L1F = (x[:, None] for x in jnp.split(sinusoids_LK, 2, axis=-1))
+    sin_L1F, cos_L1F = (x[..., None, :] for x in jnp.split(sinusoids_LK, 2, axis=-1))
     # In float32: far places need more digits than bfloat16 has.
     first, second = jnp.split(x_LHK.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate(

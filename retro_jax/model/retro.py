@@ -241,7 +241,7 @@ class Retro(nnx.Module):
         cfg = self.cfg
         if segments_BL is None:
             segments_BL = jnp.ones_like(inputs_BL)
-        found = self._neighbours(neighbours_BCNR, neighbour_lengths_BCN, segments_BL)
+        found = self.neighbours(neighbours_BCNR, neighbour_lengths_BCN, segments_BL)
         if found is None and lower_BSD is None:
             hidden_BLD, opened_BL = self.embedded(inputs_BL, segments_BL)
             for part in self._between(0, cfg.depth):
@@ -320,7 +320,7 @@ class Retro(nnx.Module):
     ):
         """Runs what is above `lower`, each CCA over what the layers below it read."""
         if encoded_BCNTSE is None:
-            encoded_BCNTSE = self._encoded(found)
+            encoded_BCNTSE = self.encoded(found)
         encoded_BCNTSE = encoded_BCNTSE[:, : found.tokens_BCNR.shape[1]]
         numbers = sorted(self.cfg.cca_layers)
         ends = [*numbers[1:], self.cfg.depth + 1]
@@ -359,16 +359,19 @@ class Retro(nnx.Module):
             done = layer - 1
         return jnp.stack(levels, axis=1)
 
-    def _encoded(self, found: Neighbours):
-        """The neighbours of all chunks as `encode` gives them."""
+    def encoded(self, found: Neighbours) -> Float[Array, "B C N T S D"]:
+        """Encodes the neighbours of all chunks as `encode` does."""
         *rows, neighbour_len = found.tokens_BCNR.shape
         encoded_PTSD = self.encode(found.tokens_BCNR.reshape(-1, neighbour_len))
         return encoded_PTSD.reshape(*rows, *encoded_PTSD.shape[1:])
 
-    def _neighbours(
+    def neighbours(
         self, neighbours_BCNR, lengths_BCN, segments_BL
     ) -> Neighbours | None:
-        """The neighbours of the complete chunks; None where there are none to be read."""
+        """The neighbours of the complete chunks; None where there are none to be read.
+
+        Args: see `__call__`.
+        """
         if neighbours_BCNR is None or not self.cfg.cca_layers:
             return None
         length, num_given = segments_BL.shape[1], neighbours_BCNR.shape[1]

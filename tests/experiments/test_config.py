@@ -60,6 +60,9 @@ def test_settings_have_their_defaults_or_their_values():
         ("seed", -1, "seed must be at least 0, is -1"),
         ("temperature", float("nan"), "temperature must be at least 0, is nan"),
         ("top_p", 0.0, r"top_p must be in \(0, 1\], is 0.0"),
+        ("min_p", 2.0, r"min_p must be in 0\.\.1, is 2.0"),
+        ("repetition_penalty", 0.0, "repetition_penalty must be above 0, is 0.0"),
+        ("stop", ("",), "stop must hold texts"),
     ],
 )
 def test_a_judgement_that_can_not_be_made_is_refused(name, value, message):

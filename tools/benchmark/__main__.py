@@ -32,6 +32,7 @@ _PARTS = {
     "retrieval": ("bits per byte of trained models, retrieval on, off and random", 1),
     "retrofit": ("a retrofit's step beside its frozen decoder's forward pass", 5),
     "train": ("tokens a second, FLOP/s and memory of whole optimizer steps", 5),
+    "generate": ("tokens a second of generation, beside a pass for each token", 3),
     "peer": ("whole optimizer steps beside RETRO-pytorch's", 5),
 }
 

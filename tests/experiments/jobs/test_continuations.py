@@ -1,5 +1,7 @@
 """A continuation names what was read for it, and nothing else."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -15,24 +17,48 @@ def cfg(tiny_corpus_folder):
     return experiment(tiny_corpus_folder)
 
 
-def _source(start: int, stop: int, *chunk_ids: int) -> generation.Source:
-    distances_N = np.linspace(0.1, 0.2, len(chunk_ids))
-    return generation.Source(start, stop, np.array(chunk_ids), distances_N)
+def _source(start: int, stop: int, *chunk_ids: int, **more) -> generation.Source:
+    return generation.Source(
+        start=start,
+        stop=stop,
+        chunk_ids_N=np.array(chunk_ids),
+        distances_N=np.linspace(0.1, 0.2, len(chunk_ids)),
+        **more,
+    )
+
+
+def _made(tokens=(), sources=(), finish="length") -> list[generation.Generated]:
+    """What generation gives for one prompt; each token has a log-probability of -1."""
+    return [
+        generation.Generated(
+            tokens=np.array(tokens, np.int32),
+            log_probs=-np.ones(len(tokens), np.float32),
+            sources=list(sources),
+            finish=finish,
+        )
+    ]
 
 
 def test_sources_are_those_that_new_tokens_read(cfg, tiny_database, monkeypatch):
     prompt_len = len(tiny_database.tokenizer.encode(tiny_corpus.PLANTED))
-    made = generation.Generated(
-        tokens=tiny_database.tokenizer.encode("the quiet observatory"),
-        sources=[
+    found = tiny_database.found(5)
+    said = (found.text + found.continuation)[3:40]
+    tokens = tiny_database.tokenizer.encode("the quiet observatory " + said)
+    evidence = {
+        "attention_N": np.array([0.25, 0.75]),
+        "effects_N": np.array([-0.5, 2.25]),
+    }
+    made = _made(
+        tokens,
+        [
             _source(0, prompt_len, 1, 2),  # read for the prompt alone
             _source(prompt_len - 3, prompt_len + 1, 3, -1),  # the second is absent
-            _source(prompt_len + 1, prompt_len + 9, 4, 5),
+            _source(prompt_len + 1, prompt_len + len(tokens), 4, 5, **evidence),
         ],
     )
     monkeypatch.setattr(generation, "generate", lambda *_, **__: made)
     sample = continuations.continuation(cfg, {}, tiny_database, tiny_corpus.PLANTED)
-    assert sample["text"].strip() == "the quiet observatory"
+    assert sample["text"].strip() == ("the quiet observatory " + said).strip()
     assert [source["chunk_id"] for source in sample["sources"]] == [3, 4, 5]
     assert sample["sources"][0]["distance"] == pytest.approx(0.1)
     lines: list[str] = []
@@ -43,13 +69,48 @@ def test_sources_are_those_that_new_tokens_read(cfg, tiny_database, monkeypatch)
     assert [line.split()[:2] for line in numbered] == [
         [f"[{number}]", name] for number, name in enumerate(ids, start=1)
     ]
-    assert "distance 0.100" in lines[2]
+    assert "distance 0.100" in lines[2] and "attention" not in lines[2]
+    first, second = sample["chunks"]
+    assert first["log_prob"] == -1 and second["log_prob"] == 1 - len(tokens)
+    assert said.strip() in second["sources"][1]["verbatim"]
+    assert json.loads(json.dumps(sample))["chunks"][1]["sources"][1]["effect"] == 2.25
+    assert "attention 75%, effect +2.25 nats, word for word: " in lines[-2]
 
 
 def test_without_sources_it_is_said(capsys):
-    sample = {"prompt": "a", "text": "b", "sources": [], "retrieval": True}
+    sample = {"prompt": "a", "text": "b", "sources": [], "chunks": []}
+    sample["retrieval"] = True
     continuations.print_continuation(sample, print)
     assert "(no sources: nothing was retrieved)" in capsys.readouterr().out
+
+
+def test_a_service_that_is_away_is_named(cfg, tiny_database, monkeypatch):
+    prompt_len = len(tiny_database.tokenizer.encode(tiny_corpus.PLANTED))
+    problem = "grpc://x: no\x1b[2Janswer"
+    away = _source(prompt_len, prompt_len + 1, -1, problem=problem)
+    monkeypatch.setattr(generation, "generate", lambda *_, **__: _made([7], [away]))
+    sample = continuations.continuation(cfg, {}, tiny_database, tiny_corpus.PLANTED)
+    lines: list[str] = []
+    continuations.print_continuation(sample, lines.append)
+    assert "(went on without passages: grpc://x: no\ufffd[2Janswer)" in lines
+
+
+def test_a_text_ends_before_what_ends_it(cfg, tiny_database, monkeypatch):
+    """Wherever its tokens begin and end."""
+    tokenizer = tiny_database.tokenizer
+    tokens = tokenizer.encode("the quiet observatory of the northern hills")
+    cfg.evaluation.stop = ("never", "vatory of")
+
+    def generate(*_, stop, **__):
+        for size in range(1, len(tokens) + 1):
+            if stop(tokens[:size]) is not None:
+                assert stop(tokens) == stop(tokens[:size]) == size
+                return _made(tokens[:size], finish="stop")
+        return None
+
+    monkeypatch.setattr(generation, "generate", generate)
+    sample = continuations.continuation(cfg, {}, tiny_database, tiny_corpus.PLANTED)
+    assert sample["text"].strip() == "the quiet obser" and sample["finish"] == "stop"
 
 
 def test_held_out_text_starts_in_the_middle_of_its_document(
@@ -86,7 +147,7 @@ def test_with_retrieval_off_the_tokenizer_is_enough_and_it_is_said(
 
     def generate(cfg, params, tokens, retriever, **options):
         seen.append(retriever)
-        return generation.Generated(np.array([], np.int32), [])
+        return _made()
 
     monkeypatch.setattr(generation, "generate", generate)
     for database in (tiny_database, NoDatabase(tiny_database.tokenizer)):
