@@ -123,7 +123,9 @@ def train_step(
         updates that were made so far.
     """
     if trained is None and "lower_BSD" in batch:
-        raise ValueError("lower states that were kept give their parameters no gradient")
+        raise ValueError(
+            "lower states that were kept give their parameters no gradient"
+        )
     params, frozen = partition(train_state["params"], trained)
     gradients, sums = summed_gradients(model_cfg, params, frozen, batch, accumulation)
     tokens = jnp.maximum(sums["tokens"], 1.0)
