@@ -226,7 +226,8 @@ def _with_config(argv: list[str]) -> list[str]:
     chosen = given["config"].value or workdirs.DEFAULT_CONFIG
     if workdir is None:
         workdir = str(workdirs.default_workdir(corpus or "", chosen))
-        places.append(f"--workdir={workdir}")
+        if "workdir" in flags.FLAGS:
+            places.append(f"--workdir={workdir}")
     workdir = workdirs.expanded(workdir)
     if not given["config"].value and workdirs.has_settings(Path(workdir)):
         chosen = f"run:{workdir}"

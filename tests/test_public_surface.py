@@ -28,6 +28,7 @@ _COMMANDS = [
     "experiments.build_database",
     "experiments.main",
     "experiments.database",
+    "experiments.launch",
     *(f"experiments.database {name}" for name in _DATABASE),
     "data_pipeline.service.shard_server",
     "data_pipeline.service.router",

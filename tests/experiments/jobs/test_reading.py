@@ -63,7 +63,7 @@ def test_limits_are_those_with_which_the_least_is_lost():
 
 def test_short_chunks_are_cut_off_if_their_passages_hurt():
     for num_short, least in ((8, 8), (7, 1)):  # from fewer nothing is learnt
-        tokens_X = np.array([5] * num_short + [20, 40] + [64] * 60)
+        tokens_X = np.array([5] * num_short + [40, 40] + [64] * 60)
         on = _losses([9] * num_short + [1] * 62)
         off, distances_X = _losses([2] * len(tokens_X)), np.full(len(tokens_X), 0.2)
         chosen = reading.choose(off, on, distances_X, tokens_X)
