@@ -109,7 +109,8 @@ def documents_that_state(
     snapshot = database.snapshot
     table, chunks = snapshot.documents(_SPLIT), snapshot.chunks(_SPLIT)
     of_chunk = chunks.column("documents")
-    documents, found = [], []
+    documents: list[dict] = []
+    found: list[Question] = []
     for row in np.random.default_rng(seed).permutation(len(table)):
         if len(found) >= most:
             break
@@ -128,11 +129,15 @@ def documents_that_state(
 
 def _questions(record: Mapping, text: str) -> Iterator[Question]:
     title = record["title"]
-    for pattern, *forms in _FORMS:
+    for pattern, prompt, sentence in _FORMS:
         stated = re.search(pattern, text, re.MULTILINE)
         if stated:
-            prompts = (f"{title}\n\n{form.format(title)}" for form in forms)
-            yield Question(record["id"], *prompts, stated[1])
+            yield Question(
+                document_id=record["id"],
+                prompt=f"{title}\n\n{prompt.format(title)}",
+                sentence=f"{title}\n\n{sentence.format(title)}",
+                answer=stated[1],
+            )
 
 
 def measure(asking: Asking, database: Database, scratch: Path) -> dict:

@@ -123,15 +123,18 @@ def _batch(experiment) -> Batch:
     cfg, rng = experiment.model, np.random.default_rng(0)
     shape_BC = (experiment.train.batch_size, experiment.data.sequence_chunks)
     shape_BCN = (*shape_BC, experiment.data.num_neighbours)
-    tokens = functools.partial(rng.integers, 0, cfg.vocab_size, dtype=np.int32)
-    inputs_BL = tokens(size=(shape_BC[0], shape_BC[1] * cfg.chunk_len))
+
+    def tokens(*shape: int) -> np.ndarray:
+        return np.asarray(rng.integers(0, cfg.vocab_size, shape, dtype=np.int32))
+
+    inputs_BL = tokens(shape_BC[0], shape_BC[1] * cfg.chunk_len)
     return {
         "inputs_BL": inputs_BL,
         "targets_BL": np.roll(inputs_BL, -1, axis=1),
         "loss_weights_BL": np.ones(inputs_BL.shape, np.float32),
         "target_bytes_BL": np.ones(inputs_BL.shape, np.int32),
         "segments_BL": np.ones(inputs_BL.shape, np.int32),
-        "neighbours_BCNR": tokens(size=(*shape_BCN, cfg.neighbour_len)),
+        "neighbours_BCNR": tokens(*shape_BCN, cfg.neighbour_len),
         "neighbour_lengths_BCN": np.full(shape_BCN, cfg.neighbour_len, np.int32),
     }
 
