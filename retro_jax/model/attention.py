@@ -23,6 +23,9 @@ from retro_jax.numerics.projections import plus, project
 _BLOCKS, _MIN_BLOCK = 4, 64
 
 
+KeysAndValues = tuple[Float[Array, "G N S H K"], Float[Array, "G N S H K"]]
+
+
 class Attention(nnx.Module):
     """Multi-head attention whose logits also see the distance of query and key.
 
@@ -87,35 +90,23 @@ class Attention(nnx.Module):
     def __call__(
         self,
         query_BLD: Float[Array, "B L D"],
-        source_GNSE: Float[Array, "G N S E"],
+        source_GNSE: Float[Array, "G N S E"] | None,
         visible: Bool[Array, "#B #L #N S"] | kernels.Causal,
         *,
         distance_offset: int = 0,
+        kept: KeysAndValues | None = None,
     ) -> Float[Array, "B L D"]:
         """Updates each query with what it attends to; zeros where it may see nothing.
 
         Args:
             query_BLD: normalised activations that ask.
-            source_GNSE: what is looked at, N groups of S keys.
+            source_GNSE: what is looked at, N groups of S keys; None with `kept`.
             visible: True where query l may see key s of group n; or `Causal`, of queries
                 that look at their own sequence.
             distance_offset: query l and key s are l - s + distance_offset apart.
+            kept: keys and values that `keys_and_values` made of the source before.
         """
-        key_GNSHK, value_GNSHK = self.keys_and_values(source_GNSE)
-        return self.read(
-            query_BLD, key_GNSHK, value_GNSHK, visible, distance_offset=distance_offset
-        )
-
-    def read(
-        self,
-        query_BLD: Float[Array, "B L D"],
-        key_GNSHK: Float[Array, "G N S H K"],
-        value_GNSHK: Float[Array, "G N S H K"],
-        visible: Bool[Array, "#B #L #N S"] | kernels.Causal,
-        *,
-        distance_offset: int = 0,
-    ) -> Float[Array, "B L D"]:
-        """Does what a call does, with keys and values that were made before."""
+        key_GNSHK, value_GNSHK = kept or self.keys_and_values(source_GNSE)
         query_BLHK = self.queries(query_BLD, distance_offset)
         content_BLHK, position_BLHK = query_BLHK, None
         if self.positions == "relative":

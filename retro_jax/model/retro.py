@@ -86,19 +86,17 @@ class DecoderLayer(nnx.Module):
         encoded_BCNRE=None,
         mask_BCMNR=None,
         constant_len: int = 0,
+        *,
+        has_attended: bool = False,
     ):
-        """Updates the hidden states; without encoded neighbours as a plain decoder does."""
-        hidden_BLD = self.attend(hidden_BLD, segments_BL)
-        return self.after_attending(hidden_BLD, encoded_BCNRE, mask_BCMNR, constant_len)
-
-    def after_attending(
-        self, hidden_BLD, encoded_BCNRE=None, mask_BCMNR=None, constant_len: int = 0
-    ):
-        """Does what follows on self-attention.
+        """Updates the hidden states; without encoded neighbours as a plain decoder does.
 
         Args:
             constant_len: positions at the beginning that no gradient goes through.
+            has_attended: whether `attend` has been done before.
         """
+        if not has_attended:
+            hidden_BLD = self.attend(hidden_BLD, segments_BL)
         if self.cross is not None and encoded_BCNRE is not None:
             hidden_BLD = self.retrieve(hidden_BLD, encoded_BCNRE, mask_BCMNR)
         if constant_len == 0:
@@ -183,7 +181,9 @@ class Retro(nnx.Module):
         neighbour_lengths_BCN: Int[Array, "B C N"] | None = None,
         segments_BL: Int[Array, "B L"] | None = None,
         encoded_BCNTSE: Float[Array, "B C N T S E"] | None = None,
-        lower_BSD: Float[Array, "B S D"] | None = None,
+        lower_BSD: Float[Array, "B _ D"] | None = None,
+        *,
+        constant_len: int = 0,
     ) -> Float[Array, "B L V"]:
         """Logits of the token after each position.
 
@@ -200,62 +200,58 @@ class Retro(nnx.Module):
                 not given.
             encoded_BCNTSE: what `encode` made of these neighbours before.
             lower_BSD: what `lower` made of these tokens and segments before.
+            constant_len: positions that no gradient goes through. Where CCA alone is
+                trained those before the end of the first chunk may be: they read nothing.
         Returns:
             float32 logits.
         Raises:
             ValueError: if neighbours are given for another number of chunks.
         """
-        return self.read_out(
-            self.hidden(
-                inputs_BL,
-                neighbours_BCNR,
-                neighbour_lengths_BCN,
-                segments_BL,
-                encoded_BCNTSE,
-                lower_BSD,
+        cfg = self.cfg
+        segments_BL = jnp.ones_like(inputs_BL) if segments_BL is None else segments_BL
+        found = self.neighbours(neighbours_BCNR, neighbour_lengths_BCN, segments_BL)
+        hidden_BLD, opened_BL = lower_BSD, self._opened(segments_BL, 0)
+        if hidden_BLD is None:
+            hidden_BLD, _ = self.embedded(inputs_BL, segments_BL)
+            parts = self._between(0, cfg.depth) if found is None else self._below()
+            for part in parts:
+                hidden_BLD = part(hidden_BLD, opened_BL)
+        encoded, readings = encoded_BCNTSE, []
+        if found is not None and self.encoder is not None:
+            # The encoder reads the activations between that layer's two attentions.
+            text_BLD = hidden_BLD[:, cfg.num_openers :]
+            hidden_BCMD = chunked_attention.chunks(text_BLD, cfg.chunk_len)
+            encoded = self.encoder(found, hidden_BCMD, self.embedding_VD[...])
+        if found is not None or lower_BSD is not None:
+            readings = self._readings(found, encoded)
+        constant = constant_len + cfg.num_openers if constant_len else 0
+        for number, end, memory, above in readings:
+            read = self.decoder[number - 1]
+            hidden_BLD = read(
+                hidden_BLD, opened_BL, *memory, constant, has_attended=True
             )
+            for part in self._between(number, end):
+                hidden_BLD = part(hidden_BLD, opened_BL, *above, constant)
+            if end < cfg.depth:
+                hidden_BLD = self.decoder[end].attend(hidden_BLD, opened_BL)
+        return self._logits(hidden_BLD[:, cfg.num_openers :], constant_len)
+
+    def _logits(self, hidden_BLD, constant_len: int):
+        """Normalises and reads out; no gradient goes through the first positions."""
+        hidden_BLD = self.norm(hidden_BLD)
+        if constant_len == 0:
+            return self.read_out(hidden_BLD)
+        # Apart, so that backward's products are of the others alone.
+        constant_BLD = jax.lax.stop_gradient(hidden_BLD[:, :constant_len])
+        others_BLD = hidden_BLD[:, constant_len:]
+        return jnp.concatenate(
+            [self.read_out(constant_BLD), self.read_out(others_BLD)], axis=1
         )
 
     def read_out(self, hidden_BLD: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Logits of hidden states, in float32."""
         weights = self.embedding_VD if self.w_read_VD is None else self.w_read_VD
         return project("BLD,VD->BLV", hidden_BLD, weights[...], dtype=jnp.float32)
-
-    def hidden(
-        self,
-        inputs_BL,
-        neighbours_BCNR=None,
-        neighbour_lengths_BCN=None,
-        segments_BL=None,
-        encoded_BCNTSE=None,
-        lower_BSD=None,
-        *,
-        constant_len: int = 0,
-    ) -> Float[Array, "B L D"]:
-        """The hidden states that logits are read out of, by the arguments of a call.
-
-        Args:
-            constant_len: positions that no gradient goes through. Where CCA alone is
-                trained those before the end of the first chunk may be: they read nothing.
-        """
-        cfg = self.cfg
-        if segments_BL is None:
-            segments_BL = jnp.ones_like(inputs_BL)
-        found = self.neighbours(neighbours_BCNR, neighbour_lengths_BCN, segments_BL)
-        if found is None and lower_BSD is None:
-            hidden_BLD, opened_BL = self.embedded(inputs_BL, segments_BL)
-            for part in self._between(0, cfg.depth):
-                hidden_BLD = part(hidden_BLD, opened_BL)
-        else:
-            if lower_BSD is None:
-                lower_BSD = self.lower(inputs_BL, segments_BL)
-            if constant_len > 0:
-                constant_len += cfg.num_openers
-            opened_BL = self._opened(segments_BL, 0)
-            hidden_BLD = self._upper(
-                lower_BSD, opened_BL, found, encoded_BCNTSE, constant_len
-            )
-        return self.norm(hidden_BLD[:, cfg.num_openers :])
 
     def embedded(self, tokens_BL, segments_BL):
         """Embeddings of tokens, behind the one that opens every sequence if there is one."""
@@ -288,54 +284,37 @@ class Retro(nnx.Module):
             What the first layer with CCA has after its self-attention. S is L, and one
             more if a token opens every sequence.
         """
-        first = min(self.cfg.cca_layers) - 1
         hidden_BLD, segments_BL = self.embedded(inputs_BL, segments_BL)
-        for part in self._between(0, first):
+        for part in self._below():
             hidden_BLD = part(hidden_BLD, segments_BL)
-        return self.decoder[first].attend(hidden_BLD, segments_BL)
-
-    def _upper(self, hidden_BLD, segments_BL, found, encoded_BCNTSE, constant_len):
-        """Runs what is above `lower`."""
-        if found is not None and self.encoder is None:
-            return self._read_with_decoder(
-                hidden_BLD, segments_BL, found, encoded_BCNTSE, constant_len
-            )
-        cfg, first, memory = self.cfg, min(self.cfg.cca_layers), (None, None)
-        if found is not None:
-            # The encoder reads the activations between that layer's two attentions.
-            hidden_BCMD = chunked_attention.chunks(
-                hidden_BLD[:, cfg.num_openers :], cfg.chunk_len
-            )
-            encoded_BCNRE = self.encoder(found, hidden_BCMD, self.embedding_VD[...])
-            memory = (encoded_BCNRE, found.mask_BCMNR)
-        hidden_BLD = self.decoder[first - 1].after_attending(
-            hidden_BLD, *memory, constant_len
-        )
-        for part in self._between(first, cfg.depth):
-            hidden_BLD = part(hidden_BLD, segments_BL, *memory, constant_len)
         return hidden_BLD
 
-    def _read_with_decoder(
-        self, hidden_BLD, segments_BL, found, encoded_BCNTSE, constant_len
-    ):
-        """Runs what is above `lower`, each CCA over what the layers below it read."""
-        if encoded_BCNTSE is None:
-            encoded_BCNTSE = self.encoded(found)
+    def _below(self) -> list:
+        """What runs below the first cross-attention."""
+        first = min(self.cfg.cca_layers) - 1
+        return [*self._between(0, first), self.decoder[first].attend]
+
+    def _readings(self, found: Neighbours | None, encoded) -> list:
+        """Gives where neighbours are read above `lower`, and what.
+
+        Each is the number of a layer, that of the last layer before the next such one, what
+        the layer reads and what those between read.
+
+        A decoder that encodes neighbours itself reads another level in each layer with CCA.
+        """
+        cfg, numbers, nothing = self.cfg, sorted(self.cfg.cca_layers), (None, None)
+        if found is None:
+            return [(numbers[0], cfg.depth, nothing, nothing)]
+        if self.encoder is not None:
+            memory = (encoded, found.mask_BCMNR)
+            return [(numbers[0], cfg.depth, memory, memory)]
+        encoded_BCNTSE = self.encoded(found) if encoded is None else encoded
         encoded_BCNTSE = encoded_BCNTSE[:, : found.tokens_BCNR.shape[1]]
-        numbers = sorted(self.cfg.cca_layers)
-        ends = [*numbers[1:], self.cfg.depth + 1]
-        for place, (number, end) in enumerate(zip(numbers, ends, strict=True)):
-            hidden_BLD = self.decoder[number - 1].after_attending(
-                hidden_BLD,
-                encoded_BCNTSE[:, :, :, place],
-                found.mask_BCMNR,
-                constant_len,
-            )
-            for part in self._between(number, end - 1):
-                hidden_BLD = part(hidden_BLD, segments_BL, None, None, constant_len)
-            if end <= self.cfg.depth:
-                hidden_BLD = self.decoder[end - 1].attend(hidden_BLD, segments_BL)
-        return hidden_BLD
+        ends = [*(number - 1 for number in numbers[1:]), cfg.depth]
+        return [
+            (number, end, (encoded_BCNTSE[:, :, :, place], found.mask_BCMNR), nothing)
+            for place, (number, end) in enumerate(zip(numbers, ends, strict=True))
+        ]
 
     def encode(self, tokens_PR: Int[Array, "P R"]) -> Float[Array, "P T S D"]:
         """Encodes neighbours by the decoder itself, which reads them as a text of their own.

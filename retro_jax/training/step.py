@@ -24,33 +24,22 @@ def token_losses(
     Args:
         constant_len: targets at the beginning that no gradient goes through.
     """
-    model = parameters.rebuild(cfg, params)
-    hidden_BLD = model.hidden(*_inputs(batch), constant_len=constant_len)
-    targets_BL = batch["targets_BL"]
-    if constant_len == 0:
-        return cross_entropy(model.read_out(hidden_BLD), targets_BL)
-    constant_BLD = jax.lax.stop_gradient(hidden_BLD[:, :constant_len])
-    parts = (
-        (constant_BLD, targets_BL[:, :constant_len]),
-        (hidden_BLD[:, constant_len:], targets_BL[:, constant_len:]),
-    )
-    losses = [cross_entropy(model.read_out(states), wanted) for states, wanted in parts]
-    return jnp.concatenate(losses, axis=1)
+    found_BLV = logits(cfg, params, batch, constant_len)
+    return cross_entropy(found_BLV, batch["targets_BL"])
 
 
-def logits(cfg: ModelConfig, params: Parameters, batch) -> Float[Array, "B L V"]:
+def logits(
+    cfg: ModelConfig, params: Parameters, batch, constant_len: int = 0
+) -> Float[Array, "B L V"]:
     """The logits of the token after each position of a batch."""
-    return parameters.rebuild(cfg, params)(*_inputs(batch))
-
-
-def _inputs(batch) -> tuple:
-    return (
+    return parameters.rebuild(cfg, params)(
         batch["inputs_BL"],
         batch.get("neighbours_BCNR"),
         batch.get("neighbour_lengths_BCN"),
         batch["segments_BL"],
         batch.get("encoded_BCNTSE"),
         batch.get("lower_BSD"),
+        constant_len=constant_len,
     )
 
 

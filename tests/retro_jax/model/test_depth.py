@@ -1,7 +1,7 @@
-"""From `Retro.__call__` to any product are at most fourteen frames of our own.
+"""From `Retro.__call__` to any product are at most ten frames of our own.
 
-So whoever reads the model, or a traceback in it, soon stands at the arithmetic. Loops over
-layers add their functions and their bodies.
+So whoever reads the model, or a traceback in it, soon stands at the arithmetic. A loop over
+layers adds its function and its body.
 """
 
 import sys
@@ -19,7 +19,7 @@ from retro_jax.numerics import attention_products
 from retro_jax.training.step import logits
 from tests import tiny_model
 
-MOST = 14
+MOST = 10
 _OURS = str(Path(retro_jax.__file__).parent)
 
 
@@ -67,7 +67,7 @@ def stacks(monkeypatch) -> list[list[tuple[str, str]]]:
         ({"remat": "dots"}, MOST),
         ({"remat": "none", "attention": "features"}, MOST),
         # A cross-attending layer and two plain ones, three times: a loop in a loop.
-        ({"scan_layers": True, "depth": 9, "cca_layers": (3, 6, 9)}, MOST + 2),
+        ({"scan_layers": True, "depth": 9, "cca_layers": (3, 6, 9)}, MOST + 3),
     ],
     ids=["plain", "recomputed", "features", "scanned"],
 )
@@ -91,6 +91,8 @@ def test_few_frames_lead_to_a_product(changes, most, graded, num_devices, stacks
         "DecoderLayer.feed_forward",
     ):
         assert name in names
-    assert any(frames[-3][1] == "project" for frames in stacks)  # the read-out
+    assert any(
+        frames[-4][1:] == ("project",) for frames in stacks if len(frames) > 3
+    )  # the read-out
     deepest = max(stacks, key=len)
     assert len(deepest) <= most, " < ".join(f"{file}:{name}" for file, name in deepest)
