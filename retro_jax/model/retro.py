@@ -216,16 +216,15 @@ class Retro(nnx.Module):
             parts = self._between(0, cfg.depth) if found is None else self._below()
             for part in parts:
                 hidden_BLD = part(hidden_BLD, opened_BL)
-        encoded, readings = encoded_BCNTSE, []
+        encoded = encoded_BCNTSE
         if found is not None and self.encoder is not None:
             # The encoder reads the activations between that layer's two attentions.
             text_BLD = hidden_BLD[:, cfg.num_openers :]
             hidden_BCMD = chunked_attention.chunks(text_BLD, cfg.chunk_len)
             encoded = self.encoder(found, hidden_BCMD, self.embedding_VD[...])
-        if found is not None or lower_BSD is not None:
-            readings = self._readings(found, encoded)
+        goes_on = found is not None or lower_BSD is not None  # above `lower`
         constant = constant_len + cfg.num_openers if constant_len else 0
-        for number, end, memory, above in readings:
+        for number, end, memory, above in self._readings(found, encoded, goes_on):
             read = self.decoder[number - 1]
             hidden_BLD = read(
                 hidden_BLD, opened_BL, *memory, constant, has_attended=True
@@ -294,7 +293,7 @@ class Retro(nnx.Module):
         first = min(self.cfg.cca_layers) - 1
         return [*self._between(0, first), self.decoder[first].attend]
 
-    def _readings(self, found: Neighbours | None, encoded) -> list:
+    def _readings(self, found: Neighbours | None, encoded, goes_on: bool) -> list:
         """Gives where neighbours are read above `lower`, and what.
 
         Each is the number of a layer, that of the last layer before the next such one, what
@@ -304,7 +303,7 @@ class Retro(nnx.Module):
         """
         cfg, numbers, nothing = self.cfg, sorted(self.cfg.cca_layers), (None, None)
         if found is None:
-            return [(numbers[0], cfg.depth, nothing, nothing)]
+            return [(numbers[0], cfg.depth, nothing, nothing)] if goes_on else []
         if self.encoder is not None:
             memory = (encoded, found.mask_BCMNR)
             return [(numbers[0], cfg.depth, memory, memory)]
