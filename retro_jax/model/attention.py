@@ -90,23 +90,25 @@ class Attention(nnx.Module):
     def __call__(
         self,
         query_BLD: Float[Array, "B L D"],
-        source_GNSE: Float[Array, "G N S E"] | None,
+        source_GNSE: Float[Array, "G N S E"] | KeysAndValues,
         visible: Bool[Array, "#B #L #N S"] | kernels.Causal,
         *,
         distance_offset: int = 0,
-        kept: KeysAndValues | None = None,
     ) -> Float[Array, "B L D"]:
         """Updates each query with what it attends to; zeros where it may see nothing.
 
         Args:
             query_BLD: normalised activations that ask.
-            source_GNSE: what is looked at, N groups of S keys; None with `kept`.
+            source_GNSE: what is looked at, N groups of S keys; or the keys and values
+                that `keys_and_values` made of it before.
             visible: True where query l may see key s of group n; or `Causal`, of queries
                 that look at their own sequence.
             distance_offset: query l and key s are l - s + distance_offset apart.
-            kept: keys and values that `keys_and_values` made of the source before.
         """
-        key_GNSHK, value_GNSHK = kept or self.keys_and_values(source_GNSE)
+        made = source_GNSE
+        if not isinstance(made, tuple):
+            made = self.keys_and_values(made)
+        key_GNSHK, value_GNSHK = made
         query_BLHK = self.queries(query_BLD, distance_offset)
         content_BLHK, position_BLHK = query_BLHK, None
         if self.positions == "relative":

@@ -117,9 +117,7 @@ def filled(
         normed_BLD = layer.norm_attention(hidden_BLD)
         kept = layer.attention.keys_and_values(normed_BLD[:, None])
         taken.append(kept)
-        hidden_BLD += layer.attention(
-            normed_BLD, None, layer.visible(opened_BL), kept=kept
-        )
+        hidden_BLD += layer.attention(normed_BLD, kept, layer.visible(opened_BL))
         if place == min(cfg.cca_layers, default=0) and model.encoder is not None:
             chunk_BCMD = chunked_attention.chunks(
                 hidden_BLD[:, cfg.num_openers :], cfg.chunk_len

@@ -43,10 +43,10 @@ def test_a_setting_that_is_not_there_points_to_the_help():
 def test_help_shows_every_setting_as_it_is_typed():
     done = run("experiments.build_database", "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    # A path is not taken apart.
-    lines = [line for line in done.stdout.splitlines() if " " in line.strip()]
-    assert max(map(len, lines)) <= 100
     lines = done.stdout.splitlines()
+    # A decoder's path is as long as it is; nothing else is.
+    paths = ("  --config.data.tokenizer=/", "  --config.init_from=/")
+    assert max(len(line) for line in lines if not line.startswith(paths)) <= 100
     shown = [line.split()[0] for line in lines if line.startswith("  --config.")]
     names = [flag.partition("=")[0].removeprefix("--config.") for flag in shown]
     assert names == config.setting_names()

@@ -28,8 +28,8 @@ def test_groups_are_what_repeats(kinds, expected):
     assert stack.groups(list(kinds)) == expected
 
 
-# Two alone, the first with CCA, twice (alone, CCA).
-_IN_A_ROW = (3, 5, 7)
+# Two alone, the first with CCA, three times (alone, CCA).
+_IN_A_ROW = (3, 5, 7, 9)
 _NESTED = (3, 6, 9)  # at last twice (two alone, CCA): a loop in a loop
 
 
@@ -43,8 +43,7 @@ _NESTED = (3, 6, 9)  # at last twice (two alone, CCA): a loop in a loop
     ],
 )
 def test_the_loop_equals_the_layers_one_by_one(cca_layers, retrieval, num_devices):
-    depth = cca_layers[-1]
-    cfg = tiny_model.config(depth=depth, cca_layers=cca_layers, encoder_depth=1)
+    cfg = tiny_model.config(depth=9, cca_layers=cca_layers, encoder_depth=1)
     scanned = dataclasses.replace(cfg, scan_layers=True)
     params, batch = tiny_model.parameters(cfg), tiny_model.batch(cfg)
     if not retrieval:

@@ -85,8 +85,7 @@ class Load:
         request = pb.SearchRequest(texts=texts, k=6)
         with grpc.insecure_channel(self._address) as channel:
             stub = stub_of(channel, "Retrieval")
-            # Often, and yet with time left for the changes.
-            while not self._until.wait(0.03):
+            while not self._until.wait(0.003):
                 began_s = time.monotonic()
                 response = stub.Search(request, timeout=10)
                 assert not response.partial, response.missing_shards
