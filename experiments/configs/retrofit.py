@@ -59,7 +59,7 @@ def get_config(arg: str = "smollm2") -> Experiment:
         retrofit=RetrofitConfig(distinct_steps=16, limit_sequences=16),
         evaluation=EvaluationConfig(
             batch_size=4,
-            max_sequences=64,
+            max_sequences=80,
             prompt_sequences=16,
             num_facts=60,
             num_samples=2,
