@@ -167,6 +167,8 @@ class Experiment:
             "freeze",
             "max_skipped_steps",
             "encodings_bytes",
+            "encodings_folder",
+            "encodings_folder_bytes",
         ):
             del settings["train"][name]
         parts = ["model", "optimizer", "train"]

@@ -213,7 +213,12 @@ class MeshConfig:
     replicas: int = 1  # grids; on TPUs the number of slices: only gradients cross them
 
 
-_MAY_BE_ZERO = ("seed", "max_skipped_steps", "encodings_bytes")
+_MAY_BE_ZERO = (
+    "seed",
+    "max_skipped_steps",
+    "encodings_bytes",
+    "encodings_folder_bytes",
+)
 
 
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
@@ -230,6 +235,8 @@ class TrainConfig:
     freeze: bool = True  # of a run with init_from: its baseline's parameters stay
     # memory for neighbours and texts that a frozen decoder has read; 0 = anew in each step
     encodings_bytes: int = 2_000_000_000
+    encodings_folder: str = ""  # where they stay on disk for other runs; "" = nowhere
+    encodings_folder_bytes: int = 8_000_000_000  # of that folder's files
     # updates in a row that may be left out because the gradient is not finite; 0 = none
     max_skipped_steps: int = 10
     # of the chunks whose first neighbour is the text that goes on from them: at the first
@@ -272,6 +279,9 @@ class RetrofitConfig:
     `model.cca_layers` names the layers; where it is empty the decoder's heads decide.
     """
 
+    # what is known of heads: copying = how they copy random tokens | gradient = what they
+    # would gain from the neighbours of the first training batch, as shares of the best
+    chosen_by: str = "copying"
     num_cca_layers: int = 3  # layers with CCA: the lowest that have a head that copies
     copying_score: float = 0.3  # of a layer's best head, from which on the layer counts
     open_score: float = 0.1  # of a head whose gate starts at 1; all others start at 0
@@ -312,6 +322,7 @@ class RetrofitConfig:
                 f"{self.absent_share + self.unrelated_share}"
             )
         for name, choices in (
+            ("chosen_by", ("copying", "gradient")),
             ("start", ("attention", "random")),
             ("trained", ("cca", "gates")),
         ):

@@ -4,7 +4,7 @@ The decoder's weights are read, its heads are looked at, and CCA inherits those 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -13,10 +13,12 @@ import numpy as np
 from data_pipeline.storage.progress import say
 from experiments.config import Experiment
 from retro_jax import pretrained
+from retro_jax.config import ModelConfig
 from retro_jax.devices import sharding
 from retro_jax.model import copying_heads, inherited_cca
 from retro_jax.model.parameters import Parameters
-from retro_jax.training import retrofit
+from retro_jax.training import head_gains, retrofit
+from retro_jax.training.batch import Batch
 
 # What a run may choose without its decoder becoming another.
 _FREE = {
@@ -32,10 +34,16 @@ _FREE = {
 }
 
 
-def start(cfg: Experiment, mesh: jax.sharding.Mesh) -> retrofit.Baseline:
+def start(
+    cfg: Experiment, mesh: jax.sharding.Mesh, first_batch: Callable[[], Batch]
+) -> retrofit.Baseline:
     """Gives the parameters of step 0: the decoder's, and those that CCA inherits.
 
     Layers and heads that `cfg` leaves open are chosen, and written into it.
+
+    Args:
+        first_batch: gives what training begins with, on the mesh; called where heads are
+            chosen by it.
 
     Raises:
         ValueError: if the decoder can't be read, is not the one of `cfg.model`, or copies
@@ -48,7 +56,7 @@ def start(cfg: Experiment, mesh: jax.sharding.Mesh) -> retrofit.Baseline:
     decoder = dataclasses.replace(cfg.model, cca_layers=())
     backbone = _on_mesh(found.params, mesh)
     with jax.set_mesh(mesh):
-        _choose(cfg, decoder, backbone)
+        _choose(cfg, decoder, backbone, first_batch)
     return retrofit.Baseline(0, with_cca(cfg, backbone, mesh), found.fingerprint)
 
 
@@ -67,11 +75,19 @@ def with_cca(
     return {**backbone, **_on_mesh(new, mesh)}
 
 
-def _choose(cfg: Experiment, decoder, backbone) -> None:
+def _choose(
+    cfg: Experiment,
+    decoder: ModelConfig,
+    backbone: Parameters,
+    first_batch: Callable[[], Batch],
+) -> None:
     """Decides what `cfg` leaves open by what the decoder's heads do."""
     if cfg.model.cca_layers and cfg.retrofit.open_heads:
         return
-    scores_TH = copying_heads.copying_scores(decoder, backbone, seed=cfg.train.seed)
+    if cfg.retrofit.chosen_by == "gradient":
+        scores_TH = head_gains.head_gains(decoder, backbone, first_batch())
+    else:
+        scores_TH = copying_heads.copying_scores(decoder, backbone, seed=cfg.train.seed)
     if not cfg.model.cca_layers:
         cfg.model.cca_layers = copying_heads.layers_that_copy(cfg.retrofit, scores_TH)
     if cfg.retrofit.open_heads:  # by hand: they are checked where they are used
@@ -80,6 +96,7 @@ def _choose(cfg: Experiment, decoder, backbone) -> None:
     cfg.retrofit.open_heads = copying_heads.heads_that_copy(
         cfg.retrofit, scores_TH, cfg.model.cca_layers
     )
+    what = {"copying": "copy", "gradient": "gain"}[cfg.retrofit.chosen_by]
     for layer, heads in zip(
         sorted(cfg.model.cca_layers), cfg.retrofit.open_heads, strict=True
     ):
@@ -87,7 +104,8 @@ def _choose(cfg: Experiment, decoder, backbone) -> None:
             f"{head} ({scores_TH[layer - 1, head]:.2f})" for head in heads
         )
         say(
-            f"layer {layer} gets CCA; heads that copy, and how much: {of_heads or 'none'}"
+            f"layer {layer} gets CCA; heads that {what}, and how much: "
+            f"{of_heads or 'none'}"
         )
 
 

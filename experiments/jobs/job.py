@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import functools
 import itertools
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -32,10 +33,12 @@ from retro_jax.training import retrofit
 from retro_jax.training.batch import (
     Batch,
     model_inputs,
+    to_devices,
     with_oracle_neighbours,
     with_worse_neighbours,
 )
 from retro_jax.training.encodings import Encodings
+from retro_jax.training.encodings_folder import EncodingsFolder
 from retro_jax.training.loop import train
 
 _TOKENIZER = "tokenizer.model"
@@ -192,7 +195,7 @@ class Job:
         if not self._cfg.init_from:
             return None
         if self._cfg.model.encoder == "decoder":
-            return decoder_start.start(self._cfg, self._mesh)
+            return decoder_start.start(self._cfg, self._mesh, self._first_batch)
         path = Path(self._cfg.init_from).expanduser().resolve()
         own = self._workdir.resolve()
         if path == own or path.is_relative_to(own / "checkpoints"):
@@ -253,7 +256,33 @@ class Job:
             return None
         if jax.process_count() > 1:  # each would have to encode the others' rows
             return None
-        return Encodings(dataclasses.replace(cfg.model), cfg.train.encodings_bytes)
+        model, kept = dataclasses.replace(cfg.model), cfg.train
+        on_disk = None
+        if kept.encodings_folder:
+            begun = read_json(self._workdir / "run.json") or {}
+            reader = [begun.get("init_from"), repr(model), jax.__version__]
+            on_disk = EncodingsFolder(
+                Path(kept.encodings_folder).expanduser(),
+                kept.encodings_folder_bytes,
+                json.dumps([*reader, jax.default_backend()]),
+            )
+        return Encodings(model, kept.encodings_bytes, on_disk)
+
+    def _first_batch(self) -> Batch:
+        """What training begins with, on the devices."""
+        batch = next(
+            self._sequences("train").shuffled(
+                self._cfg.train.batch_size,
+                seed=self._cfg.train.seed,
+                num_steps=1,
+                rows=sharding.local_rows(self._cfg.train.batch_size, self._mesh),
+            )
+        )
+        return to_devices(
+            dataclasses.replace(self._cfg.model, cca_layers=(1,)),
+            model_inputs(batch),
+            self._mesh,
+        )
 
     def _batches_from(self, first_step: int) -> Iterator[Batch]:
         """This process's rows of the batches that are left, in the run's order."""

@@ -20,7 +20,9 @@ from jaxtyping import Float, Int
 
 from retro_jax.config import ModelConfig
 from retro_jax.model import parameters
+from retro_jax.model.layers import activation_dtype
 from retro_jax.training.batch import Batch
+from retro_jax.training.encodings_folder import EncodingsFolder
 
 _AT_ONCE = 8  # neighbours; few shapes are compiled, and little is encoded in vain
 
@@ -31,15 +33,18 @@ class Encodings:
     It belongs to one process with all devices of the mesh.
     """
 
-    def __init__(self, cfg: ModelConfig, most_bytes: int):
-        """Begins with nothing.
+    def __init__(
+        self, cfg: ModelConfig, most_bytes: int, on_disk: EncodingsFolder | None = None
+    ):
+        """Begins with what is on disk.
 
         Args:
             cfg: whose decoder reads neighbours itself; its parameters must not change
                 while this is in use, but those of CCA, on which nothing here depends.
             most_bytes: memory for entries; those of one batch are held besides.
+            on_disk: what other runs of the same decoder have read.
         """
-        self._cfg, self._most_bytes = cfg, most_bytes
+        self._cfg, self._most_bytes, self._on_disk = cfg, most_bytes, on_disk
         self._kept: collections.OrderedDict[bytes, np.ndarray] = (
             collections.OrderedDict()
         )
@@ -106,7 +111,11 @@ class Encodings:
         read: Callable[[list[int]], jax.Array],
     ) -> np.ndarray:
         """The entries of these names; of what is missing, `read` is given the rows."""
-        found = {name: self._kept[name] for name in names if name in self._kept}
+        found = {
+            name: entry
+            for name in dict.fromkeys(names)
+            if (entry := self._found(name)) is not None
+        }
         first = {name: row for row, name in reversed([*enumerate(names)])}
         rows = sorted(row for name, row in first.items() if name not in found)
         for start in range(0, len(rows), at_once):
@@ -114,10 +123,18 @@ class Encodings:
             # The last ones are filled up, so that one shape is compiled.
             filled = [*some, *[some[-1]] * (at_once - len(some))]
             made = np.asarray(read(filled))
-            found |= {names[row]: entry for row, entry in zip(some, made, strict=False)}
+            for row, entry in zip(some, made, strict=False):
+                found[names[row]] = entry
+                if self._on_disk is not None:
+                    self._on_disk.keep(names[row], entry)
         for name in names:
             self._keep(name, found[name])
         return np.stack([found[name] for name in names])
+
+    def _found(self, name: bytes) -> np.ndarray | None:
+        if name in self._kept or self._on_disk is None:
+            return self._kept.get(name)
+        return self._on_disk.get(name, activation_dtype(self._cfg))
 
     def _keep(self, name: bytes, entry: np.ndarray) -> None:
         if name in self._kept:

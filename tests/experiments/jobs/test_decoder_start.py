@@ -76,10 +76,14 @@ def _mesh():
     return sharding.make_mesh(MeshConfig())
 
 
+def _no_batch():
+    pytest.fail("heads that copy are known without text")
+
+
 def _start(decoder, **retrofit):
     cfg = tiny_retrofit.experiment(decoder, "none")
     cfg.retrofit = dataclasses.replace(cfg.retrofit, **retrofit)
-    return cfg, decoder_start.start(cfg, _mesh())
+    return cfg, decoder_start.start(cfg, _mesh(), _no_batch)
 
 
 def test_what_is_left_open_is_chosen_and_written_down(decoder):
@@ -91,10 +95,22 @@ def test_what_is_left_open_is_chosen_and_written_down(decoder):
     assert np.array_equal(own, baseline.params["decoder/2/cross/w_q_DHK"])
 
 
+def test_heads_may_be_chosen_by_what_the_first_batch_would_gain(run, decoder, capsys):
+    job, _ = run
+    cfg = tiny_retrofit.experiment(decoder, "none", cca_layers=())
+    cfg.retrofit = dataclasses.replace(
+        cfg.retrofit, chosen_by="gradient", num_cca_layers=1
+    )
+    decoder_start.start(cfg, _mesh(), job()._first_batch)
+    assert len(cfg.model.cca_layers) == len(cfg.retrofit.open_heads) == 1
+    assert cfg.retrofit.open_heads[0]
+    assert "heads that gain, and how much" in capsys.readouterr().out
+
+
 def test_what_is_set_by_hand_is_kept(decoder, capsys):
     cfg = tiny_retrofit.experiment(decoder, "none", cca_layers=(2,))
     cfg.retrofit.open_heads = ((3,),)
-    params = decoder_start.start(cfg, _mesh()).params
+    params = decoder_start.start(cfg, _mesh(), _no_batch).params
     assert params["decoder/2/cross/gate_H"].tolist() == [0, 0, 0, 1]
     assert cfg.model.cca_layers == (2,)
     assert "gets CCA" not in capsys.readouterr().out
@@ -117,7 +133,7 @@ def _refused(decoder, **model):
 def test_settings_of_another_decoder_are_refused_in_one_line(decoder, model, said):
     cfg, refused = _refused(decoder, **model)
     with refused as error:
-        decoder_start.start(cfg, _mesh())
+        decoder_start.start(cfg, _mesh(), _no_batch)
     assert said in str(error.value)
 
 
@@ -136,7 +152,7 @@ def test_heads_that_are_not_there_are_refused_in_one_line(decoder, retrofit, sai
     cfg, refused = _refused(decoder, cca_layers=())
     cfg.retrofit = dataclasses.replace(cfg.retrofit, **retrofit)
     with refused as error:
-        decoder_start.start(cfg, _mesh())
+        decoder_start.start(cfg, _mesh(), _no_batch)
     assert said in str(error.value)
 
 
@@ -147,7 +163,7 @@ def test_weights_that_are_not_there_or_pickles_are_refused(decoder, tmp_path):
     for path, said in ((tmp_path / "none", "there is no"), (pickle, "is a pickle")):
         cfg.init_from = str(path)
         with pytest.raises((ValueError, OSError), match=said) as error:
-            decoder_start.start(cfg, _mesh())
+            decoder_start.start(cfg, _mesh(), _no_batch)
         assert "\n" not in str(error.value)
 
 
