@@ -53,7 +53,7 @@ def get_config(arg: str = "smollm2") -> Experiment:
             batch_size=4,
             log_every=4,
             checkpoint_every=24,
-            oracle_shares=(0.5, 0.1),
+            oracle_shares=(0.9, 0.4),
         ),
         # Three passes over what is read once: reading is the dearest part on a CPU.
         retrofit=RetrofitConfig(distinct_steps=16, limit_sequences=16),
@@ -62,7 +62,7 @@ def get_config(arg: str = "smollm2") -> Experiment:
             max_sequences=80,
             prompt_sequences=16,
             num_facts=60,
-            num_samples=2,
+            num_samples=3,
             sample_tokens=32,
         ),
         init_from=str(path),
