@@ -18,7 +18,7 @@ from experiments.config import Experiment
 from experiments.jobs import reading
 from retro_jax import evaluation
 from retro_jax.devices import sharding
-from retro_jax.model import flops, parameters
+from retro_jax.model import flops, parameters, reading_heads
 from retro_jax.training.batch import Batch
 from retro_jax.training.encodings import Encodings
 
@@ -140,7 +140,11 @@ def choose_limits(measured: Measured) -> dict:
 
 
 def _gates(measured: Measured) -> dict:
-    """Gates of heads by layer, after training and, if they are known, before, as JSON."""
+    """What heads of CCA do, by layer, as JSON.
+
+    Their gates after training and, if they are known, before; and the share of attention
+    that they give to passages in the first sequences that are measured.
+    """
 
     def listed(params: parameters.Parameters | None, layer: int) -> list[float] | None:
         name = f"decoder/{layer}/cross/gate_H"
@@ -148,13 +152,30 @@ def _gates(measured: Measured) -> dict:
             return None
         return np.asarray(sharding.on_host(params[name]), np.float64).tolist()
 
+    attention_TH = _passage_attention(measured)
     return {
         str(layer): {
             "before": listed(measured.untrained, layer),
             "after": listed(measured.params, layer),
+            "attention": None if attention_TH is None else attention_TH[place].tolist(),
         }
-        for layer in sorted(measured.cfg.model.cca_layers)
+        for place, layer in enumerate(sorted(measured.cfg.model.cca_layers))
     }
+
+
+def _passage_attention(measured: Measured) -> np.ndarray | None:
+    """Layers' and heads' attention to passages; None where the first batch has none."""
+    batch = next(_read(measured, None))
+    if not batch["neighbour_lengths_BCN"].any():
+        return None
+    if measured.encodings is not None:
+        batch = measured.encodings.neighbours_added_to(measured.params, batch)
+    with jax.set_mesh(measured.mesh):
+        return reading_heads.passage_attention(
+            measured.cfg.model,
+            measured.params,
+            sharding.to_devices(batch, measured.mesh),
+        ).astype(np.float64)
 
 
 def _compared(

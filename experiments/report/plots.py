@@ -113,38 +113,49 @@ def of_runs(bins: Sequence[Mapping]) -> list[Plot]:
 
 
 def of_gates(gates: Mapping) -> list[Plot]:
-    """Gates of heads, before training and after: a row of bars for each layer."""
+    """Gates of heads before and after training, and their attention: a row for a layer."""
     if not gates:
         return []
     figure = Figure(figsize=(_WIDTH_IN, 0.9 + 0.8 * len(gates)), layout="constrained")
-    all_axes = figure.subplots(len(gates), sharex=True, sharey=True, squeeze=False)
-    for axes, (layer, of_layer) in zip(all_axes[:, 0], gates.items(), strict=True):
-        _style(axes)
+    all_axes = figure.subplots(len(gates), 2, sharex=True, sharey="col", squeeze=False)
+    for (left, right), (layer, of_layer) in zip(all_axes, gates.items(), strict=True):
+        _style(left)
+        _style(right)
         heads = np.arange(len(of_layer["after"]))
-        after = axes.bar(heads, of_layer["after"], width=0.5, color=COLOURS["on"])
+        after = left.bar(heads, of_layer["after"], width=0.5, color=COLOURS["on"])
         after.set_label("after training")
         if of_layer["before"] is not None:
             ends = heads - 0.38, heads + 0.38
-            before = axes.hlines(of_layer["before"], *ends, lw=2)
+            before = left.hlines(of_layer["before"], *ends, lw=2)
             before.set(color=COLOURS["untrained"], label="before training")
-        axes.axhline(0, color=FAINT, linewidth=0.8)
-        axes.set_ylabel(f"layer {layer}", **_FONT)
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
-    axes.set_xlabel("head", **_FONT)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
+        left.axhline(0, color=FAINT, linewidth=0.8)
+        left.set_ylabel(f"layer {layer}", **_FONT)
+        left.yaxis.set_major_locator(MaxNLocator(nbins=3))
+        shares = of_layer.get("attention")
+        if shares is not None:
+            right.bar(heads, 100 * np.array(shares), width=0.5, color=COLOURS["on"])
+        right.set_ylim(0, 100)
+    all_axes[0, 0].set_title("gate", **_FONT)
+    all_axes[0, 1].set_title("attention to passages, %", **_FONT)
+    for axes in all_axes[-1]:
+        axes.set_xlabel("head", **_FONT)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
     _legend(figure, all_axes[0, 0].get_legend_handles_labels()[0])
     told = "; ".join(
         f"layer {layer}: {_gates_in_words(each)}" for layer, each in gates.items()
     )
-    return [Plot("gates", f"Gates by head: {told}", figure)]
+    return [Plot("gates", f"Gates by head, and attention to passages: {told}", figure)]
 
 
 def _gates_in_words(of_layer: Mapping) -> str:
-    after = ", ".join(verdict.number(gate, 2) for gate in of_layer["after"])
-    if of_layer["before"] is None:
-        return after
-    before = ", ".join(verdict.number(gate, 2) for gate in of_layer["before"])
-    return f"{before} before training, {after} after"
+    said = ", ".join(verdict.number(gate, 2) for gate in of_layer["after"])
+    if of_layer["before"] is not None:
+        before = ", ".join(verdict.number(gate, 2) for gate in of_layer["before"])
+        said = f"{before} before training, {said} after"
+    shares = of_layer.get("attention")
+    if shares is None:
+        return said
+    return f"{said}; attention {', '.join(map(verdict.percent, shares))}"
 
 
 def of_training(rows: Sequence[Mapping]) -> list[Plot]:

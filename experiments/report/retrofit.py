@@ -361,4 +361,9 @@ def heads(results: Mapping) -> Section:
             f" {counted(opened, 'gate')} of {len(before) * num_heads} began open: heads "
             "that copy in the decoder itself."
         )
+    if all(gates.get("attention") is not None for gates in layers.values()):
+        said += (
+            " What a head does not give to passages rests on the token that opens them: "
+            "it has found nothing to read there."
+        )
     return Section([said])

@@ -181,16 +181,21 @@ def _for_each_query(x_GNSHK, query_BLHK):
 
 def attention_weights(
     attention: Attention,
-    normed_BLD: Float[Array, "B L D"],
-    mask_BLNS: Bool[Array, "B L 1 L"],
-) -> Float[Array, "B H L L"]:
-    """Weights of self-attention, to be looked at; with rotary positions or none."""
-    query_BLHK = attention.queries(normed_BLD)
-    key_BNSHK, _ = attention.keys_and_values(normed_BLD[:, None])
+    query_BLD: Float[Array, "B L D"],
+    source_BNSE: Float[Array, "B N S E"],
+    mask_BLNS: Bool[Array, "B L N S"],
+    distance_offset: int = 0,
+) -> Float[Array, "B H L N S"]:
+    """Weights of attention, to be looked at; with rotary positions or none.
+
+    Args: see `Attention.__call__`.
+    """
+    query_BLHK = attention.queries(query_BLD, distance_offset)
+    key_BNSHK, _ = attention.keys_and_values(source_BNSE)
     key_BNSHK = _for_each_query(key_BNSHK, query_BLHK)
     logits_BHLNS = attention_products.logits(query_BLHK, key_BNSHK)
     logits_BHLNS *= key_BNSHK.shape[-1] ** -0.5
-    return masked_softmax(logits_BHLNS, mask_BLNS[:, None])[..., 0, :]
+    return masked_softmax(logits_BHLNS, mask_BLNS[:, None])
 
 
 def plain_attention(

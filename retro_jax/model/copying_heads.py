@@ -52,14 +52,17 @@ def _repeated_tokens(cfg: ModelConfig, seed: int) -> Int[np.ndarray, "B L"]:
 def _layer_scores(layer: DecoderLayer, hidden_BLD, segments_BL):
     """What comes out of a layer, and its heads' attention to the token to be copied."""
     normed_BLD = layer.norm_attention(hidden_BLD)
-    weights_BHLS = attention_weights(
-        layer.attention, normed_BLD, layer.visible(segments_BL).mask_BLNS
+    weights_BHLNS = attention_weights(
+        layer.attention,
+        normed_BLD,
+        normed_BLD[:, None],
+        layer.visible(segments_BL).mask_BLNS,
     )
     opener = hidden_BLD.shape[1] - 2 * REPEATED_LEN
     # The first token of the repetition has no match yet, hence from the second on.
     query = opener + REPEATED_LEN + jnp.arange(1, REPEATED_LEN)
     copied = query - REPEATED_LEN + 1
-    score_H = weights_BHLS[:, :, query, copied].mean(axis=(0, 2))
+    score_H = weights_BHLNS[:, :, query, 0, copied].mean(axis=(0, 2))
     hidden_BLD = layer(hidden_BLD, segments_BL)
     return hidden_BLD, score_H
 

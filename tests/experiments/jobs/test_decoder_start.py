@@ -30,6 +30,7 @@ def test_everything_is_measured_and_reported(run):
     assert all(map(np.isfinite, bits.values()))
     ((layer, gates),) = found["gates"].items()
     assert set(gates["before"]) == {1.0} and gates["after"] != gates["before"]
+    assert all(0 < share < 1 for share in gates["attention"])
     assert "tried" in json.loads((workdir / "reading.json").read_text())
     report = (workdir / "report.md").read_text()
     for title in ("What is copied", "in the prompt", "Questions of fact", "heads read"):

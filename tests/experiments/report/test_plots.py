@@ -38,11 +38,13 @@ def test_runs_and_prompts_show_their_intervals():
 
 def test_gates_show_heads_before_and_after():
     (plot,) = plots.of_gates(run_files.retrofit_results()["gates"])
-    first, second = plot.figure.axes
+    first, attention, second, unknown = plot.figure.axes
     assert [bar.get_height() for bar in first.patches] == [0.1, 1.4, -0.2]
+    assert [bar.get_height() for bar in attention.patches] == [5.0, 80.0, 30.0]
+    assert not unknown.patches
     before = [segment[0][1] for segment in second.collections[0].get_segments()]
     assert before == [0.0, 0.0, 1.0]
     assert second.get_ylabel() == "layer 20"
     alone = {"2": {"before": None, "after": [0.5]}}
-    assert plots.of_gates(alone)[0].description == "Gates by head: layer 2: 0.50"
+    assert plots.of_gates(alone)[0].description.endswith("layer 2: 0.50")
     assert plots.svg(plot).count("<image") == 0  # the page may load none
