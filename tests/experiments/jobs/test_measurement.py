@@ -74,9 +74,7 @@ def side_by_side(run, reported):
     )
 
 
-def test_an_evaluation_with_a_name_leaves_the_report_alone(
-    run, reported, side_by_side
-):
+def test_an_evaluation_with_a_name_leaves_the_report_alone(run, reported, side_by_side):
     _, workdir = run
     assert side_by_side["settings"]["name"] == "all"
     for name, before in reported.items():
