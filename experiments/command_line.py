@@ -194,6 +194,8 @@ def _raised(argv: list[str]) -> Iterator[None]:
 def with_whole_paths(cfg: config.Experiment) -> config.Experiment:
     """The settings, in which every path means the same wherever the next command starts."""
     cfg.data.corpus = workdirs.corpus_identity(cfg.data.corpus)
+    if cfg.evaluation.held_out:
+        cfg.evaluation.held_out = workdirs.corpus_identity(cfg.evaluation.held_out)
     embedder = workdirs.expanded(cfg.data.embedder)
     if os.path.isdir(embedder):  # else it is a name
         cfg.data.embedder = os.path.abspath(embedder)

@@ -6,6 +6,7 @@ import inspect
 import io
 import json
 import math
+import re
 import tokenize
 from typing import Any
 
@@ -18,12 +19,46 @@ from retro_jax.config import (
     TrainConfig,
 )
 
+# Ways to read a text and a database: `experiments/jobs/measurement.py`.
+CONDITIONS = (
+    "off",
+    "on",
+    "untrained",
+    "random",
+    "shuffled",
+    "match",
+    "continuation",
+    "oracle",
+    "knn",
+)
+
 
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
 class EvaluationConfig:
     """What is measured on held-out documents, and what is generated."""
 
     split: str = "test"  # what is measured: validation | test
+    # other text that is measured instead, a corpus as data.corpus names one: any text
+    # against any --database
+    held_out: str = ""
+    # the file in the run's folder evaluation/ that gets the results; '' = results, which
+    # the report shows, or the name of the held-out text
+    name: str = ""
+    # what is measured: off, on, untrained (a retrofit before training), random (passages),
+    # shuffled (those of other sequences), match or continuation (that part of a passage
+    # alone), oracle (the true text), knn (kNN-LM)
+    conditions: tuple[str, ...] = ("off", "on", "untrained", "random")
+    # retrieval on with so many neighbours, a number after the other: "(0, 1, 2, 10)"
+    neighbours: tuple[int, ...] = ()
+    # retrieval on with these shares of the database's documents: "(0.1, 0.5, 1.0)"
+    database_shares: tuple[float, ...] = ()
+    # chunks from one window of held-out text to the next; 0 = half a window
+    stride_chunks: int = 0
+    # measure also on the chunks of which no 13 tokens in a row stand in the database
+    decontaminate: bool = False
+    detokenise: bool = (
+        False  # held_out is WikiText: score it as it was before its tokens
+    )
     batch_size: int = 8  # sequences measured at once, over all devices
     # sequences that are measured, from all over the split; 0 = all
     max_sequences: int = 0
@@ -65,6 +100,7 @@ class EvaluationConfig:
             "sample_tokens",
             "top_k",
             "seed",
+            "stride_chunks",
         )
         for name, least in {"batch_size": 1, **dict.fromkeys(counts, 0)}.items():
             if getattr(self, name) < least:
@@ -72,6 +108,7 @@ class EvaluationConfig:
                     f"evaluation.{name} must be at least {least}, is "
                     f"{getattr(self, name)}"
                 )
+        self._validate_conditions()
         if not 0 <= self.temperature < math.inf:
             raise ValueError(
                 f"evaluation.temperature must be at least 0, is {self.temperature}"
@@ -87,6 +124,28 @@ class EvaluationConfig:
             )
         if "" in self.stop:
             raise ValueError("evaluation.stop must hold texts, one of them is empty")
+
+    def _validate_conditions(self) -> None:
+        for name in self.conditions:
+            if name not in CONDITIONS:
+                raise ValueError(
+                    f"evaluation.conditions must be of {', '.join(CONDITIONS)}; one is "
+                    f"{name!r}"
+                )
+        if not all(type(count) is int and count >= 0 for count in self.neighbours):
+            raise ValueError(
+                "evaluation.neighbours must be whole numbers from 0, are "
+                f"{self.neighbours}"
+            )
+        if not all(0 < share <= 1 for share in self.database_shares):
+            raise ValueError(
+                f"evaluation.database_shares must be in (0, 1], are {self.database_shares}"
+            )
+        if self.name in (".", "..") or not re.fullmatch(r"[\w.-]*", self.name):
+            raise ValueError(
+                "evaluation.name must be letters, digits and _.- alone, is "
+                f"{self.name!r}"
+            )
 
 
 @dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)

@@ -9,7 +9,8 @@ Letters here: X chunks of a split, D documents.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,13 @@ class ChunkLosses:
             float(self.loss_nats_X[keep].sum()), float(self.bytes_X[keep].sum())
         )
 
+    def perplexity(self, count: float | None = None) -> float:
+        """Perplexity of a token, or of whatever the text has so many of; NaN for none."""
+        count = float(self.tokens_X.sum()) if count is None else count
+        if not count:
+            return float("nan")
+        return float(np.exp(self.loss_nats_X.sum() / count))
+
     def where(self, keep_X: np.ndarray) -> "ChunkLosses":
         """The losses of some of the chunks."""
         return ChunkLosses(
@@ -87,29 +95,50 @@ def chunk_losses(
             itself.
         advance: called with the number of sequences done, for showing progress.
     """
-    parts: dict[str, list] = {"nats": [], "bytes": [], "tokens": [], "documents": []}
+
+    def sums(mine: Batch, has_neighbours: bool):
+        if not (retrieval and has_neighbours):
+            mine = without_neighbours(mine)
+        if encodings is not None and activation_dtype(cfg) == jnp.float32:
+            mine = encodings.added_to(params, mine)
+        elif encodings is not None:
+            # Retrieval off is the decoder bit for bit, and XLA keeps more digits of
+            # bfloat16 within a program than the kept lower states have.
+            mine = encodings.neighbours_added_to(params, mine)
+        return _sums_by_chunk(cfg, params, sharding.to_devices(mine, mesh))
+
+    joined, documents_X = summed_by_chunk(mesh, batches, sums, advance)
+    return ChunkLosses(joined["nats"], joined["bytes"], joined["tokens"], documents_X)
+
+
+def summed_by_chunk(
+    mesh,
+    batches: Iterable[Batch],
+    sums: Callable[[Batch, bool], Mapping[str, jax.Array]],
+    advance: Callable[[int], None],
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Sums over the chunks of all batches, by name, and the document of each chunk.
+
+    Args:
+        sums: gives some of a batch's rows, from this process's rows of it and whether any
+            row of any process has neighbours.
+        advance: called with the number of sequences done.
+    """
+    parts: dict[str, list] = defaultdict(list)
+    documents = []
     with jax.set_mesh(mesh):
         for batch in batches:
             documents_BC = batch["documents_BC"]
             rows = sharding.local_rows(len(documents_BC), mesh)
             mine = {name: array[rows] for name, array in model_inputs(batch).items()}
-            if not (retrieval and batch["neighbour_lengths_BCN"].any()):
-                mine = without_neighbours(mine)
-            if encodings is not None and activation_dtype(cfg) == jnp.float32:
-                mine = encodings.added_to(params, mine)
-            elif encodings is not None:
-                # Retrieval off is the decoder bit for bit, and XLA keeps more digits of
-                # bfloat16 within a program than the kept lower states have.
-                mine = encodings.neighbours_added_to(params, mine)
-            sums = _sums_by_chunk(cfg, params, sharding.to_devices(mine, mesh))
-            for name, values_BC in sharding.on_host(sums).items():
+            lengths_BCN = batch.get("neighbour_lengths_BCN")
+            found = sums(mine, lengths_BCN is not None and bool(lengths_BCN.any()))
+            for name, values_BC in sharding.on_host(found).items():
                 parts[name].append(values_BC.reshape(-1).astype(np.float64))
-            parts["documents"].append(documents_BC.reshape(-1))
+            documents.append(documents_BC.reshape(-1))
             advance(len(documents_BC))
     joined = {name: np.concatenate(values) for name, values in parts.items()}
-    return ChunkLosses(
-        joined["nats"], joined["bytes"], joined["tokens"], joined["documents"]
-    )
+    return joined, np.concatenate(documents)
 
 
 def with_neighbours_in_prompt(cfg: ModelConfig, batches: Iterable[Batch]):

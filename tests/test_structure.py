@@ -16,7 +16,7 @@ from tests.documented_commands import commands_of
 _ROOT = Path(__file__).parent.parent
 # Each room imports only those before it; imports for types count.
 _ROOMS = {
-    "retro_jax": "config devices numerics model pretrained runs training evaluation generation",
+    "retro_jax": "config devices numerics model pretrained runs training evaluation knn_lm generation",
     "data_pipeline": (
         "config storage text embedding index database sequences build service"
     ),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.database import Snapshot, integrity
+from data_pipeline.database import integrity
 from data_pipeline.sequences.dataset import VERSION, check_names
 from data_pipeline.storage.confined import check_links
 from data_pipeline.storage.stage_record import read_stage
@@ -88,7 +88,7 @@ class Sequences:
         records = tf.data.TFRecordDataset(self._info.filepaths).shard(every, every // 2)
         parse = functools.partial(_parsed, features=self._features)
         for batch in self._read(records.batch(batch_size).map(parse)):
-            yield _padded(_named(batch), batch_size)
+            yield padded(named(batch), batch_size)
 
     def shuffled(
         self,
@@ -147,7 +147,7 @@ class Sequences:
         for batch, has_neighbours in self._read(batches):
             for name in () if has_neighbours else _NEIGHBOURS:
                 del batch[name]
-            yield _named(batch)
+            yield named(batch)
 
     def _read(self, batches) -> Iterator:
         """Reads batches, and names the file that a damaged record is in.
@@ -217,7 +217,7 @@ def _parsed(records_B, features: Mapping) -> dict:
     return {name: tf.cast(batch[name], features[name].tf_dtype) for name in batch}
 
 
-def _named(batch: dict) -> Batch:
+def named(batch: dict) -> Batch:
     """Features under the names of the batch contract."""
     named = {}
     for name, values in batch.items():
@@ -227,7 +227,7 @@ def _named(batch: dict) -> Batch:
     return named
 
 
-def _padded(batch: Batch, batch_size: int) -> Batch:
+def padded(batch: Batch, batch_size: int) -> Batch:
     """A full batch: the missing rows are all padding and have no weight."""
     missing = batch_size - len(batch["inputs_BL"])
     if not missing:
@@ -240,24 +240,3 @@ def _padded(batch: Batch, batch_size: int) -> Batch:
         )
         for name, values in batch.items()
     }
-
-
-def with_random_neighbours(batches: Iterator[Batch], snapshot: Snapshot, seed: int):
-    """The control: every neighbour replaced by a passage drawn from the database.
-
-    As many as there were and just as absent where they were; never the same passage.
-    """
-    rng = np.random.default_rng(seed)
-    table, ids_T = snapshot.chunks(), snapshot.searchable
-    for batch in batches:
-        ids = batch["neighbour_ids_BCN"]
-        places = np.searchsorted(ids_T, np.maximum(ids, 0))
-        places += rng.integers(1, max(len(ids_T), 2), ids.shape)
-        drawn = np.where(ids >= 0, ids_T[places % len(ids_T)], -1)
-        tokens, lengths = table.passages(drawn, batch["neighbours_BCNR"].shape[-1])
-        yield {
-            **batch,
-            "neighbours_BCNR": tokens,
-            "neighbour_lengths_BCN": lengths,
-            "neighbour_ids_BCN": drawn,
-        }

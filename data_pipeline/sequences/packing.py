@@ -5,14 +5,26 @@ needs the chunks and neighbours of those, and a row of every chunk to know which
 """
 
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from data_pipeline.config import DataConfig
 from data_pipeline.database import Snapshot
+from data_pipeline.text.tokenizer import Tokenizer
 
 _AT_ONCE = 256  # sequences that are gathered together: the fewer reads of a shard
+
+
+@runtime_checkable
+class Chunks(Protocol):
+    """Chunks of documents, in rows: a `ChunkTable` is one."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, column: str, ids_T: Int[np.ndarray, "..."]) -> np.ndarray:
+        """Rows of `tokens`, `lengths` or `documents`, by chunk id."""
 
 
 def windows(
@@ -100,18 +112,28 @@ def blocks(
         ids_BC = ids_SC[start : start + _AT_ONCE]
         # Scored in the window before; the first window has none.
         scored_before_B = np.where(first + start + np.arange(len(ids_BC)), overlap, 0)
-        yield _examples(database, split, cfg, ids_BC, scored_before_B)
+        text = texts(
+            database.chunks(split), database.tokenizer, cfg, ids_BC, scored_before_B
+        )
+        own_BC = text["documents_C"]
+        yield {**text, **_neighbours(database, split, cfg, ids_BC, own_BC)}
 
 
-def _examples(
-    database: Snapshot,
-    split: str,
+def texts(
+    table: Chunks,
+    tokenizer: Tokenizer,
     cfg: DataConfig,
     ids_BC: Int[np.ndarray, "B C"],
     scored_before_B: Int[np.ndarray, " B"],
 ) -> dict[str, np.ndarray]:
-    """The arrays of B sequences, by name."""
-    table, length = database.chunks(split), cfg.sequence_chunks * cfg.chunk_len
+    """The text of B sequences, without neighbours: arrays by name.
+
+    Args:
+        table: what has their chunks.
+        ids_BC: chunks; -1 is padding.
+        scored_before_B: positions at the beginning that are context alone.
+    """
+    length = cfg.sequence_chunks * cfg.chunk_len
     # One chunk more than the sequence has, for the target of its last position.
     last_B1 = ids_BC[:, -1:]
     has_next_B1 = (last_B1 >= 0) & (last_B1 + 1 < len(table))
@@ -135,10 +157,9 @@ def _examples(
         "loss_weights_L": ((own_BL == next_BL) & (own_BL > 0) & is_new_BL).view(
             np.uint8
         ),
-        "target_bytes_L": database.tokenizer.token_bytes_V[targets_BL],
+        "target_bytes_L": tokenizer.token_bytes_V[targets_BL],
         "segments_L": own_BL,
         "documents_C": documents_BC[:, :-1],
-        **_neighbours(database, split, cfg, ids_BC, documents_BC[:, :-1]),
     }
 
 
@@ -158,14 +179,21 @@ def _neighbours(
         database.document_of_chunk,
         cfg.num_neighbours,
     )
-    tokens_TNR, lengths_TN = database.chunks().passages(ids_TN, cfg.neighbour_len)
-    found = {
-        "neighbours_CNR": tokens_TNR,
-        "neighbour_lengths_CN": lengths_TN,
-        "neighbour_ids_CN": ids_TN,
-        "neighbour_distances_CN": distances_TN,
-    }
-    shape = ids_BC.shape
+    shape = (*ids_BC.shape, cfg.num_neighbours)
+    return passages(database, cfg, ids_TN.reshape(shape), distances_TN.reshape(shape))
+
+
+def passages(
+    database: Snapshot,
+    cfg: DataConfig,
+    ids_BCN: Int[np.ndarray, "B C N"],
+    distances_BCN: Float[np.ndarray, "B C N"],
+) -> dict[str, np.ndarray]:
+    """The neighbours of B sequences by name; those of id -1 are absent."""
+    tokens_BCNR, lengths_BCN = database.chunks().passages(ids_BCN, cfg.neighbour_len)
     return {
-        name: array.reshape(*shape, *array.shape[1:]) for name, array in found.items()
+        "neighbours_CNR": tokens_BCNR,
+        "neighbour_lengths_CN": lengths_BCN,
+        "neighbour_ids_CN": ids_BCN,
+        "neighbour_distances_CN": distances_BCN,
     }

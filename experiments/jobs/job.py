@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +16,12 @@ import jax
 import numpy as np
 
 from data_pipeline.database import Database
+from data_pipeline.sequences import held_out
 from data_pipeline.sequences.batches import Sequences
 from data_pipeline.storage import locks
 from data_pipeline.storage.files import fingerprint, read_json, write_file, write_json
 from data_pipeline.storage.progress import Progress, say
+from data_pipeline.text.corpora import Reading, Skipped, read_documents
 from data_pipeline.text.tokenizer import Tokenizer
 from experiments import workdirs
 from experiments.config import Experiment
@@ -42,6 +45,7 @@ from retro_jax.training.encodings_folder import EncodingsFolder
 from retro_jax.training.loop import train
 
 _TOKENIZER = "tokenizer.model"
+_REPORTED = "results"  # the file of results that the report shows
 # What belongs to a run and is put aside with it.
 _RUN_FILES = (
     "run.json",
@@ -394,43 +398,104 @@ class Job:
     def _evaluate(self) -> None:
         size = self._cfg.evaluation.batch_size
         sharding.check_batch("evaluation.batch_size", size, self._mesh)
-        if not self._has_held_out_text():
+        if not self._cfg.evaluation.held_out and not self._has_held_out_text():
             say(f"{self._no_report}: the model is trained, and there is no report")
             return
-        sequences = self._sequences(self._cfg.evaluation.split)
-        path = self._workdir / "evaluation" / "results.json"
+        text = self._text()
+        sequences = self._sequences_of(text)
+        path = self._workdir / "evaluation" / f"{self._name}.json"
         path.parent.mkdir(exist_ok=True)
         results = read_json(path) or {}
-        if results.get("fingerprint") == self._judged(self._last_step()) and all(
+        if results.get("fingerprint") == self._judged(self._last_step(), text) and all(
             name in results for name in self._shown()
         ):
             say("evaluation: up to date")
         else:
-            self._measure(sequences, path, results)
-        if processes.is_first():
+            self._measure(sequences, text, path, results)
+        if not processes.is_first():
+            return
+        if self._is_reported:
             report.write(self._workdir, self.database)
+        else:
+            say(f"{measurement.in_words(read_json(path) or {})}\nresults: {path}")
 
-    def _judged(self, step: int | None) -> str:
+    @property
+    def _name(self) -> str:
+        """What the file of results is called."""
+        cfg = self._cfg.evaluation
+        stem = os.path.basename(os.path.normpath(cfg.held_out)).split(".")[0]
+        # The name of a file may be anything.
+        plain = re.sub(r"[^\w.-]+", "-", stem).strip("-.") if cfg.held_out else ""
+        return cfg.name or plain or _REPORTED
+
+    @property
+    def _is_reported(self) -> bool:
+        """Whether the report of the run shows what is measured."""
+        return self._name == _REPORTED
+
+    def _text(self) -> held_out.Text | None:
+        """The text that is searched for anew; None where the dataset holds all that is read."""
+        cfg, database = self._cfg.evaluation, self.database
+        if cfg.held_out:
+            skipped = Skipped()
+            reading = Reading(
+                self._cfg.data.text_column, self._cfg.data.max_document_bytes
+            )
+            return held_out.text_of(
+                read_documents(cfg.held_out, skipped, reading=reading),
+                database.tokenizer,
+                database.chunk_len,
+                detokenise=cfg.detokenise,
+            )
+        most = max(cfg.neighbours, default=0)
+        is_wide = most > self._cfg.data.num_neighbours
+        if cfg.stride_chunks or cfg.database_shares or is_wide or not self._is_reported:
+            return held_out.text_of_split(database.snapshot, cfg.split)
+        return None
+
+    def _sequences_of(self, text: held_out.Text | None) -> Sequences | held_out.HeldOut:
+        cfg = self._cfg
+        if text is None:
+            return self._sequences(cfg.evaluation.split)
+        return held_out.HeldOut(
+            text,
+            self.database.snapshot,
+            cfg.data,
+            stride=cfg.evaluation.stride_chunks,
+        )
+
+    def _judged(self, step: int | None, text: held_out.Text | None = None) -> str:
         """A fingerprint of what is measured, on what, and how."""
         evaluation = dataclasses.asdict(self._cfg.evaluation)
-        return fingerprint([evaluation, step, self._run_identity()])
+        told = [evaluation, step, self._run_identity()]
+        if text is not None:
+            told += [text.fingerprint, self.database.fingerprint]
+        return fingerprint(told)
 
     def _shown(self) -> dict[str, Callable]:
         """What the report shows besides conditions, and what makes it."""
+        if not self._is_reported:
+            return {}
         made_by: dict[str, Callable] = {"samples": self._samples}
         if self._cfg.evaluation.num_facts and self._cfg.has_cca:
             made_by["facts"] = self._facts
         return made_by
 
-    def _measure(self, sequences: Sequences, path: Path, results: dict) -> None:
+    def _measure(
+        self,
+        sequences: Sequences | held_out.HeldOut,
+        text: held_out.Text | None,
+        path: Path,
+        results: dict,
+    ) -> None:
         """Makes what is missing in the results, and writes them whenever there is more."""
         run, params = self._parameters()
-        if processes.is_first():
+        if processes.is_first() and self._is_reported:
             # How it is measured: in other things it may differ from how it was trained.
             parts = ("data", "evaluation")
             workdirs.record_settings(self._cfg, self._workdir, parts)
         step = run["step"]
-        if results.get("fingerprint") != self._judged(step):
+        if results.get("fingerprint") != self._judged(step, text):
             results = measurement.conditions(
                 measurement.Measured(
                     cfg=self._cfg,
@@ -441,10 +506,12 @@ class Job:
                     untrained=self._untrained(params),
                     encodings=self._encodings,
                     limits=self._limits(params, step),
+                    text=text,
                 )
             )
-            results |= {"fingerprint": self._judged(step), "step": step}
+            results |= {"fingerprint": self._judged(step, text), "step": step}
             results |= {"init_from": run.get("init_from")}
+            results |= {"settings": dataclasses.asdict(self._cfg.evaluation)}
             _write_if_first(path, results)  # so that what fails below does not cost it
         for name, make in self._shown().items():
             if name not in results:
@@ -458,6 +525,12 @@ class Job:
         path = self._workdir / reading.FILE
         known = read_json(path) or {}
         processes.wait_for_all("the limits of reading are read")
+        if known.get("step") != step and not self._is_reported:
+            raise ValueError(
+                f"{self._workdir} has no limits of reading for step {step}, which are chosen "
+                "on the run's own validation split: measure the run as it is first, with "
+                f"`retro evaluate --workdir={self._workdir}`"
+            )
         if known.get("step") != step:
             _write_if_first(path, {**self._chosen_limits(params), "step": step})
             processes.wait_for_all("the limits of reading are written")

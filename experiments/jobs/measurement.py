@@ -1,31 +1,32 @@
-"""A trained model's loss on held-out text: retrieval on, off and with random passages.
+"""A trained model's loss on held-out text, in conditions side by side.
 
-Letters here: X chunks.
+`experiments/config.py` names them (`CONDITIONS`). All read the same text and are compared document by document.
+
+Letters here: X chunks, D documents.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
 
-from data_pipeline.database import Database
-from data_pipeline.sequences.batches import Sequences, with_random_neighbours
-from data_pipeline.sequences.overlap import longest_common_run
+from data_pipeline.database import Database, Snapshot
+from data_pipeline.sequences import controls
+from data_pipeline.sequences.batches import Sequences
+from data_pipeline.sequences.held_out import HeldOut, Text
 from data_pipeline.storage.progress import Progress
 from experiments.config import Experiment
-from experiments.jobs import reading
-from retro_jax import evaluation
+from experiments.jobs import leakage, reading
+from retro_jax import evaluation, knn_lm
 from retro_jax.devices import sharding
 from retro_jax.model import flops, parameters, reading_heads
 from retro_jax.training.batch import Batch
 from retro_jax.training.encodings import Encodings
 
-# Chunks that share at most this part of their tokens, in one run, with what was retrieved
-# for them count as not overlapping (paper, section 2.6 and figure 6).
-_LITTLE_OVERLAP_SHARE = 0.125
-_RUN_BINS = (0, 8, 16)  # tokens of the longest run from which a bin begins
+# In these no passage is the one that was found for the chunk.
+_DRAWN = ("random", "shuffled")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,82 +36,277 @@ class Measured:
     cfg: Experiment
     params: parameters.Parameters
     mesh: jax.sharding.Mesh
-    sequences: Sequences
+    sequences: Sequences | HeldOut
     database: Database
     untrained: parameters.Parameters | None = None  # a retrofit's, of step 0
     encodings: Encodings | None = None
     limits: reading.Limits = reading.ALL
+    text: Text | None = None  # of the sequences, where they are searched for anew
 
 
 def conditions(measured: Measured) -> dict:
     """Bits per byte in each condition, with intervals, as JSON.
 
-    'off' skips chunked cross-attention, 'on' reads the neighbours that were found,
-    'untrained' reads them as a retrofit did before its training, 'random' reads passages
-    drawn from the database in their place, 'prompt' has the found ones before the text and
-    is measured on fewer sequences. A model without cross-attention has 'off' alone.
+    What `evaluation.conditions` names is measured, in that order, and 'off' always. A model
+    without cross-attention has 'off' alone. 'prompt' is measured on fewer sequences, with
+    all other conditions on the same text.
     """
     cfg, sequences = measured.cfg, measured.sequences
     losses = {"off": _losses(measured, "off")}
-    if cfg.has_cca:
-        losses["on"] = _losses(measured, "on")
-        if measured.untrained is not None:
-            losses["untrained"] = _losses(measured, "untrained")
-        losses["random"] = _losses(measured, "random")
-    longest_X = longest_runs(cfg, batches(cfg, sequences))
-    little_X = has_little_overlap(cfg, longest_X)
+    results = {}
+    for name in cfg.evaluation.conditions if cfg.has_cca else ():
+        if name == "knn":
+            losses[name], results["knn"] = _of_knn_lm(measured)
+        elif name != "off" and (name != "untrained" or measured.untrained is not None):
+            losses[name] = _losses(measured, name)
+    longest_X = leakage.longest_runs(cfg, batches(cfg, sequences))
+    little_X = leakage.has_little_overlap(cfg, longest_X)
     off, seed = losses["off"], cfg.evaluation.seed
     scored_X = off.tokens_X > 0
-    results = {
+    results |= {
         "split": cfg.evaluation.split,
+        "held_out": cfg.evaluation.held_out,
+        "database": _described(measured.database.snapshot),
         "documents": len(np.unique(off.documents_X[scored_X])),
         "bytes": float(off.bytes_X.sum()),
         "tokens": float(off.tokens_X.sum()),
         "little_overlap_share": float(little_X[scored_X].mean()),
         "conditions": {
             name: {
-                **_compared(found, off, seed),
+                **leakage.compared(found, off, seed),
                 "little_overlap_bits_per_byte": found.bits_per_byte(little_X),
+                "perplexity": found.perplexity(),
             }
             for name, found in losses.items()
         },
+        "by_document": _by_document(measured, losses),
     }
     if cfg.model.encoder == "decoder":
         results["gates"] = _gates(measured)
+    if measured.text is not None and num_sequences(cfg, sequences) == len(sequences):
+        results["per_word"] = _per_word(measured.text, losses)
     if cfg.has_cca:
-        results["by_longest_run"] = _by_longest_run(losses, longest_X, seed)
+        results |= _copied(measured, losses, longest_X)
+        results |= _curves(measured, losses["off"])
         if cfg.evaluation.prompt_sequences:
             results["prompt"] = _beside_prompts(measured, losses)
     return results
 
 
-def _losses(measured: Measured, name: str) -> evaluation.ChunkLosses:
-    """What is lost on each chunk in one condition, with its progress shown."""
+def in_words(results: Mapping) -> str:
+    """What was measured, a line for each condition."""
+    size = f"{results['documents']} documents, {results['bytes']:,.0f} bytes"
+    what = "bits per byte and difference to off, with 95 % intervals over documents"
+    lines = [f"{size}; {what}"]
+    for name, values in results["conditions"].items():
+        (low, high), (least, most) = values["interval"], values["minus_off_interval"]
+        lines.append(
+            f"{name:>12}  {values['bits_per_byte']:.4f} [{low:.4f}, {high:.4f}]  "
+            f"{values['minus_off']:+.4f} [{least:+.4f}, {most:+.4f}]"
+        )
+    return "\n".join(lines)
+
+
+def _copied(measured: Measured, losses: leakage.Losses, longest_X) -> dict:
+    """The conditions on text that has more or less to copy, as JSON."""
+    cfg, seed = measured.cfg, measured.cfg.evaluation.seed
+    found: dict = {
+        "by_longest_run": leakage.by_longest_run(losses, longest_X, seed),
+        "by_overlap": leakage.by_overlap(losses, longest_X, cfg.model.chunk_len, seed),
+    }
+    if cfg.evaluation.decontaminate:
+        found["decontaminated"] = leakage.decontaminated(
+            losses,
+            batches(cfg, measured.sequences),
+            measured.database.snapshot,
+            seed,
+        )
+    return found
+
+
+def _described(database: Snapshot) -> dict:
+    """What was read: the database's fingerprint and how much can be found in it."""
+    return {
+        "fingerprint": database.fingerprint,
+        "version": database.version,
+        "chunks": len(database.searchable),
+    }
+
+
+def _by_document(measured: Measured, losses: leakage.Losses) -> dict:
+    """Sums over each document that was measured, as JSON: lists in one order."""
+    off = losses["off"]
+    rows_D, documents_X = np.unique(off.documents_X, return_inverse=True)
+    _, bytes_D = off.by_document()
+    is_kept_D = (rows_D >= 0) & (bytes_D > 0)
+
+    def summed(values_X: np.ndarray) -> list[float]:
+        return np.bincount(documents_X, weights=values_X)[is_kept_D].tolist()
+
+    return {
+        "documents": _names(measured, rows_D[is_kept_D]),
+        "bytes": summed(off.bytes_X),
+        "tokens": summed(off.tokens_X),
+        "bits": {
+            name: summed(found.loss_nats_X / np.log(2))
+            for name, found in losses.items()
+        },
+    }
+
+
+def _names(measured: Measured, rows_D: np.ndarray) -> list[str]:
+    if measured.text is not None:
+        return [measured.text.ids[row] for row in rows_D]
+    split = measured.cfg.evaluation.split
+    records = measured.database.snapshot.documents(split)
+    return records.column("id").take(rows_D).to_pylist()
+
+
+def _per_word(text: Text, losses: leakage.Losses) -> dict:
+    """Perplexity of a word, as JSON, by words of what is scored and of the page.
+
+    They differ where WikiText is joined again: then the usual score counts words and bytes
+    of the page. A document's first token is not scored, and its end is.
+    """
+    words, page_words = int(text.words_D.sum()), int(text.page_words_D.sum())
+    page_bytes = int(text.page_bytes_D.sum())
+    return {
+        "words_scored": words,
+        "words_of_pages": page_words,
+        "bytes_of_pages": page_bytes,
+        "conditions": {
+            name: {
+                "perplexity_by_words_scored": found.perplexity(words),
+                "perplexity_by_words_of_pages": found.perplexity(page_words),
+                "bits_per_byte_of_pages": float(found.loss_nats_X.sum())
+                / (page_bytes * np.log(2)),
+            }
+            for name, found in losses.items()
+        },
+    }
+
+
+def _curves(measured: Measured, off: evaluation.ChunkLosses) -> dict:
+    """Retrieval on with fewer or more neighbours, and with parts of the database, as JSON."""
+    cfg, seed = measured.cfg, measured.cfg.evaluation.seed
+    found: dict = {}
+    if most := max(cfg.evaluation.neighbours, default=0):
+        wide = measured
+        if most > cfg.data.num_neighbours:
+            wide = dataclasses.replace(
+                measured, sequences=searched(measured, num_neighbours=most)
+            )
+        found["neighbours"] = [
+            {
+                "neighbours": count,
+                **leakage.compared(
+                    _losses(wide, "on", most=count) if count else off, off, seed
+                ),
+            }
+            for count in cfg.evaluation.neighbours
+        ]
+    if cfg.evaluation.database_shares:
+        found["database_shares"] = []
+    for share in cfg.evaluation.database_shares:
+        part = searched(measured, share=share)
+        of_part = dataclasses.replace(measured, sequences=part)
+        found["database_shares"].append(
+            {
+                "share": share,
+                "chunks": part.num_read,
+                **leakage.compared(_losses(of_part, "on"), off, seed),
+            }
+        )
+    return found
+
+
+def searched(
+    measured: Measured, *, num_neighbours: int = 0, share: float = 1.0
+) -> HeldOut:
+    """The measured text with other neighbours: so many, or of a part of the database."""
+    cfg = measured.cfg
+    if measured.text is None:
+        raise ValueError("there is no text to search for")
+    count = num_neighbours or cfg.data.num_neighbours
+    return HeldOut(
+        measured.text,
+        measured.database.snapshot,
+        dataclasses.replace(cfg.data, num_neighbours=count),
+        stride=cfg.evaluation.stride_chunks,
+        share=share,
+        seed=cfg.evaluation.seed,
+    )
+
+
+def _losses(
+    measured: Measured, name: str, *, most: int | None = None
+) -> evaluation.ChunkLosses:
+    """What is lost on each chunk in one condition, with its progress shown.
+
+    Args:
+        most: neighbours that are read; all, if not given.
+    """
     cfg = measured.cfg
     params = measured.params
     if name == "untrained" and measured.untrained is not None:
         params = measured.untrained
-    drawn_from = measured.database if name == "random" else None
-    split, count = cfg.evaluation.split, num_sequences(cfg, measured.sequences)
-    with Progress(f"retrieval {name}, {split} split", count, "sequences") as progress:
+    found = _read(measured, name)
+    if most is not None:
+        found = controls.with_fewer_neighbours(found, most)
+    with _shown(measured, f"retrieval {name}") as progress:
         return evaluation.chunk_losses(
             cfg.model,
             params,
             measured.mesh,
-            _read(measured, drawn_from),
+            found,
             retrieval=name != "off",
             encodings=measured.encodings,
             advance=progress.advance,
         )
 
 
-def _read(measured: Measured, drawn_from: Database | None) -> Iterator[Batch]:
-    """Batches with the neighbours that are read."""
-    found = batches(measured.cfg, measured.sequences, drawn_from)
+def _shown(measured: Measured, title: str) -> Progress:
+    cfg = measured.cfg
+    count = num_sequences(cfg, measured.sequences)
+    of_what = cfg.evaluation.held_out or f"{cfg.evaluation.split} split"
+    return Progress(f"{title}, {of_what}", count, "sequences")
+
+
+def _of_knn_lm(measured: Measured) -> tuple[evaluation.ChunkLosses, dict]:
+    """What kNN-LM loses with the passages that are read, and how it was mixed."""
+    with _shown(measured, "kNN-LM") as progress:
+        losses = knn_lm.chunk_losses(
+            measured.cfg.model,
+            measured.params,
+            measured.mesh,
+            _read(measured, "on"),
+            advance=progress.advance,
+        )
+    found, chosen = knn_lm.chosen_by_halves(losses)
+    return found, {"of_halves": [mixture._asdict() for mixture in chosen]}
+
+
+def _read(measured: Measured, name: str) -> Iterator[Batch]:
+    """Batches with the neighbours that a condition reads."""
+    cfg, snapshot = measured.cfg, measured.database.snapshot
+    seed, chunk_len = cfg.evaluation.seed, cfg.model.chunk_len
+    found = batches(cfg, measured.sequences)
+    match name:
+        case "random":
+            found = controls.with_random_neighbours(found, snapshot, seed)
+        case "shuffled":
+            again = batches(cfg, measured.sequences)
+            found = controls.with_shuffled_neighbours(found, again, snapshot, seed)
+        case "match":
+            found = controls.with_matches_alone(found, chunk_len)
+        case "continuation":
+            found = controls.with_continuations_alone(found, chunk_len)
+        case "oracle":
+            found = controls.with_true_text(found)
     if measured.limits == reading.ALL:
         return found
-    if drawn_from is not None:
-        found = _with_distances(found, drawn_from)
+    if name in _DRAWN:
+        found = _with_distances(found, measured.database)
     return reading.within(found, measured.limits)
 
 
@@ -165,7 +361,7 @@ def _gates(measured: Measured) -> dict:
 
 def _passage_attention(measured: Measured) -> np.ndarray | None:
     """Layers' and heads' attention to passages; None where the first batch has none."""
-    batch = next(_read(measured, None))
+    batch = next(_read(measured, "on"))
     if not batch["neighbour_lengths_BCN"].any():
         return None
     if measured.encodings is not None:
@@ -178,45 +374,12 @@ def _passage_attention(measured: Measured) -> np.ndarray | None:
         ).astype(np.float64)
 
 
-def _compared(
-    found: evaluation.ChunkLosses, off: evaluation.ChunkLosses, seed: int
-) -> dict:
-    """Bits per byte of a condition, alone and beside retrieval off."""
-    return {
-        "bits_per_byte": found.bits_per_byte(),
-        "interval": evaluation.interval(found, seed=seed),
-        "minus_off": found.bits_per_byte() - off.bits_per_byte(),
-        "minus_off_interval": evaluation.interval(found, off, seed=seed),
-    }
-
-
-def _by_longest_run(losses: dict, longest_X: np.ndarray, seed: int) -> list[dict]:
-    """The conditions on chunks that have more or less to copy, as JSON."""
-    off, found = losses["off"], []
-    for low, end in zip(_RUN_BINS, (*_RUN_BINS[1:], None), strict=True):
-        in_bin = (longest_X >= low) & (longest_X < (end or np.inf)) & (off.tokens_X > 0)
-        found.append(
-            {
-                "from_tokens": low,
-                "below_tokens": end,
-                "chunks": int(in_bin.sum()),
-                "conditions": {
-                    name: _compared(of_all.where(in_bin), off.where(in_bin), seed)
-                    for name, of_all in losses.items()
-                }
-                if in_bin.any()
-                else {},
-            }
-        )
-    return found
-
-
-def _beside_prompts(measured: Measured, losses: dict) -> dict:
+def _beside_prompts(measured: Measured, losses: leakage.Losses) -> dict:
     """The same passages in the prompt of the same decoder, beside CCA on the same text."""
     cfg, seed = measured.cfg, measured.cfg.evaluation.seed
     size, chunks = cfg.evaluation.batch_size, cfg.data.sequence_chunks
     num_batches = -(-cfg.evaluation.prompt_sequences // size)
-    some = list(itertools.islice(_read(measured, None), num_batches))
+    some = list(itertools.islice(_read(measured, "on"), num_batches))
     title = f"passages in the prompt, {cfg.evaluation.split} split"
     prompted = list(evaluation.with_neighbours_in_prompt(cfg.model, some))
     with Progress(title, size * len(prompted), "sequences") as progress:
@@ -247,7 +410,7 @@ def _beside_prompts(measured: Measured, losses: dict) -> dict:
             "anew": flops.reading_flops(cfg.model, cfg.data.num_neighbours, kept=False),
         },
         "conditions": {
-            name: _compared(
+            name: leakage.compared(
                 each.where(each.tokens_X > 0), off.where(off.tokens_X > 0), seed
             )
             for name, each in (*found.items(), ("prompt", of_prompts.where(scored)))
@@ -258,7 +421,11 @@ def _beside_prompts(measured: Measured, losses: dict) -> dict:
 def _unlimited(measured: Measured, num_batches: int) -> evaluation.ChunkLosses:
     """What is lost with random passages that are read however far they are."""
     cfg = measured.cfg
-    some = batches(cfg, measured.sequences, measured.database)
+    some = controls.with_random_neighbours(
+        batches(cfg, measured.sequences),
+        measured.database.snapshot,
+        cfg.evaluation.seed,
+    )
     count = num_batches * cfg.evaluation.batch_size
     title = f"random passages without limits, {cfg.evaluation.split} split"
     with Progress(title, count, "sequences") as progress:
@@ -273,50 +440,15 @@ def _unlimited(measured: Measured, num_batches: int) -> evaluation.ChunkLosses:
         )
 
 
-def num_sequences(cfg: Experiment, sequences: Sequences) -> int:
-    """The number of sequences of the split that are measured."""
+def num_sequences(cfg: Experiment, sequences: Sequences | HeldOut) -> int:
+    """The number of sequences of the text that are measured."""
     return min(len(sequences), cfg.evaluation.max_sequences or len(sequences))
 
 
-def batches(
-    cfg: Experiment, sequences: Sequences, drawn_from: Database | None = None
-) -> Iterator[Batch]:
-    """Batches of the held-out split; neighbours drawn at random, if from a database."""
+def batches(cfg: Experiment, sequences: Sequences | HeldOut) -> Iterator[Batch]:
+    """Batches of the held-out text, with the neighbours that were found."""
     size, every = cfg.evaluation.batch_size, 1
     if cfg.evaluation.max_sequences:
         every = max(len(sequences) // cfg.evaluation.max_sequences, 1)
     found = sequences.in_order(size, every=every)
-    if drawn_from is not None:
-        found = with_random_neighbours(found, drawn_from.snapshot, cfg.evaluation.seed)
     return itertools.islice(found, -(-num_sequences(cfg, sequences) // size))
-
-
-def has_little_overlap(cfg: Experiment, longest_X: np.ndarray) -> np.ndarray:
-    """Tells for each chunk whether there was little to copy for it (paper, 2.6)."""
-    return longest_X <= _LITTLE_OVERLAP_SHARE * cfg.model.chunk_len
-
-
-def longest_runs(cfg: Experiment, held_out: Iterator[Batch]) -> np.ndarray:
-    """Gives each chunk's longest run of tokens that stands in a passage.
-
-    The passages are the chunk's own neighbours and those that it reads, which are the
-    neighbours of the chunk before it.
-    """
-    chunk_len, parts = cfg.model.chunk_len, []
-    for batch in held_out:
-        inputs_BCM = batch["inputs_BL"].reshape(len(batch["inputs_BL"]), -1, chunk_len)
-        lengths_BC = (batch["segments_BL"] > 0).reshape(inputs_BCM.shape).sum(axis=-1)
-        own, own_lengths = batch["neighbours_BCNR"], batch["neighbour_lengths_BCN"]
-        read, read_lengths = np.roll(own, 1, axis=1), np.roll(own_lengths, 1, axis=1)
-        # The first chunk of a sequence reads none; `roll` gave it the last one's.
-        read_lengths[:, 0] = 0
-        passages = np.concatenate([own, read], axis=2)
-        lengths = np.concatenate([own_lengths, read_lengths], axis=2)
-        runs = longest_common_run(
-            inputs_BCM.reshape(-1, chunk_len),
-            passages.reshape(-1, *passages.shape[2:]),
-            lengths_BC.reshape(-1),
-            lengths.reshape(-1, lengths.shape[2]),
-        )
-        parts.append(runs)
-    return np.concatenate(parts)

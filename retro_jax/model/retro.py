@@ -288,6 +288,15 @@ class Retro(nnx.Module):
             hidden_BLD = part(hidden_BLD, segments_BL)
         return hidden_BLD
 
+    def last(
+        self, inputs_BL: Int[Array, "B L"], segments_BL: Int[Array, "B L"]
+    ) -> Float[Array, "B L D"]:
+        """The hidden states that `read_out` reads, where no neighbours are read."""
+        hidden_BLD, opened_BL = self.embedded(inputs_BL, segments_BL)
+        for part in self._between(0, self.cfg.depth):
+            hidden_BLD = part(hidden_BLD, opened_BL)
+        return self.norm(hidden_BLD[:, self.cfg.num_openers :])
+
     def _below(self) -> list:
         """What runs below the first cross-attention."""
         first = min(self.cfg.cca_layers) - 1

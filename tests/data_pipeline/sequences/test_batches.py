@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from data_pipeline.sequences.batches import Sequences, with_random_neighbours
+from data_pipeline.sequences.batches import Sequences
 
 BATCH, STEPS = 8, 14
 COUNTS = (7, 0, 11, 1, 5)  # records of each file: 24 in an epoch
@@ -201,33 +201,6 @@ def test_in_order_pads_the_last_batch(folder, split):
         assert batches[-1][name][:left].any()
     assert (padding["neighbour_ids_BCN"] == -1).all()
     assert (padding["documents_BC"] == -1).all()
-
-
-def test_random_neighbours_keep_presence_and_change_the_passage(folder, tiny_database):
-    originals = list(Sequences(folder, "test").in_order(4)) * 5
-    drawn = list(
-        with_random_neighbours(iter(originals), tiny_database.snapshot, seed=0)
-    )
-    for before, after in zip(originals, drawn, strict=True):
-        ids, other = before["neighbour_ids_BCN"], after["neighbour_ids_BCN"]
-        lengths = after["neighbour_lengths_BCN"]
-        was_there = before["neighbour_lengths_BCN"] > 0
-        np.testing.assert_array_equal(lengths > 0, was_there)
-        assert (ids != other)[was_there].all()
-        tokens, wanted = tiny_database.snapshot.chunks().passages(
-            np.where(was_there, other, -1), 16
-        )
-        np.testing.assert_array_equal(after["neighbours_BCNR"], tokens)
-        np.testing.assert_array_equal(lengths, wanted)
-        for name in before.keys() - {"neighbour_ids_BCN", "neighbour_lengths_BCN"}:
-            if name != "neighbours_BCNR":
-                np.testing.assert_array_equal(before[name], after[name])
-    everything = np.concatenate([batch["neighbour_ids_BCN"] for batch in drawn])
-    assert len(np.unique(everything)) > 100
-    again = with_random_neighbours(iter(originals), tiny_database.snapshot, seed=0)
-    assert_same(again, drawn)
-    other = with_random_neighbours(iter(originals), tiny_database.snapshot, seed=1)
-    assert (next(other)["neighbour_ids_BCN"] != drawn[0]["neighbour_ids_BCN"]).any()
 
 
 def test_mistakes_are_named(tmp_path, folder, sequences):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.sequences.overlap import longest_common_run
+from data_pipeline.sequences.overlap import GRAM_LEN, Grams, longest_common_run
 
 
 def naive(chunk, passages):
@@ -62,3 +62,44 @@ def test_runs_do_not_join_passages():
     passages = np.array([[[9, 9, 1, 2], [3, 4, 9, 9]]])
     lengths = np.array([[4, 4]])
     assert longest_common_run(chunk, passages, np.array([4]), lengths).tolist() == [2]
+
+
+def test_grams_that_stand_in_the_database_are_found(tiny_database):
+    """Across chunks, and no others: against Python's own sets."""
+    snapshot = tiny_database.snapshot
+    table = snapshot.chunks()
+    rows = table.column("documents")
+    documents = []
+    for row in np.unique(rows):
+        ids = np.flatnonzero(rows == row)
+        lengths = table.take("lengths", ids)
+        tokens = table.take("tokens", ids)
+        documents.append(
+            [
+                int(t)
+                for part, size in zip(tokens, lengths, strict=True)
+                for t in part[:size]
+            ]
+        )
+    known = {
+        tuple(tokens[place : place + GRAM_LEN])
+        for tokens in documents
+        for place in range(len(tokens) - GRAM_LEN + 1)
+    }
+    longest = max(documents, key=len)
+    rng = np.random.default_rng(0)
+    inputs_BL = rng.integers(0, 300, (3, 64))
+    inputs_BL[0, 5:30] = longest[3:28]  # 25 tokens, over several chunks of 8
+    inputs_BL[1, 40:52] = longest[:12]  # one too few
+    inputs_BL[2, 20:40] = longest[:20]
+    segments_BL = np.ones_like(inputs_BL)
+    segments_BL[2, 32:] = 2  # of two documents: 12 and 8
+    found = Grams(inputs_BL, segments_BL).standing_in(snapshot)
+    wanted = np.zeros(inputs_BL.shape, bool)
+    for row, place in np.ndindex(3, 64 - GRAM_LEN + 1):
+        there = slice(place, place + GRAM_LEN)
+        is_one = len(set(segments_BL[row, there])) == 1
+        if is_one and tuple(inputs_BL[row, there].tolist()) in known:
+            wanted[row, there] = True
+    np.testing.assert_array_equal(found, wanted)
+    assert wanted[0, 5:30].all() and not wanted[1:].any()

@@ -1,4 +1,6 @@
-"""Overlap is counted by hand; what is measured is as much of the split as was asked for."""
+"""Conditions stand side by side; as much of the text is measured as was asked for."""
+
+import json
 
 import numpy as np
 import pytest
@@ -6,46 +8,16 @@ import pytest
 from experiments.configs import tiny
 from experiments.jobs import measurement
 
-_CHUNK_LEN, _NEIGHBOUR_LEN = 64, 128
-
-
-def _batch(shared: int, *, in_chunk: int, of_chunk: int) -> dict[str, np.ndarray]:
-    """Two chunks; a neighbour of one holds the first tokens of one of them."""
-    inputs_BL = np.arange(1, 2 * _CHUNK_LEN + 1)[None]
-    neighbours_BCNR = np.full((1, 2, 1, _NEIGHBOUR_LEN), 1_000)
-    copied = inputs_BL[0, in_chunk * _CHUNK_LEN :][:shared]
-    neighbours_BCNR[0, of_chunk, 0, 5 : 5 + shared] = copied
-    return {
-        "inputs_BL": inputs_BL,
-        "segments_BL": np.ones_like(inputs_BL),
-        "neighbours_BCNR": neighbours_BCNR,
-        "neighbour_lengths_BCN": np.full((1, 2, 1), _NEIGHBOUR_LEN),
-    }
-
-
-@pytest.mark.parametrize(
-    ("in_chunk", "of_chunk", "overlapping"),
-    [
-        (0, 0, [True, False]),  # its own neighbour
-        (1, 1, [False, True]),
-        (1, 0, [False, True]),  # one that it reads: the chunk before's
-        (0, 1, [False, False]),  # neither; the first chunk reads none
-    ],
+_ALL = (
+    "off",
+    "on",
+    "random",
+    "shuffled",
+    "match",
+    "continuation",
+    "oracle",
+    "knn",
 )
-def test_a_chunk_overlaps_its_own_neighbours_and_those_it_reads(
-    in_chunk, of_chunk, overlapping
-):
-    batch = _batch(16, in_chunk=in_chunk, of_chunk=of_chunk)
-    longest = measurement.longest_runs(tiny.get_config(), iter([batch]))
-    assert longest.tolist() == [16 * overlaps for overlaps in overlapping]
-
-
-def test_little_overlap_is_an_eighth_of_a_chunk_as_in_the_paper():
-    for shared, is_little in ((8, True), (9, False)):
-        batch = _batch(shared, in_chunk=0, of_chunk=0)
-        longest = measurement.longest_runs(tiny.get_config(), iter([batch]))
-        little_X = measurement.has_little_overlap(tiny.get_config(), longest)
-        assert little_X.tolist() == [is_little, True]
 
 
 class _Sequences:
@@ -68,3 +40,122 @@ def test_no_more_sequences_are_measured_than_were_asked_for(most, measured):
     cfg.evaluation.max_sequences, cfg.evaluation.batch_size = most, 1
     assert measurement.num_sequences(cfg, _Sequences()) == measured
     assert len(list(measurement.batches(cfg, _Sequences()))) == measured
+
+
+def _evaluated(run, **evaluation) -> dict:
+    job, workdir = run
+    made = job()
+    settings = {"prompt_sequences": 0, **evaluation}
+    for name, value in settings.items():
+        setattr(made._cfg.evaluation, name, value)
+    made._cfg.evaluation.validate()
+    made.evaluate()
+    return json.loads((workdir / "evaluation" / f"{made._name}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def reported(run):
+    """What the report shows, and the settings, as training and evaluation left them."""
+    _, workdir = run
+    names = ("evaluation/results.json", "settings.json", "report.md")
+    return {name: (workdir / name).read_bytes() for name in names}
+
+
+@pytest.fixture(scope="module")
+def side_by_side(run, reported):
+    """Everything at once, on the run's own split."""
+    return _evaluated(
+        run,
+        name="all",
+        conditions=_ALL,
+        neighbours=(0, 1, 2, 5),
+        database_shares=(0.25, 1.0),
+        decontaminate=True,
+    )
+
+
+def test_an_evaluation_with_a_name_leaves_the_report_alone(run, reported, side_by_side):
+    _, workdir = run
+    assert side_by_side["settings"]["name"] == "all"
+    for name, before in reported.items():
+        assert (workdir / name).read_bytes() == before
+
+
+def test_text_that_is_searched_anew_has_the_datasets_losses(reported, side_by_side):
+    before = json.loads(reported["evaluation/results.json"])["conditions"]
+    found = side_by_side["conditions"]
+    assert set(found) == set(_ALL)
+    for name in ("off", "on", "random"):
+        assert found[name] == pytest.approx(before[name], rel=1e-9), name
+
+
+def test_curves_end_in_the_conditions(side_by_side):
+    found, on = side_by_side, side_by_side["conditions"]["on"]
+    by_count = {each["neighbours"]: each for each in found["neighbours"]}
+    assert list(by_count) == [0, 1, 2, 5]
+    assert by_count[0]["minus_off"] == 0.0
+    assert by_count[2]["bits_per_byte"] == pytest.approx(on["bits_per_byte"], rel=1e-6)
+    values = [each["bits_per_byte"] for each in by_count.values()]
+    assert len(set(values)) == 4
+    part, whole = found["database_shares"]
+    assert part["chunks"] < whole["chunks"] == found["database"]["chunks"]
+    assert whole["bits_per_byte"] == pytest.approx(on["bits_per_byte"], rel=1e-9)
+    assert part["bits_per_byte"] != whole["bits_per_byte"]
+
+
+def test_documents_add_up_to_the_whole(side_by_side):
+    by_document, conditions = side_by_side["by_document"], side_by_side["conditions"]
+    assert len(set(by_document["documents"])) == side_by_side["documents"]
+    size = sum(by_document["bytes"])
+    assert size == side_by_side["bytes"]
+    for name, bits in by_document["bits"].items():
+        wanted = conditions[name]["bits_per_byte"]
+        assert sum(bits) / size == pytest.approx(wanted, rel=1e-9)
+
+
+def test_perplexity_of_a_word_is_that_of_a_plain_computation(run, side_by_side):
+    job, _ = run
+    snapshot = job().database.snapshot
+    table = snapshot.chunks("test")
+    rows = table.column("documents")
+    texts = [
+        snapshot.tokenizer.decode(
+            table.take("tokens", np.flatnonzero(rows == row)).reshape(-1)
+        )
+        for row in np.unique(rows)
+    ]
+    words = sum(len(text.split()) for text in texts)
+    found = side_by_side["per_word"]
+    assert found["words_scored"] == words
+    bits = sum(side_by_side["by_document"]["bits"]["on"])
+    measured = found["conditions"]["on"]
+    assert measured["perplexity_by_words_scored"] == pytest.approx(2 ** (bits / words))
+    of_bytes = bits / sum(len(text.encode()) for text in texts)
+    assert measured["bits_per_byte_of_pages"] == pytest.approx(of_bytes)
+
+
+def test_a_folder_is_measured_against_the_database(run, tmp_path):
+    """Whose passages are those of the split, where the text is that of the split."""
+    job, _ = run
+    snapshot = job().database.snapshot
+    table, names = snapshot.chunks("test"), snapshot.documents("test").column("id")
+    rows = table.column("documents")
+    lines = [
+        {
+            "id": names[int(row)].as_py(),
+            "text": snapshot.tokenizer.decode(
+                table.take("tokens", np.flatnonzero(rows == row)).reshape(-1)
+            ),
+        }
+        for row in np.unique(rows)
+    ]
+    folder = tmp_path / "other text"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = _evaluated(run, held_out=str(folder), conditions=("on",))
+    own = _evaluated(run, name="own", conditions=("on",))
+    assert found["conditions"] == own["conditions"]
+    assert found["by_document"] == own["by_document"]
+    (folder / "b.txt").write_text("One more page.")
+    changed = _evaluated(run, held_out=str(folder), conditions=("on",))
+    assert changed["documents"] == found["documents"] + 1
