@@ -8,6 +8,7 @@ WORKDIR  ?=  ## the folder of the run [one of the corpus's own, else work/CONFIG
 DATABASE ?=  ## the folder of the database, or a service's address [WORKDIR/database]
 ARGS     ?=  ## more flags of the command, such as --config.train.steps=300
 SHARDS   ?=  ## servers that `make serve-db` starts [one for four cores]
+SCALE    ?=  ## of `make ablations`: smoke, small, gpu or paper [smoke]
 PORT     ?=  ## where `make serve-db` serves [50050]
 # What `make install` installs for, cpu, cuda12 or tpu, and with which Python.
 ACCELERATOR ?= cpu
@@ -18,7 +19,7 @@ TOPOLOGY    ?= v4:4x4x4,v5e:16x16,v5p:4x4x4,v6e:16x16
 
 # What a user types reaches the commands as it is: make would expand `$` in it, and a shell
 # would take quotes apart. So its raw text goes into the environment, and recipes say "$$NAME".
-TYPED := CORPUS QUERY PROMPT CONFIG WORKDIR DATABASE ARGS SHARDS PORT ACCELERATOR PYTHON \
+TYPED := CORPUS QUERY PROMPT CONFIG WORKDIR DATABASE ARGS SHARDS SCALE PORT ACCELERATOR PYTHON \
 	AOT_CONFIG TOPOLOGY
 $(foreach name,$(TYPED),$(eval override $(name) := $$(value $(name))))
 export $(TYPED)
@@ -34,7 +35,7 @@ STAMP  := $(VENV)/installed-$(ACCELERATOR)
 AOT    := $(VENV)/aot
 
 .DELETE_ON_ERROR:
-.PHONY: train database launch evaluate generate search test lint format lock install \
+.PHONY: train database launch ablations report evaluate generate search test lint format lock install \
 	install-torch install-ray install-docs docs install-aot aot bench serve-db settings proto \
 	golden clean help
 
@@ -55,6 +56,16 @@ database: install  ## Builds the database that `make train` trains on.
 launch: install  ## Runs a sweep as work units: CONFIG=tiny ARGS='--sweep --out=work/sweep'.
 	@$(RETRO) launch $${CORPUS:+"--corpus=$$CORPUS"} $${DATABASE:+"--database=$$DATABASE"} \
 		$${CONFIG:+"--config=$$CONFIG"}
+
+ablations: install  ## Runs the rows of the paper's table 13 as a sweep: SCALE=smoke, small, gpu, paper.
+	@# What stands first gives way to ARGS. Pods are somewhere else: paper prints commands.
+	@case "$${SCALE:=smoke}" in paper) first=--executor=print;; gpu) first=;; *) first=--parallel=2;; esac; \
+		RETRO_ARGS="$$first $$RETRO_ARGS"; \
+		$(RETRO) launch $${CORPUS:+"--corpus=$$CORPUS"} $${DATABASE:+"--database=$$DATABASE"} \
+		"--config=ablations:$$SCALE" --sweep "--out=work/ablations-$$SCALE"
+
+report: install  ## Writes work/evidence/report.html from the result files of experiments/results.
+	@$(PY) -m experiments.report.evidence
 
 evaluate: install  ## Measures a trained model again and rewrites its report.
 	@$(RETRO) evaluate $(FLAGS)

@@ -3,7 +3,7 @@
     retro launch --config=FILE[:ARG] [--sweep] --out=DIR [--config.a.b=VALUE ...]
     retro launch status DIR
 
-All units share one database, which is built first if it is not there. Units that are finished
+Units whose data.* is the same share a database, which is built first if it is not there. Units that are finished
 are skipped; what failed is listed with its last line, and --restart_failed starts it again.
 --executor=print, slurm, gke and skypilot start nothing: they write the files of each unit and
 print the commands that submit them. Ctrl-C asks all to save and stop, and the same command goes on. Exit statuses: 0 all are
@@ -17,19 +17,29 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from data_pipeline.sequences.batches import num_neighbours
 from data_pipeline.storage import locks
-from data_pipeline.storage.files import write_file, write_json
+from data_pipeline.storage.files import read_json, write_file, write_json
 from data_pipeline.storage.printing import protect_streams
 from data_pipeline.storage.progress import say
 from experiments import command_line, workdirs
-from experiments.launching import clusters, local, seeds, status, sweeps, work_units
+from experiments.launching import (
+    clusters,
+    local,
+    provenance,
+    seeds,
+    status,
+    sweeps,
+    work_units,
+)
 from experiments.launching.host import Child
 
 EXECUTORS = ("local", *clusters.EXECUTORS)
+_OF_THIS_MACHINE = ("folder", "last_line", "training_left_s")  # of a unit's row
 _OF_CONFIG = ("config", "corpus")  # flags that are read as `retro train` reads them
 
 
@@ -45,6 +55,8 @@ def main(words: Sequence[str]) -> int:
     if words[:1] == ["status"]:
         args = _status_parser().parse_args(words[1:])
         show(_place(args.dir), is_json=args.json)
+        if args.keep is not None:
+            _keep(_place(args.dir), _place(args.keep))
         return 0
     args, others = _parser().parse_known_args(words)
     for word in others:
@@ -66,17 +78,21 @@ def _launch(args: argparse.Namespace, words: list[str]) -> int:
     database = _place(args.database) if args.database else out / "database"
     with command_line.new_folder(out), locks.locked(out / ".launching", "launching in"):
         workdirs.check_corpus(database, planned[0].experiment.data.corpus)
+        databases = sweeps.databases(planned, database, out)
+        builders = _builders(planned, databases)
         typed = shlex.join(words)
-        units = work_units.write(planned, out, database, args.hosts, typed)
+        units = work_units.write(planned, out, databases, args.hosts, typed)
         to_do, failed = _to_do(units, args.restart_failed)
         say(
             f"{len(units)} work units in {out}, {len(units) - len(to_do) - failed} done"
         )
         if args.executor != "local":
-            _tell(args.executor, to_do, place, database, out)
+            building = _building(builders, units) if to_do else []
+            _tell(args.executor, to_do, place, building, out)
             return 0
-        if to_do and (stopped := _build(database, units[0])):
-            return stopped
+        for build in _building(builders, units) if to_do else ():
+            if stopped := _build(build):
+                return stopped
         ended = local.run(to_do, limits, say)
     show(out)
     return ended or (2 if failed else 0)
@@ -95,12 +111,12 @@ def _tell(
     executor: str,
     units: Sequence[work_units.Unit],
     place: clusters.Place,
-    database: Path,
+    building: Sequence[list[str]],
     out: Path,
 ) -> None:
     """Writes what starts units elsewhere, and prints the commands, in their order."""
-    if units and not _is_built(database):
-        say(shlex.join([place.python, "-m", *_building(database, units[0])]))
+    for build in building:
+        say(shlex.join([place.python, "-m", *build]))
     for line in clusters.commands(units, place) if executor == "print" else ():
         say(line)
     for name, text in clusters.rendered(executor, units, place).items():
@@ -126,25 +142,51 @@ def _to_do(units: Sequence[work_units.Unit], restart_failed: bool) -> tuple[list
     return found, failed
 
 
-def _is_built(database: Path) -> bool:
-    return (database / "dataset" / "all").is_dir()
+def _builders(
+    planned: Sequence[sweeps.Planned], databases: Sequence[Path]
+) -> dict[Path, int]:
+    """The unit by whose settings each database is built: the one that reads most neighbours.
+
+    Raises:
+        ValueError: if one is there that has too few.
+    """
+    most: dict[Path, int] = {}
+    for number, (plan, database) in enumerate(zip(planned, databases, strict=True)):
+        wanted = plan.experiment.data.num_neighbours
+        best = planned[most.setdefault(database, number)].experiment.data
+        if wanted > best.num_neighbours:
+            most[database] = number
+        has = num_neighbours(database / "dataset" / "all")
+        if has is not None and wanted > has:
+            raise ValueError(
+                f"{database} has {has} neighbours a chunk, and unit-{number:03} reads "
+                f"{wanted}: build it with --config.data.num_neighbours={wanted}, or name "
+                "another --database"
+            )
+    return most
 
 
-def _building(database: Path, unit: work_units.Unit) -> list[str]:
-    """The module and flags that build the database of all units by the settings of one."""
-    settings = f"--config=run:{unit.folder}"
-    return ["experiments.build_database", settings, f"--database={database}"]
+def _building(
+    builders: Mapping[Path, int], units: Sequence[work_units.Unit]
+) -> list[list[str]]:
+    """Modules and flags that build what is not there, each by the settings of a unit."""
+    return [
+        [
+            "experiments.build_database",
+            f"--config=run:{units[number].folder}",
+            f"--database={database}",
+        ]
+        for database, number in builders.items()
+        if not (database / "dataset" / "all").is_dir()
+    ]
 
 
-def _build(database: Path, unit: work_units.Unit) -> int:
-    """Builds the database that all units read, if it is not there; gives the exit status."""
-    if _is_built(database):
-        return 0
+def _build(words: list[str]) -> int:
+    """Builds a database; gives the exit status."""
     child = Child()
     with child.listening():
         ended = child.run(
-            _building(database, unit),
-            lambda line: say(line.decode(errors="replace").rstrip()),
+            words, lambda line: say(line.decode(errors="replace").rstrip())
         )
     if ended and not child.asked_to_stop:
         say("the database could not be built, and nothing was started")
@@ -155,7 +197,11 @@ def show(out: Path, *, is_json: bool = False) -> None:
     """Prints the table of a launch and what its seeds have found; keeps both as summary.json."""
     units = work_units.read(out)
     rows, found = status.rows(units), seeds.summary(units)
-    made = {"units": rows, "variants": found}
+    made = {
+        "units": rows,
+        "variants": found,
+        "made": provenance.of_launch(units),
+    }
     if os.access(out, os.W_OK):
         write_json(out / "summary.json", made)
     if is_json:
@@ -163,6 +209,24 @@ def show(out: Path, *, is_json: bool = False) -> None:
         return
     for line in [*status.lines(rows), *seeds.lines(found)]:
         say(line)
+
+
+def _keep(out: Path, path: Path) -> None:
+    """Writes what a launch has found where a report takes it from, without its folders.
+
+    Raises:
+        ValueError: if no unit is finished.
+    """
+    made = read_json(out / "summary.json") or {}
+    if not made.get("variants"):
+        raise ValueError(f"{out} has no result to keep: no unit of it is finished")
+    units = [
+        {name: value for name, value in row.items() if name not in _OF_THIS_MACHINE}
+        for row in made["units"]
+    ]
+    with command_line.new_folder(path.parent):
+        write_json(path, made | {"units": units})
+    say(f"kept in {path}")
 
 
 def _place(path: str) -> Path:
@@ -241,6 +305,9 @@ def _status_parser() -> argparse.ArgumentParser:
     parser.add_argument("dir", metavar="DIR", help="the --out of the launch")
     parser.add_argument(
         "--json", action="store_true", help="prints summary.json instead"
+    )
+    parser.add_argument(
+        "--keep", metavar="FILE", help="writes what was found for `make report`"
     )
     return parser
 

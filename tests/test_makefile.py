@@ -98,6 +98,27 @@ def test_targets_call_the_command_and_name_no_more_than_was_given(make):
     assert called["args"] == "--a "
 
 
+def test_ablations_run_here_but_for_those_of_pods(make):
+    for scale, first in {
+        "": "--parallel=2",
+        "small": "--parallel=2",
+        "gpu": "",
+        "paper": "--executor=print",
+    }.items():
+        (called,) = make("ablations", f"SCALE={scale}", "ARGS=--parallel=1")
+        name = scale or "smoke"
+        assert called["words"][2:] == [
+            *("launch", f"--config=ablations:{name}", "--sweep"),
+            f"--out=work/ablations-{name}",
+        ]
+        # What is typed comes last, and so it counts.
+        assert called["args"].split() == [*first.split(), "--parallel=1"]
+    (called,) = make("ablations", "SCALE=$(shell touch pwned)`touch pwned`")
+    assert called["words"][3] == "--config=ablations:$(shell touch pwned)`touch pwned`"
+    (called,) = make("report")
+    assert called["words"] == ["-m", "experiments.report.evidence"]
+
+
 def test_other_targets_take_values_apart_no_more(make):
     (called,) = make("aot", "AOT_CONFIG=$(shell touch pwned);x:7b", "TOPOLOGY='v4'")
     assert called["words"][2:] == [

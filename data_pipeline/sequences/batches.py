@@ -15,6 +15,7 @@ import numpy as np
 from data_pipeline.database import integrity
 from data_pipeline.sequences.dataset import VERSION, check_names
 from data_pipeline.storage.confined import check_links
+from data_pipeline.storage.files import read_json
 from data_pipeline.storage.stage_record import read_stage
 
 Batch = dict[str, np.ndarray]
@@ -33,12 +34,14 @@ _ABSENT = {  # in a sequence that is all padding; 0 in all other features
 class Sequences:
     """The sequences of one split of a dataset on disk."""
 
-    def __init__(self, folder: Path, split: str):
+    def __init__(self, folder: Path, split: str, num_neighbours: int | None = None):
         """Opens it.
 
         Args:
             folder: where `dataset.join` wrote.
             split: train, validation or test.
+            num_neighbours: of each chunk's neighbours so many are given, the nearest;
+                all by default.
         Raises:
             ValueError: if there is no dataset, or no sequence in the split; naming a file
                 that is not as written, or that names Python of others. What the records
@@ -71,6 +74,7 @@ class Sequences:
             if path.parent != place:
                 raise ValueError(f"{place} names records that lie elsewhere: {path}")
         self.metadata: dict = dict(info.metadata or {})
+        self._num_neighbours = num_neighbours
 
     def __len__(self) -> int:
         return self._info.num_examples
@@ -88,7 +92,7 @@ class Sequences:
         records = tf.data.TFRecordDataset(self._info.filepaths).shard(every, every // 2)
         parse = functools.partial(_parsed, features=self._features)
         for batch in self._read(records.batch(batch_size).map(parse)):
-            yield padded(named(batch), batch_size)
+            yield padded(named(batch, self._num_neighbours), batch_size)
 
     def shuffled(
         self,
@@ -147,7 +151,7 @@ class Sequences:
         for batch, has_neighbours in self._read(batches):
             for name in () if has_neighbours else _NEIGHBOURS:
                 del batch[name]
-            yield named(batch)
+            yield named(batch, self._num_neighbours)
 
     def _read(self, batches) -> Iterator:
         """Reads batches, and names the file that a damaged record is in.
@@ -190,6 +194,12 @@ class Sequences:
         return list(paths), np.array(sizes), np.array(seeds), np.array(skips)
 
 
+def num_neighbours(folder: Path) -> int | None:
+    """The neighbours that a dataset has for each chunk; None where there is no dataset."""
+    made = read_json(folder / "retro" / VERSION / "metadata.json")
+    return None if made is None else made["data"]["num_neighbours"]
+
+
 def _described(folder: Path) -> dict[Path, dict]:
     """Size and checksum of each file; of none, if no build has finished it."""
     made = read_stage(folder.parent) or {"files": {}}
@@ -217,11 +227,13 @@ def _parsed(records_B, features: Mapping) -> dict:
     return {name: tf.cast(batch[name], features[name].tf_dtype) for name in batch}
 
 
-def named(batch: dict) -> Batch:
-    """Features under the names of the batch contract."""
+def named(batch: dict, num_neighbours: int | None = None) -> Batch:
+    """Features under the names of the batch contract, with so many neighbours."""
     named = {}
     for name, values in batch.items():
         stem, axes = name.rsplit("_", 1)
+        if axes.startswith("CN"):
+            values = values[:, :, :num_neighbours]
         dtype = np.float32 if name in _FLOATS else values.dtype
         named[f"{stem}_B{axes}"] = values.astype(dtype, copy=False)
     return named

@@ -17,7 +17,7 @@ import numpy as np
 
 from data_pipeline.database import Database
 from data_pipeline.sequences import held_out
-from data_pipeline.sequences.batches import Sequences
+from data_pipeline.sequences.batches import Sequences, num_neighbours
 from data_pipeline.storage import locks
 from data_pipeline.storage.files import fingerprint, read_json, write_file, write_json
 from data_pipeline.storage.progress import Progress, say
@@ -84,7 +84,7 @@ class Job:
                 f"{self.database.folder} has no training sequences: make them with "
                 "`retro database` and the same --corpus, --workdir or --database"
             )
-        found = Sequences(folder, split)
+        found = Sequences(folder, split, self._cfg.data.num_neighbours)
         if found.metadata.get("database") != self.database.fingerprint:
             raise ValueError(
                 f"{self.database.folder}/dataset was made from another version of the "
@@ -94,21 +94,26 @@ class Job:
             )
         made_for, cfg = found.metadata["data"], self._cfg.data
         for name, value in made_for.items():
-            if getattr(cfg, name) != value:
+            wanted = getattr(cfg, name)
+            has_enough = name == "num_neighbours" and wanted < value
+            if wanted != value and not has_enough:
                 raise ValueError(
                     f"the dataset was made with data.{name}={value}, this run has "
-                    f"{getattr(cfg, name)}: build the database again"
+                    f"{wanted}: build the database again"
                 )
         return found
 
     def _run_identity(self) -> dict:
         """What a checkpoint must agree with to be gone on from, as JSON."""
-        stage = read_json(self.database.folder / "dataset" / "stage.json") or {}
-        return {
+        folder, reads = self.database.folder / "dataset", self._cfg.data.num_neighbours
+        made = {
             **self._cfg.identity(),
-            "dataset": stage.get("contents"),
+            "dataset": (read_json(folder / "stage.json") or {}).get("contents"),
             "tokenizer": self.database.manifest["tokenizer_fingerprint"],
         }
+        if reads < (num_neighbours(folder / "all") or 0):  # else the dataset says it
+            made["num_neighbours"] = reads
+        return made
 
     def train(self, *, restart: bool) -> None:
         """Trains to the last step, from the newest checkpoint of this same run.
@@ -599,8 +604,8 @@ class Job:
 def _differences(known: dict, identity: dict) -> list[str]:
     """What another run was made with, and this one is, in words."""
     found = []
-    for part, now in identity.items():
-        before = known.get(part)
+    for part in {**identity, **known}:
+        before, now = known.get(part), identity.get(part)
         if before == now:
             continue
         if isinstance(before, dict) and isinstance(now, dict):

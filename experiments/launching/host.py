@@ -90,6 +90,11 @@ def run(folder: Path, flags: list[str], child: Child) -> int:
         raise ValueError(f"{folder} holds no work unit (unit.json): launch one first")
     number = _number(flags)
     record = unit.record if number == 0 else _nothing
+    if not unit.has_start:
+        line = f"it starts from {unit.after}, which is not finished: launch again then"
+        record(state="failed", exit_status=2, ended_s=time.time(), last_line=line)
+        print(f"error: {line}", flush=True)
+        return 2
     attempts = unit.status().get("attempts", 0) + 1
     here = {"host": socket.gethostname(), "pid": os.getpid(), "attempts": attempts}
     record(state="running", began_s=time.time(), exit_status=None, **here)

@@ -111,8 +111,10 @@ def run(units: Sequence[Unit], limits: Limits, say: Callable[[str], None]) -> in
     with _asked() as signals:
         try:
             while (waiting or running) and not signals:
-                while waiting and len(running) < limits.parallel:
-                    unit = waiting.pop(0)
+                while len(running) < limits.parallel and (
+                    unit := _next(waiting, running)
+                ):
+                    waiting.remove(unit)
                     running.append(_Running(unit))
                     say(f"{unit.name}: starts")
                 for one in list(running):
@@ -140,6 +142,12 @@ def run(units: Sequence[Unit], limits: Limits, say: Callable[[str], None]) -> in
     if signals:
         return INTERRUPTED if signals[0] == signal.SIGINT else PREEMPTED
     return 2 if failed else 0
+
+
+def _next(waiting: Sequence[Unit], running: Sequence[_Running]) -> Unit | None:
+    """The first unit that need not wait for the model of another one."""
+    busy = {unit.name for unit in waiting} | {one.unit.name for one in running}
+    return next((unit for unit in waiting if unit.after not in busy), None)
 
 
 @contextlib.contextmanager

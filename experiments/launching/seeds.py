@@ -1,66 +1,149 @@
 """What a sweep has found, over seeds: how much text each kind of passages saves, and how surely.
 
-A variant is all that units have in common but their seed. Its seeds are the sample: the
-interval is Student's, of the mean over seeds, and does not know how few the held-out
-documents are, which the interval of a single run does.
+A variant is all that units have in common but their seed. Its seeds are a sample: the interval
+over seeds is Student's, of the mean. The held-out documents are another: the interval over
+documents is a bootstrap of sums that are means over seeds. Neither knows of the other.
+
+Each variant stands beside the first one of the sweep, too: on the same seeds and documents.
+
+Letters here: D documents, S seeds, X resamples.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from data_pipeline.storage.files import read_json
 from experiments.launching import sweeps
 from experiments.launching.work_units import Unit
 
-_OFF = "off"
+_OFF, _ON = "off", "on"
+_NUM_RESAMPLES = 2000
+
+
+class Measured(NamedTuple):
+    """What a unit has measured."""
+
+    unit: str
+    seed: str  # of its point; '' if the sweep has none
+    conditions: Mapping[str, Mapping]
+    documents: Mapping[str, Mapping]  # by id; none where they were not kept
+
+    def bits(self, condition: str, document: str) -> float:
+        """What a document costs in a condition."""
+        return self.documents[document]["nats"][condition] / math.log(2)
 
 
 def summary(units: Sequence[Unit]) -> dict:
-    """Mean and 95 % interval of each condition's bits per byte minus off's, as JSON."""
-    by_variant: dict[str, list[tuple[str, dict]]] = {}
+    """Each variant's conditions, and the variant beside the first one, as JSON."""
+    by_variant: dict[str, list[Measured]] = {}
     for unit in units:
         results = read_json(unit.folder / "evaluation" / "results.json") or {}
         conditions = results.get("conditions")
         if unit.is_finished and isinstance(conditions, dict):
             variant = sweeps.label(sweeps.without_seed(unit.point))
-            by_variant.setdefault(variant, []).append((unit.name, conditions))
-    return {variant: _of_variant(found) for variant, found in by_variant.items()}
+            documents = {
+                each["document"]: each for each in results.get("by_document", ())
+            }
+            seed = unit.point.get(sweeps.SEED, "")
+            found = Measured(unit.name, seed, conditions, documents)
+            by_variant.setdefault(variant, []).append(found)
+    first = next(iter(by_variant.values()), [])
+    return {
+        variant: _of_variant(found) | _beside(found, first)
+        for variant, found in by_variant.items()
+    }
 
 
-def _of_variant(found: Sequence[tuple[str, dict]]) -> dict:
-    names = dict.fromkeys(name for _, conditions in found for name in conditions)
-    measured = {
-        name: [
-            (conditions[name]["minus_off"], conditions[name]["bits_per_byte"])
-            for _, conditions in found
-            if name in conditions
-        ]
-        for name in names
+def _of_variant(found: Sequence[Measured]) -> dict:
+    names = dict.fromkeys(name for each in found for name in each.conditions)
+    having = {
+        name: [each for each in found if name in each.conditions] for name in names
     }
     return {
-        "units": [unit for unit, _ in found],
-        "conditions": {
-            name: _over_seeds(name, rows) for name, rows in measured.items()
-        },
+        "units": [each.unit for each in found],
+        "conditions": {name: _over_seeds(name, having[name]) for name in names},
     }
 
 
-def _over_seeds(name: str, rows: Sequence[tuple[float, float]]) -> dict:
-    differences = [difference for difference, _ in rows]
-    absolute = [value for _, value in rows]
+def _over_seeds(name: str, found: Sequence[Measured]) -> dict:
+    differences = [each.conditions[name]["minus_off"] for each in found]
+    absolute = [each.conditions[name]["bits_per_byte"] for each in found]
     made = {
-        "seeds": len(rows),
-        "bits_per_byte": sum(absolute) / len(rows),
+        "seeds": len(found),
+        "bits_per_byte": sum(absolute) / len(found),
         "bits_per_byte_interval": interval(absolute),
     }
     if name == _OFF:
         return made
+    of_documents = documents_interval(found, found, name, _OFF)
+    if of_documents is None and len(found) == 1:
+        of_documents = found[0].conditions[name].get("minus_off_interval")
     return made | {
-        "minus_off": sum(differences) / len(rows),
+        "minus_off": sum(differences) / len(found),
         "minus_off_interval": interval(differences),
+        "minus_off_documents_interval": of_documents,
         "minus_off_of_seeds": differences,
-        "share_below_off": sum(value < 0 for value in differences) / len(rows),
+        "share_below_off": sum(value < 0 for value in differences) / len(found),
     }
+
+
+def _beside(found: Sequence[Measured], first: Sequence[Measured]) -> dict:
+    """The bits per byte of a variant, as it reads, minus those of the first variant."""
+    partner = {each.seed: each for each in first}
+    pairs = [(each, partner[each.seed]) for each in found if each.seed in partner]
+    if not pairs or found is first:
+        return {}
+    own, other = _reading(found), _reading(first)
+    differences = [
+        one.conditions[own]["bits_per_byte"] - two.conditions[other]["bits_per_byte"]
+        for one, two in pairs
+    ]
+    ones, twos = zip(*pairs, strict=True)
+    return {
+        "minus_first": {
+            "bits_per_byte": sum(differences) / len(differences),
+            "interval": interval(differences),
+            "documents_interval": documents_interval(ones, twos, own, other),
+            "of_seeds": differences,
+        }
+    }
+
+
+def _reading(found: Sequence[Measured]) -> str:
+    """The condition in which a variant is what it is: a baseline reads nothing."""
+    return _ON if all(_ON in each.conditions for each in found) else _OFF
+
+
+def documents_interval(
+    ones: Sequence[Measured], twos: Sequence[Measured], one: str, two: str
+) -> list[float] | None:
+    """The 95 % bootstrap interval over documents of a difference of bits per byte.
+
+    Args:
+        ones: units, of which the condition `one` counts, and `twos` theirs to compare.
+    Returns:
+        None if sums by document were not kept, or less than two are common to all.
+    """
+    common = set.intersection(*({*each.documents} for each in (*ones, *twos)))
+    if len(common) < 2:
+        return None
+    names = sorted(common)
+
+    def sums(found: Sequence[Measured], condition: str):
+        bits_SD = [[each.bits(condition, name) for name in names] for each in found]
+        bytes_SD = [[each.documents[name]["bytes"] for name in names] for each in found]
+        return np.mean(bits_SD, axis=0), np.mean(bytes_SD, axis=0)
+
+    rng = np.random.default_rng(0)
+    share = np.full(len(names), 1 / len(names))
+    counts_XD = rng.multinomial(len(names), share, _NUM_RESAMPLES)
+    values = []
+    for bits_D, bytes_D in (sums(ones, one), sums(twos, two)):
+        values.append((counts_XD @ bits_D) / np.maximum(counts_XD @ bytes_D, 1e-9))
+    return np.percentile(values[0] - values[1], (2.5, 97.5)).tolist()
 
 
 def interval(values: Sequence[float]) -> list[float] | None:

@@ -42,6 +42,7 @@ class Unit:
     point: sweeps.Point  # settings in which units of a sweep differ
     jobs: list[list[str]]  # modules with flags, one after the other, on every host
     hosts: int
+    after: str = ""  # the unit beside it from whose model it starts
 
     @property
     def name(self) -> str:
@@ -57,30 +58,49 @@ class Unit:
         """Whether all of its jobs are done."""
         return self.status().get("state") == "finished"
 
+    @property
+    def has_start(self) -> bool:
+        """Whether the unit from whose model it starts, if there is one, is finished."""
+        started = read_json(self.folder.parent / self.after / _STATUS) or {}
+        return not self.after or started.get("state") == "finished"
+
     def record(self, **changes: object) -> None:
         """Changes its status, which others read whole or not at all."""
         write_json(self.folder / _STATUS, {**self.status(), **changes})
 
 
 def write(
-    planned: Sequence[sweeps.Planned], out: Path, database: Path, hosts: int, words: str
+    planned: Sequence[sweeps.Planned],
+    out: Path,
+    databases: Sequence[Path],
+    hosts: int,
+    words: str,
 ) -> list[Unit]:
     """Makes a folder for each unit that has none; gives all of them.
 
+    Args:
+        databases: of each unit.
+        hosts: processes of each.
+        words: as which they were launched.
     Raises:
         ValueError: before anything is written, if a folder is there with another unit.
     """
     units, described = [], []
-    for number, plan in enumerate(planned):
-        folder = out / f"unit-{number:03}"
+    names = [f"unit-{number:03}" for number in range(len(planned))]
+    for name, plan, database in zip(names, planned, databases, strict=True):
+        folder, after = out / name, ""
+        if plan.after is not None:
+            after = names[plan.after]
+            plan.experiment.init_from = str(out / after)
         run = [f"--workdir={folder}", f"--database={database}"]
         jobs = [
             ["experiments.main", f"--job={job}", *run] for job in ("train", "evaluate")
         ]
         settings = json.loads(json.dumps(dataclasses.asdict(plan.experiment)))
         told = {"point": plan.point, "settings": settings, "jobs": jobs, "hosts": hosts}
+        told["after"] = after
         _check_same(folder, told)
-        units.append(Unit(folder, plan.point, jobs, hosts))
+        units.append(Unit(folder, plan.point, jobs, hosts, after))
         described.append(told)
     for unit, plan, told in zip(units, planned, described, strict=True):
         unit.folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +164,8 @@ def read_unit(folder: Path) -> Unit | None:
     known = read_json(folder / _UNIT)
     if known is None:
         return None
-    return Unit(folder, known["point"], known["jobs"], known["hosts"])
+    after = known.get("after", "")
+    return Unit(folder, known["point"], known["jobs"], known["hosts"], after)
 
 
 def _environment() -> dict:
@@ -159,6 +180,18 @@ def _environment() -> dict:
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
         "packages": versions,
         "variables": told,
     }
+
+
+def _processor() -> str:
+    """The name of the processor; what Linux calls it, where there is such a file."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor()
+    names = [line for line in text.splitlines() if line.startswith("model name")]
+    return names[0].partition(":")[2].strip() if names else platform.processor()

@@ -46,6 +46,15 @@ class Plot(NamedTuple):
     figure: Figure
 
 
+class Difference(NamedTuple):
+    """A row of a figure: a difference in bits per byte, and somebody else's."""
+
+    label: str
+    ours: float
+    interval: Sequence[float] | None = None
+    theirs: float | None = None
+
+
 def of_results(conditions: Mapping) -> list[Plot]:
     """Bits per byte of each condition and what it changes, with their intervals."""
     if len(conditions) == 1:  # a baseline's
@@ -145,6 +154,38 @@ def of_gates(gates: Mapping) -> list[Plot]:
         f"layer {layer}: {_gates_in_words(each)}" for layer, each in gates.items()
     )
     return [Plot("gates", f"Gates by head, and attention to passages: {told}", figure)]
+
+
+def of_differences(name: str, title: str, rows: Sequence[Difference]) -> Plot:
+    """What each row changes, with its interval, and what others have found beside it."""
+    figure, axes = _empty(1.3 + 0.24 * len(rows), title)
+    axes.axvline(0, color=COLOURS["off"], linewidth=1, zorder=1)
+    for place, row in enumerate(rows):
+        if row.theirs is not None:
+            axes.plot([row.theirs], [place], "o", color=COLOURS["off"], markersize=7)
+        if row.interval is not None:
+            ends = row.interval
+            axes.plot(ends, [place, place], color=COLOURS["on"], linewidth=2)
+        axes.plot([row.ours], [place], "s", color=COLOURS["on"], markersize=5)
+    axes.set_yticks(range(len(rows)), labels=[row.label for row in rows])
+    _as_rows(axes, len(rows))
+    axes.set_xlabel("bits per byte (below 0 is better)", **_FONT)
+    markers = [
+        _marker("s", "on", "ours, 95 % over seeds"),
+        _marker("o", "off", "paper"),
+    ]
+    _legend(
+        figure, markers if any(row.theirs is not None for row in rows) else markers[:1]
+    )
+    told = ", ".join(f"{row.label} {verdict.signed(row.ours)}" for row in rows)
+    return Plot(name, f"{title}: {told}", figure)
+
+
+def _marker(marker: str, colour: str, label: str) -> Line2D:
+    line = "none" if marker == "o" else "-"
+    return Line2D(
+        [], [], color=COLOURS[colour], marker=marker, linestyle=line, label=label
+    )
 
 
 def _gates_in_words(of_layer: Mapping) -> str:

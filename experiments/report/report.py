@@ -39,7 +39,7 @@ def write(workdir: Path, database: Database) -> None:
     )
     drawn = [plot for part in page["parts"] for plot in part.drawn]
     drawn = [*page["results_plots"], *drawn, *page["training_plots"]]
-    _write_pictures(workdir / "report_files", drawn)
+    write_pictures(workdir / "report_files", drawn)
     for name in ("report.md", "report.html"):
         write_file(workdir / name, render(page, name))
     say(f"\n{page['headline']}\n")
@@ -150,12 +150,13 @@ def _printable(value):
 
 
 def render(page: Mapping[str, Any], template: str) -> str:
-    """The page in the form of `report.html` or `report.md`; others' text is escaped."""
+    """A page in the form of a template that stands here; others' text is escaped."""
     import jinja2
     from markupsafe import Markup
 
     is_html = template.endswith(".html")
     environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_source),
         autoescape=is_html,
         finalize=None if is_html else markdown.escape,
         trim_blocks=True,
@@ -168,10 +169,13 @@ def render(page: Mapping[str, Any], template: str) -> str:
         "code": markdown.code,
         "block": markdown.block,
     }
-    source = importlib.resources.files("experiments.report") / template
-    return environment.from_string(source.read_text(encoding="utf-8")).render(
-        page=page, colours=plots.COLOURS
-    )
+    made = environment.get_template(template)
+    return made.render(page=page, colours=plots.COLOURS)
+
+
+def _source(template: str) -> str:
+    place = importlib.resources.files("experiments.report") / template
+    return place.read_text(encoding="utf-8")
 
 
 def _sample(sample: Mapping) -> dict[str, Any]:
@@ -219,7 +223,7 @@ def _runs(words: Sequence[str]) -> list[tuple[str, ...]]:
     return list(zip(*(words[first:] for first in range(_SHARED_WORDS)), strict=False))
 
 
-def _write_pictures(folder: Path, drawn: Sequence[plots.Plot]) -> None:
+def write_pictures(folder: Path, drawn: Sequence[plots.Plot]) -> None:
     """PNGs for the Markdown; those of an earlier report that are no more are removed."""
     folder.mkdir(exist_ok=True)
     for plot in drawn:

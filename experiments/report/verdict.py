@@ -84,10 +84,10 @@ def number(value: float, digits: int = 4) -> str:
     return text.replace("-", "−")
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 4) -> str:
     """Writes a difference: '+0.0100', '−0.0100', '0.0000'."""
-    text = number(value)
-    return f"+{text}" if value > 0 and text != number(0.0) else text
+    text = number(value, digits)
+    return f"+{text}" if value > 0 and text != number(0.0, digits) else text
 
 
 def interval(ends: tuple[float, float], shown=number) -> str:

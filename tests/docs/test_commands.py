@@ -55,7 +55,11 @@ _PARSED = {
     "make generate CORPUS=path/to/folder PROMPT='The first'": _TRAINS_LIKE,
     "retro train --config=ablations:no_cca_positions --corpus=path/to/folder "
     "--workdir=work/no_cca_positions": _LARGE,
-    "retro train --config=ablations:match_only,tiny --workdir=work/match_only": _TRAINS_LIKE,
+    "retro train --config=ablations:match_only,small --workdir=work/match_only": _TRAINS_LIKE,
+    "make ablations SCALE=smoke": _SWEEPS,
+    "retro launch status work/ablations-smoke "
+    "--keep=experiments/results/ablations-smoke.json": _SWEEPS,
+    "make report": "tests/experiments/report/test_evidence.py writes it",
     "make train CONFIG=tiny:baseline WORKDIR=work/baseline DATABASE=work/tiny/database": (
         _TRAINS_LIKE
     ),

@@ -277,3 +277,68 @@ def test_a_folder_that_can_not_be_written_is_named(config, database, ends, tmp_p
     tmp_path.chmod(0o500)
     with pytest.raises(ValueError, match="can't write to"):
         launch.main([config, f"--out={tmp_path / 'out'}", database])
+
+
+@pytest.fixture
+def neighbours(tmp_path) -> str:
+    """The flag of a config file whose sweep reads one, three and two neighbours a chunk."""
+    path = tmp_path / "swept.py"
+    path.write_text(
+        "from experiments.configs.tiny import get_config\n\n\n"
+        "def sweep(add):\n"
+        "    for n in (1, 3, 2):\n"
+        "        add(**{'data.num_neighbours': n})\n"
+        "    add(**{'data.seed': 5})\n"
+    )
+    return f"--config={path}"
+
+
+def test_a_database_is_built_with_the_most_neighbours_that_a_unit_reads(
+    neighbours, ends, tmp_path, monkeypatch
+):
+    built = []
+
+    def run(self, words, heard):
+        built.append([word.rpartition("/")[2] for word in words[1:]])
+        return 0
+
+    monkeypatch.setattr(launch.Child, "run", run)
+    assert launch.main([neighbours, "--sweep", f"--out={tmp_path / 'out'}"]) == 0
+    first, other = built
+    assert first == ["unit-001", "database"]
+    assert other[0] == "unit-003" and other[1].startswith("database-")
+    units = work_units.read(tmp_path / "out")
+    read = [unit.jobs[0][3].rpartition("/")[2] for unit in units]
+    assert read == ["database"] * 3 + [other[1]]
+
+
+def test_a_database_with_too_few_neighbours_is_refused_before_anything_starts(
+    neighbours, ends, tmp_path
+):
+    place = tmp_path / "database" / "dataset" / "all" / "retro" / "1.0.0"
+    place.mkdir(parents=True)
+    (place / "metadata.json").write_text('{"data": {"num_neighbours": 2}}')
+    words = [neighbours, "--sweep", f"--out={tmp_path / 'out'}"]
+    with pytest.raises(
+        ValueError, match="has 2 neighbours a chunk, and unit-001 reads 3"
+    ):
+        launch.main([*words, f"--database={tmp_path / 'database'}"])
+    assert not (tmp_path / "out" / "unit-000").exists()
+
+
+def test_what_a_launch_has_found_is_kept_without_its_folders(
+    config, database, ends, tmp_path
+):
+    out, kept = tmp_path / "out", tmp_path / "results" / "retrofit.json"
+    launch.main([config, "--sweep", f"--out={out}", database])
+    with pytest.raises(ValueError, match="no result to keep"):
+        launch.main(["status", str(out), f"--keep={kept}"])
+    results = {"conditions": {"off": {"bits_per_byte": 1.0, "minus_off": 0.0}}}
+    for unit in work_units.read(out):
+        (unit.folder / "evaluation").mkdir()
+        (unit.folder / "evaluation" / "results.json").write_text(json.dumps(results))
+    assert launch.main(["status", str(out), f"--keep={kept}"]) == 0
+    made = json.loads(kept.read_text())
+    assert made["variants"][""]["conditions"]["off"]["seeds"] == 3
+    assert len(made["units"]) == made["made"]["finished"] == 3
+    assert str(tmp_path) not in json.dumps(made["units"])

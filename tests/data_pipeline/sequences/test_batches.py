@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from data_pipeline.sequences.batches import Sequences
+from data_pipeline.sequences.batches import Sequences, num_neighbours
 
 BATCH, STEPS = 8, 14
 COUNTS = (7, 0, 11, 1, 5)  # records of each file: 24 in an epoch
@@ -69,6 +69,25 @@ def assert_same(found, wanted):
 def test_going_on_from_a_step(sequences, uninterrupted, first_step):
     found = sequences.shuffled(BATCH, seed=3, first_step=first_step, num_steps=STEPS)
     assert_same(found, uninterrupted[first_step:])
+
+
+def test_fewer_neighbours_are_the_nearest(folder, tmp_path):
+    assert num_neighbours(folder) == 2 and num_neighbours(tmp_path) is None
+    one, both = Sequences(folder, "train", 1), Sequences(folder, "train")
+    for found, wanted in (
+        (one.in_order(4), both.in_order(4)),
+        (
+            one.shuffled(4, seed=3, num_steps=2),
+            both.shuffled(4, seed=3, num_steps=2),
+        ),
+    ):
+        batch, whole = next(iter(found)), next(iter(wanted))
+        assert batch["neighbours_BCNR"].shape[2] == 1
+        assert batch["neighbour_ids_BCN"].shape[2] == 1
+        for name, values in whole.items():
+            assert np.array_equal(
+                batch[name], values[:, :, :1] if "_BCN" in name else values
+            )
 
 
 def test_no_step_left(sequences):

@@ -27,11 +27,13 @@ _CONFIGS = sorted(
     # Those of runs and of pretrained decoders are made of files.
     if path.stem not in ("__init__", "run", "retrofit")
 )
+# Retrofits are made from a unit of their sweep; the sweeps' tests check them.
+_ROWS = [row for row in ablations.ROWS if not row.startswith("retrofit")]
 _ARGUMENTS = {
     "tiny": ("", "baseline", "retrofit"),
     "ablations": (
-        *ablations.VARIANTS,
-        *(f"{variant},tiny" for variant in ablations.VARIANTS),
+        *ablations.SCALES,
+        *(f"{row},{scale}" for scale in ("paper", "smoke") for row in _ROWS),
     ),
     "retro": (
         *("172m", "425m", "1.5b", "7.5b"),
@@ -44,8 +46,8 @@ _TRACED = (
     ("tiny", ""),
     ("tiny", "baseline"),
     ("retro", "172m"),
-    ("ablations", "continuation_only,tiny"),
-    ("ablations", "no_cca_positions,tiny"),
+    ("ablations", "continuation_only,small"),
+    ("ablations", "no_cca_positions,small"),
 )
 
 
@@ -180,9 +182,21 @@ def test_ablations_of_the_paper_s_model_are_those_of_table_13():
         "cca_all": tuple(range(1, 13)),
         "cca_every_3_from_1": (1, 4, 7, 10),
     }
-    for variant in ablations.VARIANTS:
-        if variant != "default":
-            assert _config("ablations", variant) != _config("ablations", "default")
+    for row in _ROWS:
+        if row != "default":
+            assert _config("ablations", row) != _config("ablations", "default")
+
+
+def test_chunks_of_another_length_leave_sequences_as_long_as_they_are():
+    for row in ("default", "chunks_of_32", "chunks_of_128"):
+        data = _config("ablations", f"{row},small").data
+        assert data.sequence_chunks * data.chunk_len == 512
+        assert data.neighbour_len == 2 * data.chunk_len
+
+
+def test_a_row_that_starts_from_another_one_is_made_by_the_sweep_alone():
+    with pytest.raises(ValueError, match="retrofit_frozen starts from the baseline"):
+        _config("ablations", "retrofit_frozen,small")
 
 
 @pytest.mark.parametrize(

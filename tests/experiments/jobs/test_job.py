@@ -61,6 +61,25 @@ def test_a_database_without_sequences_names_the_command_that_makes_them(
         job.evaluate()
 
 
+def test_a_run_may_read_fewer_neighbours_than_there_are_and_is_another_run(
+    tiny_database, tiny_corpus_folder, tmp_path
+):
+    jobs = {}
+    for number in (1, 2, 3):
+        cfg = experiment(tiny_corpus_folder)
+        cfg.data.num_neighbours = number
+        jobs[number] = Job(cfg, tmp_path, tiny_database.folder)
+    batch = next(jobs[1]._sequences("train").in_order(1))
+    assert batch["neighbours_BCNR"].shape[2] == 1
+    assert jobs[1]._run_identity()["num_neighbours"] == 1
+    assert "num_neighbours" not in jobs[2]._run_identity()
+    (tmp_path / "run.json").write_text(json.dumps(jobs[1]._run_identity()))
+    with pytest.raises(ValueError, match="num_neighbours is 1 there and None here"):
+        jobs[2]._begin(None, restart=False)
+    with pytest.raises(ValueError, match=r"data.num_neighbours=2, this run has 3"):
+        jobs[3]._sequences("train")
+
+
 @pytest.fixture(scope="module")
 def retrofitted(tiny_corpus_folder, tiny_database, tmp_path_factory):
     """A baseline's workdir and that of its retrofit, both trained and evaluated."""

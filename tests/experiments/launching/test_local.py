@@ -33,6 +33,22 @@ def test_killed_and_preempted_units_go_on_and_failed_ones_do_not(tmp_path):
     assert sum("starts again" in line for line in said) == 3 + _LIMITS.restarts
 
 
+def test_a_unit_waits_for_the_one_whose_model_it_starts_from(tmp_path):
+    out, said = tmp_path / "out", []
+    units = [
+        unit(out, ["say:a"], number=0),
+        unit(out, ["exit:2"], number=1),
+        unit(out, ["say:b"], number=2, after="unit-000"),
+        unit(out, ["say:c"], number=3, after="unit-001"),
+    ]
+    assert local.run(units, _LIMITS, said.append) == 2
+    assert said.index("unit-002: starts") > said.index("unit-000: finished (1 of 4)")
+    states = [made.status()["state"] for made in units]
+    assert states == ["finished", "failed", "finished", "failed"]
+    assert "unit-001, which is not finished" in units[3].status()["last_line"]
+    assert not (units[3].folder / "host-0.log").exists()
+
+
 def test_several_hosts_find_each_other_and_end_together(tmp_path):
     made = unit(tmp_path, ["say:here"], hosts=2)
     assert local.run([made], _LIMITS, lambda line: None) == 0

@@ -12,7 +12,7 @@ from tests.experiments.launching.units import unit
 _GAINS = [-0.02, -0.01, 0.01, -0.03]
 
 
-def _evaluated(out, number, gain, *, state="finished", **point):
+def _evaluated(out, number, gain, *, state="finished", by_document=(), **point):
     made = unit(out, number=number, **point)
     made.record(state=state)
     conditions = {
@@ -20,7 +20,8 @@ def _evaluated(out, number, gain, *, state="finished", **point):
         "on": {"bits_per_byte": 1.5 + gain, "minus_off": gain},
     }
     (made.folder / "evaluation").mkdir()
-    write_json(made.folder / "evaluation" / "results.json", {"conditions": conditions})
+    results = {"conditions": conditions, "by_document": [*by_document]}
+    write_json(made.folder / "evaluation" / "results.json", results)
     return made
 
 
@@ -61,3 +62,62 @@ def test_the_table_names_variants_conditions_and_signs(tmp_path):
     (_, alone) = seeds.lines(seeds.summary(units[:1]))
     assert "one seed: no interval" in alone and alone.endswith("100% of 1 seed")
     assert seeds.lines(seeds.summary([])) == []
+
+
+def _documents(*gains):
+    """A hundred bytes each, on which 'off' costs two bits a byte."""
+    bits = math.log(2) * 100
+    return [
+        {
+            "document": f"document-{number}",
+            "bytes": 100.0,
+            "nats": {"off": 2 * bits, "on": (2 + gain) * bits},
+        }
+        for number, gain in enumerate(gains)
+    ]
+
+
+def test_a_variant_stands_beside_the_first_one_of_the_same_seed(tmp_path):
+    units = []
+    for number, (seed, gain, steps) in enumerate(
+        [(0, -0.1, ""), (1, -0.3, ""), (0, -0.05, "3"), (1, -0.2, "3"), (2, 9.0, "3")]
+    ):
+        point = {"train.seed": str(seed)} | ({"train.steps": steps} if steps else {})
+        units.append(_evaluated(tmp_path, number, gain, **point))
+    found = seeds.summary(units)
+    assert "minus_first" not in found[""]
+    beside = found["train.steps=3"]["minus_first"]
+    assert beside["of_seeds"] == pytest.approx([0.05, 0.1])  # seed 2 has no partner
+    assert beside["bits_per_byte"] == pytest.approx(0.075)
+    low, high = beside["interval"]
+    assert low < 0.05 and high > 0.1
+    assert beside["documents_interval"] is None
+
+
+def test_the_interval_over_documents_is_of_means_over_seeds(tmp_path):
+    units = [
+        _evaluated(tmp_path, 0, 0, by_document=_documents(-0.1, 0.0, 0.1)),
+        _evaluated(tmp_path, 1, 0, by_document=_documents(0.1, 0.0, -0.1), a="1"),
+    ]
+    on = seeds.summary(units[:1])[""]["conditions"]["on"]
+    low, high = on["minus_off_documents_interval"]
+    assert -0.101 < low < 0 < high < 0.101
+    # Whoever is measured beside itself differs on no document.
+    ones = [
+        seeds.Measured("u", "0", {}, {each["document"]: each for each in made})
+        for made in (_documents(-0.1, 0.0, 0.1), _documents(0.1, 0.0, -0.1))
+    ]
+    assert seeds.documents_interval(ones, ones, "on", "off") == pytest.approx([0, 0])
+    alone = [
+        seeds.Measured("u", "0", {}, {each["document"]: each}) for each in _documents(1)
+    ]
+    assert seeds.documents_interval(alone, alone, "on", "off") is None
+
+
+def test_a_baseline_is_compared_as_it_reads(tmp_path):
+    units = [_evaluated(tmp_path, 0, -0.1), _evaluated(tmp_path, 1, 0, a="1")]
+    results = {"conditions": {"off": {"bits_per_byte": 1.6, "minus_off": 0.0}}}
+    write_json(units[1].folder / "evaluation" / "results.json", results)
+    beside = seeds.summary(units)["a=1"]["minus_first"]
+    assert beside["bits_per_byte"] == pytest.approx(0.2)  # off beside on
+    assert beside["interval"] is None

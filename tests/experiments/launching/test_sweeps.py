@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments import command_line
+from experiments.configs import ablations
 from experiments.launching import sweeps
 from tests import tiny_retrofit
 
@@ -27,14 +28,15 @@ def decoder(tmp_path_factory):
     "path", [p for p in sorted(_CONFIGS.glob("*.py")) if "def sweep" in p.read_text()]
 )
 def test_every_point_of_every_config_s_sweep_is_a_valid_experiment(path, decoder):
-    argument = f":{decoder}" if path.stem == "retrofit" else ""
+    argument = {"retrofit": f":{decoder}", "ablations": ":small"}.get(path.stem, "")
     planned = sweeps.planned([f"--config={path}{argument}"], sweep=True)
     made = [plan.experiment for plan in planned]
     assert len({str(experiment) for experiment in made}) == len(made) > 1
     for plan in planned:
         for name, text in plan.point.items():
-            part, _, field = name.partition(".")
-            assert str(getattr(getattr(plan.experiment, part), field)) == text
+            if not text.startswith(sweeps.OF_UNIT):
+                part, _, field = name.partition(".")
+                assert str(getattr(getattr(plan.experiment, part), field)) == text
 
 
 def test_the_sweeps_that_are_there():
@@ -75,6 +77,45 @@ def test_a_hundred_points_are_checked_in_seconds(tmp_path, decoder):
     assert time.monotonic() - began_s < 10
 
 
+def test_the_sweep_of_the_ablations_has_each_row_with_each_seed():
+    planned = sweeps.planned(["--config=ablations:small"], sweep=True)
+    rows = ablations.rows_of("small")
+    assert len(rows) == len(ablations.ROWS) == 22 and len(planned) == 5 * len(rows)
+    for number, plan in enumerate(planned):
+        seed, row = divmod(number, len(rows))
+        assert plan.experiment.train.seed == seed
+        # A retrofit starts from the baseline of its own seed.
+        name = [*rows][row]
+        baseline = seed * len(rows) + [*rows].index("no_retrieval")
+        assert plan.after == (baseline if name.startswith("retrofit") else None)
+    assert not planned[7].experiment.has_cca
+    pods = sweeps.planned(["--config=ablations:paper"], sweep=True)
+    assert len(pods) == 20 and pods[0].experiment.model.width == 896
+
+
+def test_units_share_a_database_unless_their_data_differ(tmp_path):
+    planned = sweeps.planned(["--config=ablations:smoke"], sweep=True)
+    shared = tmp_path / "database"
+    found = sweeps.databases(planned, shared, tmp_path / "out")
+    others = {
+        row: database
+        for row, database in zip(ablations.ROWS, found, strict=True)
+        if database != shared
+    }
+    assert [*others] == ["chunks_of_32", "chunks_of_128"]  # not neighbours_4
+    assert len({*others.values()}) == 2
+    again = sweeps.databases(planned[:1] + planned[-7:], shared, tmp_path / "out")
+    assert {*others.values()} <= {*again}  # whatever else is in the sweep
+
+
+def test_a_sweep_may_ask_for_what_stands_behind_the_colon(tmp_path):
+    sweep = (
+        "def sweep(add, arg):\n    [add(**{'train.seed': s}) for s in range(len(arg))]"
+    )
+    path = _file(tmp_path, sweep).removeprefix("--config=")
+    assert len(sweeps.points(f"{path}:abc")) == 3
+
+
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
@@ -92,7 +133,16 @@ def test_a_hundred_points_are_checked_in_seconds(tmp_path, decoder):
             "point 0 .*train.steps must",
         ),
         ("def sweep(add):\n    add(**{'train': 1})", "point 0 .*"),
-        ("def sweep(add):\n    add(**{'data.seed': 1})", "share one database"),
+        (
+            "def sweep(add):\n    add(init_from='unit:model.depth=9')",
+            "no point of the same seed before it is 'model.depth=9'",
+        ),
+        (
+            """def sweep(add):
+    add()
+    add(**{'init_from': 'unit:', 'model.cca_layers': ()})""",
+            "a baseline starts from no other unit",
+        ),
         ("def sweep(add):\n    [add(**{'train.seed': 1}) for _ in '12']", "=1 twice"),
         ("def sweep(add):\n    pass", "adds no work unit"),
         ("def sweep(add):\n    add(seeds)", "sweep fails: NameError.*seeds"),

@@ -21,7 +21,8 @@ def _planned(points=_POINTS, **train) -> list[sweeps.Planned]:
 
 
 def _write(tmp_path, planned, hosts=1):
-    return work_units.write(planned, tmp_path, tmp_path / "database", hosts, "typed")
+    databases = [tmp_path / "database"] * len(planned)
+    return work_units.write(planned, tmp_path, databases, hosts, "typed")
 
 
 def test_units_are_read_as_they_were_written(tmp_path):
@@ -56,3 +57,15 @@ def test_folders_without_units_are_named(tmp_path):
     assert work_units.read_unit(tmp_path / "unit-000") is None
     with pytest.raises(ValueError, match="holds no work units"):
         work_units.read(tmp_path)
+
+
+def test_a_unit_starts_from_the_folder_of_another(tmp_path):
+    planned = _planned()
+    planned[1] = sweeps.Planned(planned[1].point, planned[1].experiment, after=0)
+    first, second = _write(tmp_path, planned)
+    told = json.loads((second.folder / "unit.json").read_text())
+    assert told["settings"]["init_from"] == str(first.folder)
+    assert work_units.read(tmp_path)[1].after == first.name
+    assert first.has_start and not second.has_start
+    first.record(state="finished")
+    assert second.has_start

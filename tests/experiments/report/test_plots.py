@@ -48,3 +48,20 @@ def test_gates_show_heads_before_and_after():
     alone = {"2": {"before": None, "after": [0.5]}}
     assert plots.of_gates(alone)[0].description.endswith("layer 2: 0.50")
     assert plots.svg(plot).count("<image") == 0  # the page may load none
+
+
+def test_differences_stand_beside_those_of_others():
+    rows = [
+        plots.Difference("both", 0.25, (0.2, 0.3), theirs=0.125),
+        plots.Difference("ours alone", -0.5),
+    ]
+    plot = plots.of_differences("rows", "Beside", rows)
+    assert plot.description == "Beside: both +0.2500, ours alone −0.5000"
+    axes = plot.figure.axes[0]
+    drawn = {tuple(line.get_xdata()) for line in axes.lines}
+    assert {(0.25,), (0.2, 0.3), (0.125,), (-0.5,)} <= drawn
+    assert [text.get_text() for text in plot.figure.legends[0].texts] == [
+        "ours, 95 % over seeds",
+        "paper",
+    ]
+    assert len(plots.of_differences("x", "Ours", rows[1:]).figure.legends[0].texts) == 1
