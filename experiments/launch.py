@@ -2,6 +2,7 @@
 
     retro launch --config=FILE[:ARG] [--sweep] --out=DIR [--config.a.b=VALUE ...]
     retro launch status DIR
+    retro launch dashboard DIR
 
 All units share one database, which is built first if it is not there. Units that are finished
 are skipped; what failed is listed with its last line, and --restart_failed starts it again.
@@ -26,7 +27,15 @@ from data_pipeline.storage.files import write_file, write_json
 from data_pipeline.storage.printing import protect_streams
 from data_pipeline.storage.progress import say
 from experiments import command_line, workdirs
-from experiments.launching import clusters, local, seeds, status, sweeps, work_units
+from experiments.launching import (
+    clusters,
+    dashboard,
+    local,
+    seeds,
+    status,
+    sweeps,
+    work_units,
+)
 from experiments.launching.host import Child
 
 EXECUTORS = ("local", *clusters.EXECUTORS)
@@ -45,6 +54,13 @@ def main(words: Sequence[str]) -> int:
     if words[:1] == ["status"]:
         args = _status_parser().parse_args(words[1:])
         show(_place(args.dir), is_json=args.json)
+        return 0
+    if words[:1] == ["dashboard"]:
+        args = _dashboard_parser().parse_args(words[1:])
+        out = _place(args.dir)
+        path = _place(args.out) if args.out else out / dashboard.FILE
+        dashboard.write(out, path)
+        say(f"dashboard: {path}")
         return 0
     args, others = _parser().parse_known_args(words)
     for word in others:
@@ -242,6 +258,16 @@ def _status_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--json", action="store_true", help="prints summary.json instead"
     )
+    return parser
+
+
+def _dashboard_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="retro launch dashboard",
+        description="Writes one page with the curves and the table of all units.",
+    )
+    parser.add_argument("dir", metavar="DIR", help="the --out of the launch")
+    parser.add_argument("--out", metavar="FILE", help="[DIR/dashboard.html]")
     return parser
 
 

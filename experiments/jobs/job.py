@@ -27,7 +27,7 @@ from experiments.report import report
 from retro_jax.devices import processes, sharding
 from retro_jax.model import parameters
 from retro_jax.pretrained import fingerprint_of
-from retro_jax.runs import checkpoints
+from retro_jax.runs import checkpoints, goodput, wandb_run
 from retro_jax.training import retrofit
 from retro_jax.training.batch import (
     Batch,
@@ -112,6 +112,7 @@ class Job:
             ValueError: for a run of other settings, unless it is to `restart`; then the
                 other one is put aside, also if only its database has changed.
         """
+        wandb_run.check(self._cfg.watch)
         begun_from = self._begun_from()
         # A wrong one is refused before anything is written.
         baseline = None if begun_from else self._baseline()
@@ -141,6 +142,7 @@ class Job:
                 trained=self._trained(),
                 backbone=backbone,
                 encodings=self._encodings,
+                watch=self._cfg.watch,
             )
 
     def _begin(self, init_from: object, restart: bool) -> dict:
@@ -376,8 +378,18 @@ class Job:
             name in results for name in self._shown()
         ):
             say("evaluation: up to date")
-        else:
-            self._measure(sequences, path, results)
+            self._report()
+            return
+        with goodput.measured(path.parent, writes=processes.is_first()) as stopwatch:
+            stopwatch.enter("evaluation")
+            results = self._measure(sequences, path, results)
+            stopwatch.write()
+            results["goodput"] = goodput.summary(self._workdir)
+            _write_if_first(path, results)
+            self._report()
+
+    def _report(self) -> None:
+        """Writes the report of what was measured."""
         if processes.is_first():
             report.write(self._workdir, self.database)
 
@@ -393,7 +405,7 @@ class Job:
             made_by["facts"] = self._facts
         return made_by
 
-    def _measure(self, sequences: Sequences, path: Path, results: dict) -> None:
+    def _measure(self, sequences: Sequences, path: Path, results: dict) -> dict:
         """Makes what is missing in the results, and writes them whenever there is more."""
         run, params = self._parameters()
         if processes.is_first():
@@ -421,6 +433,7 @@ class Job:
             if name not in results:
                 results[name] = make(params)
                 _write_if_first(path, results)
+        return results
 
     def _limits(self, params: parameters.Parameters, step: int) -> reading.Limits:
         """What a retrofit reads, as it was chosen for the model of this step."""

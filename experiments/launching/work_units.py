@@ -140,11 +140,18 @@ def read(out: Path) -> list[Unit]:
 
 
 def read_unit(folder: Path) -> Unit | None:
-    """The unit of a folder; None if it holds none."""
-    known = read_json(folder / _UNIT)
-    if known is None:
+    """The unit of a folder; None if it holds none, or one that no launcher wrote."""
+    known = read_json(folder / _UNIT) or {}
+    point, jobs, hosts = (known.get(name) for name in ("point", "jobs", "hosts"))
+    if not (isinstance(point, dict) and isinstance(jobs, list) and type(hosts) is int):
         return None
-    return Unit(folder, known["point"], known["jobs"], known["hosts"])
+    words = [
+        point.values(),
+        *(job if isinstance(job, list) else [job, 0] for job in jobs),
+    ]
+    if not all(isinstance(word, str) for some in words for word in some):
+        return None
+    return Unit(folder, point, jobs, hosts)
 
 
 def _environment() -> dict:
