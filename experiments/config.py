@@ -17,6 +17,7 @@ from retro_jax.config import (
     OptimizerConfig,
     RetrofitConfig,
     TrainConfig,
+    WatchConfig,
 )
 
 # Ways to read a text and a database: `experiments/jobs/measurement.py`.
@@ -159,6 +160,7 @@ class Experiment:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     retrofit: RetrofitConfig = dataclasses.field(default_factory=RetrofitConfig)
+    watch: WatchConfig = dataclasses.field(default_factory=WatchConfig)
     # workdir or checkpoint of a baseline to retrofit; or, where the decoder reads
     # neighbours itself, a pretrained decoder: a folder or a .gguf file
     init_from: str = ""
@@ -171,6 +173,7 @@ class Experiment:
         self.train.validate()
         self.evaluation.validate()
         self.retrofit.validate()
+        self.watch.validate(self.train.steps)
         for name in ("chunk_len", "neighbour_len"):
             of_data, of_model = getattr(self.data, name), getattr(self.model, name)
             if of_data != of_model:

@@ -2,6 +2,7 @@
 
     retro launch --config=FILE[:ARG] [--sweep] --out=DIR [--config.a.b=VALUE ...]
     retro launch status DIR
+    retro launch dashboard DIR
 
 Units whose data.* is the same share a database, which is built first if it is not there. Units that are finished
 are skipped; what failed is listed with its last line, and --restart_failed starts it again.
@@ -29,6 +30,7 @@ from data_pipeline.storage.progress import say
 from experiments import command_line, workdirs
 from experiments.launching import (
     clusters,
+    dashboard,
     local,
     provenance,
     seeds,
@@ -57,6 +59,13 @@ def main(words: Sequence[str]) -> int:
         show(_place(args.dir), is_json=args.json)
         if args.keep is not None:
             _keep(_place(args.dir), _place(args.keep))
+        return 0
+    if words[:1] == ["dashboard"]:
+        args = _dashboard_parser().parse_args(words[1:])
+        out = _place(args.dir)
+        path = _place(args.out) if args.out else out / dashboard.FILE
+        dashboard.write(out, path)
+        say(f"dashboard: {path}")
         return 0
     args, others = _parser().parse_known_args(words)
     for word in others:
@@ -309,6 +318,16 @@ def _status_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keep", metavar="FILE", help="writes what was found for `make report`"
     )
+    return parser
+
+
+def _dashboard_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="retro launch dashboard",
+        description="Writes one page with the curves and the table of all units.",
+    )
+    parser.add_argument("dir", metavar="DIR", help="the --out of the launch")
+    parser.add_argument("--out", metavar="FILE", help="[DIR/dashboard.html]")
     return parser
 
 

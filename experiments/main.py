@@ -139,7 +139,9 @@ def _do_job() -> None:
     # Imported late: a wrong flag should be reported at once, TensorFlow takes seconds.
     from experiments.jobs import export
     from experiments.jobs import job as jobs
+    from retro_jax.devices import compilation_cache
 
+    compilation_cache.keep_compiled()
     if _JOB.value == "generate" and not cfg.evaluation.retrieval:
         jobs.generate_without_retrieval(cfg, workdir)
         return

@@ -8,6 +8,7 @@ ACTIVATIONS = ("gelu", "silu")
 ENCODERS = ("own", "decoder")
 FORMS = ("auto", "einsum", "features", "splash", "cudnn")
 REMATS = ("none", "dots", "full")
+WANDB_MODES = ("online", "offline")
 NEIGHBOUR_PARTS = ("both", "match", "continuation")
 
 
@@ -269,6 +270,33 @@ class TrainConfig:
             raise ValueError(
                 f"train.batch_size {self.batch_size} is not a multiple of "
                 f"train.accumulation {self.accumulation}"
+            )
+
+
+@dataclasses.dataclass(kw_only=True, slots=True, unsafe_hash=True)
+class WatchConfig:
+    """What a run shows of itself besides its log, JSON lines and TensorBoard's files."""
+
+    # first and last step of a profiler trace, counted from 1, as 10,15; () = no trace
+    profile_steps: tuple[int, ...] = ()
+    wandb: str = ""  # project of Weights & Biases that gets the metrics; "" = none
+    wandb_mode: str = (
+        "online"  # online | offline: kept in the run's folder for `wandb sync`
+    )
+
+    def validate(self, steps: int) -> None:
+        """Raises ValueError, naming the field, if a run of so many steps can't do so."""
+        traced = self.profile_steps
+        if traced and not (len(traced) == 2 and 1 <= traced[0] <= traced[1] <= steps):
+            raise ValueError(
+                "watch.profile_steps must be the first and the last step of a trace, as "
+                f"10,15, within the run's {steps} steps; they are "
+                f"{','.join(map(str, traced))}"
+            )
+        if self.wandb_mode not in WANDB_MODES:
+            raise ValueError(
+                f"watch.wandb_mode must be one of {', '.join(WANDB_MODES)}, is "
+                f"{self.wandb_mode!r}"
             )
 
 

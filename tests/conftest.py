@@ -79,9 +79,9 @@ def pytest_collection_finish():
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory):
     """Functions that are jitted anew, as by each `train`, are compiled once."""
-    jax.config.update(
-        "jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled"))
-    )
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # of commands that tests run
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -31,7 +31,7 @@ from experiments.report import report
 from retro_jax.devices import processes, sharding
 from retro_jax.model import parameters
 from retro_jax.pretrained import fingerprint_of
-from retro_jax.runs import checkpoints
+from retro_jax.runs import checkpoints, goodput, wandb_run
 from retro_jax.training import retrofit
 from retro_jax.training.batch import (
     Batch,
@@ -124,6 +124,7 @@ class Job:
             ValueError: for a run of other settings, unless it is to `restart`; then the
                 other one is put aside, also if only its database has changed.
         """
+        wandb_run.check(self._cfg.watch)
         begun_from = self._begun_from()
         # A wrong one is refused before anything is written.
         baseline = None if begun_from else self._baseline()
@@ -153,6 +154,7 @@ class Job:
                 trained=self._trained(),
                 backbone=backbone,
                 encodings=self._encodings,
+                watch=self._cfg.watch,
             )
 
     def _begin(self, init_from: object, restart: bool) -> dict:
@@ -415,8 +417,18 @@ class Job:
             name in results for name in self._shown()
         ):
             say("evaluation: up to date")
-        else:
-            self._measure(sequences, text, path, results)
+            self._tell(path)
+            return
+        with goodput.measured(path.parent, writes=processes.is_first()) as stopwatch:
+            stopwatch.enter("evaluation")
+            results = self._measure(sequences, text, path, results)
+            stopwatch.write()
+            results["goodput"] = goodput.summary(self._workdir)
+            _write_if_first(path, results)
+            self._tell(path)
+
+    def _tell(self, path: Path) -> None:
+        """Writes the run's report, or says what another measurement has found."""
         if not processes.is_first():
             return
         if self._is_reported:
@@ -492,7 +504,7 @@ class Job:
         text: held_out.Text | None,
         path: Path,
         results: dict,
-    ) -> None:
+    ) -> dict:
         """Makes what is missing in the results, and writes them whenever there is more."""
         run, params = self._parameters()
         if processes.is_first() and self._is_reported:
@@ -522,6 +534,7 @@ class Job:
             if name not in results:
                 results[name] = make(params)
                 _write_if_first(path, results)
+        return results
 
     def _limits(self, params: parameters.Parameters, step: int) -> reading.Limits:
         """What a retrofit reads, as it was chosen for the model of this step."""

@@ -1,5 +1,6 @@
 """The table of a launch: how far each unit is, how fast it goes and how it has ended."""
 
+import math
 import os
 import socket
 from collections.abc import Sequence
@@ -7,8 +8,11 @@ from collections.abc import Sequence
 from experiments import workdirs
 from experiments.launching import sweeps
 from experiments.launching.work_units import Unit
+from retro_jax.runs import goodput
 from retro_jax.runs.metrics import duration, read_metrics
 
+_LARGEST = 1e30  # of a number that is taken seriously
+BAD = ("failed", "killed", "lost")  # states of units that have come to nothing yet
 _COLUMNS = (
     "unit",
     "state",
@@ -17,6 +21,7 @@ _COLUMNS = (
     "loss",
     "tokens/s",
     "left",
+    "useful",
     "starts",
     "settings",
 )
@@ -31,39 +36,54 @@ def _row(unit: Unit) -> dict:
     status, settings = unit.status(), workdirs.kept_settings(unit.folder)
     metrics = read_metrics(unit.folder / "metrics" / "metrics.jsonl")
     newest = metrics[-1] if metrics else {}
-    train = settings.get("train", {})
-    steps, step = train.get("steps"), newest.get("step", 0)
-    rate, state = newest.get("tokens_per_s"), _state(status)
+    train, data = (_part(settings, name) for name in ("train", "data"))
+    steps, step = number(train.get("steps")), number(newest.get("step")) or 0
+    rate, state = number(newest.get("tokens_per_s")), _state(status)
     left_s = None
-    if rate and steps and state == "running":
-        data = settings["data"]
-        tokens_of_a_step = (
-            train["batch_size"] * data["sequence_chunks"] * data["chunk_len"]
-        )
-        left_s = max(0, steps - step) * tokens_of_a_step / rate
+    sizes = (
+        train.get("batch_size"),
+        data.get("sequence_chunks"),
+        data.get("chunk_len"),
+    )
+    if rate and steps and state == "running" and None not in map(number, sizes):
+        left_s = max(0, steps - step) * math.prod(map(float, sizes)) / rate
     return {
         "unit": unit.name,
         "settings": sweeps.label(unit.point),
         "state": state,
-        "job": status.get("job", ""),
+        "job": str(status.get("job", "")),
         "step": step,
         "steps": steps,
-        "loss_nats_per_token": newest.get("loss_nats_per_token"),
+        "loss_nats_per_token": number(newest.get("loss_nats_per_token")),
         "tokens_per_s": rate,
         "training_left_s": left_s,
-        "starts": status.get("attempts", 0),
-        "last_line": status.get("last_line", ""),
+        "goodput": goodput.summary(unit.folder),
+        "starts": number(status.get("attempts")) or 0,
+        "last_line": str(status.get("last_line") or ""),
         "folder": str(unit.folder),
     }
 
 
+def number(value: object) -> float | None:
+    """The value if it is a finite number: what units have written may be anything."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return value if abs(value) <= _LARGEST else None  # nor is NaN
+
+
+def _part(settings: dict, name: str) -> dict:
+    found = settings.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def _state(status: dict) -> str:
     """What the unit's host wrote last, or that it is lost: gone without a word."""
-    state = status.get("state", "waiting")
-    if state == "running" and status.get("host") == socket.gethostname():
+    state, pid = str(status.get("state", "waiting")), number(status.get("pid"))
+    here = status.get("host") == socket.gethostname()
+    if state == "running" and here and pid and pid > 0:
         try:
-            os.kill(status["pid"], 0)
-        except ProcessLookupError:
+            os.kill(int(pid), 0)
+        except (ProcessLookupError, OverflowError):
             return "lost"
         except PermissionError:  # another user's, so it is there
             return state
@@ -81,8 +101,10 @@ def lines(found: Sequence[dict]) -> list[str]:
         for line in cells
     ]
     shown = [line.rstrip() for line in shown]
+    if spent := goodput.total([row["goodput"] for row in found if row["goodput"]]):
+        shown.append(f"all units: {goodput.line(spent)}")
     for row in found:
-        if row["state"] in ("failed", "killed", "lost"):
+        if row["state"] in BAD:
             told = row["last_line"] or "it has said nothing"
             shown.append(f"{row['unit']} {row['state']}: {told} ({row['folder']})")
     return shown
@@ -96,10 +118,11 @@ def _cells(row: dict) -> list[str]:
         row["unit"],
         row["state"],
         row["job"],
-        f"{row['step']}/{row['steps']}",
+        f"{row['step']}/{row['steps'] or '-'}",
         "-" if loss is None else f"{loss:.4f}",
         "-" if rate is None else f"{rate:,.0f}",
         "-" if left_s is None else duration(left_s),
+        f"{row['goodput']['useful_share']:.0%}" if row["goodput"] else "-",
         str(row["starts"]),
         row["settings"],
     ]

@@ -160,12 +160,19 @@ def read(out: Path) -> list[Unit]:
 
 
 def read_unit(folder: Path) -> Unit | None:
-    """The unit of a folder; None if it holds none."""
-    known = read_json(folder / _UNIT)
-    if known is None:
+    """The unit of a folder; None if it holds none, or one that no launcher wrote."""
+    known = read_json(folder / _UNIT) or {}
+    point, jobs, hosts = (known.get(name) for name in ("point", "jobs", "hosts"))
+    if not (isinstance(point, dict) and isinstance(jobs, list) and type(hosts) is int):
         return None
-    after = known.get("after", "")
-    return Unit(folder, known["point"], known["jobs"], known["hosts"], after)
+    words = [
+        known.get("after", ""),
+        *point.values(),
+        *(word for job in jobs for word in (job if isinstance(job, list) else [0])),
+    ]
+    if not all(isinstance(word, str) for word in words):
+        return None
+    return Unit(folder, point, jobs, hosts, words[0])
 
 
 def _environment() -> dict:

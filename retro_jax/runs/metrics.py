@@ -6,8 +6,12 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+
+from retro_jax.config import WatchConfig
+from retro_jax.runs.wandb_run import WandbRun
 
 _FLUSH_S = 60  # how long TensorBoard may lag behind
 
@@ -23,11 +27,21 @@ def bits_per_byte(loss_nats: float, num_bytes: float) -> float:
 class MetricsWriter:
     """Appends to `metrics.jsonl` and to TensorBoard event files in one folder.
 
+    If it is asked for, Weights & Biases gets the values, too.
+
     After a restart at an earlier step the JSON lines past that step are dropped, so the
     file never holds two lines for a step.
     """
 
-    def __init__(self, folder: Path, *, first_step: int, writes: bool = True):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        first_step: int,
+        writes: bool = True,
+        watch: WatchConfig | None = None,
+        settings: Mapping = MappingProxyType({}),
+    ):
         """`writes` is for one of several processes; in the others nothing happens."""
         self._writes = writes
         if not writes:
@@ -39,7 +53,9 @@ class MetricsWriter:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(temporary, self._path)
         self._file = self._path.open("a")
-        self._board = _Board(folder, first_step + 1)
+        self._boards: list[_Board | WandbRun] = [_Board(folder, first_step + 1)]
+        if watch is not None and watch.wandb:
+            self._boards.append(WandbRun(watch, folder, settings))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Appends the values of a step, at once on disk."""
@@ -47,13 +63,15 @@ class MetricsWriter:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        self._board.write(step, values)
+        for board in self._boards:
+            board.write(step, values)
 
     def close(self) -> None:
-        """Closes both files."""
+        """Closes the files."""
         if self._writes:
             self._file.close()
-            self._board.close()
+            for board in self._boards:
+                board.close()
 
 
 @contextlib.contextmanager
@@ -111,11 +129,14 @@ def read_metrics(path: Path) -> list[dict]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not (isinstance(row, dict) and type(row.get("step")) is int):
+            break  # no writer of ours made it
+        rows.append(row)
     return rows
 
 

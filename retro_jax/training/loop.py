@@ -9,21 +9,25 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
 
-from retro_jax.config import ModelConfig, OptimizerConfig, TrainConfig
+from retro_jax.config import ModelConfig, OptimizerConfig, TrainConfig, WatchConfig
 from retro_jax.devices import sharding
 from retro_jax.devices.compiled import compiled
 from retro_jax.model import parameters
 from retro_jax.model.parameters import Parameters
-from retro_jax.runs import checkpoints, metrics, preemption
+from retro_jax.runs import checkpoints, goodput, metrics, preemption
+from retro_jax.runs.profiler import Profile
 from retro_jax.training.batch import Batch, to_devices
 from retro_jax.training.encodings import Encodings
 from retro_jax.training.optimizer import make_optimizer
 from retro_jax.training.step import train_step
 from retro_jax.training.train_state import TrainState, first_state, initial_state
 from retro_jax.training.training_log import TrainingLog
+
+_NO_MORE = WatchConfig()
 
 
 def train(
@@ -39,6 +43,7 @@ def train(
     trained: frozenset[str] | None = None,
     backbone: Parameters | None = None,
     encodings: Encodings | None = None,
+    watch: WatchConfig = _NO_MORE,
 ) -> TrainState:
     """Trains to `cfg.steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -50,6 +55,7 @@ def train(
         trained: names of the parameters that are trained; all, if not given.
         backbone: parameters to begin with (`retrofit.py`); used up.
         encodings: what texts and neighbours are read as, where CCA alone is trained.
+        watch: what else is shown of the run.
     Raises:
         ValueError: for a checkpoint of another run, or a batch that the mesh can't split,
             before anything is compiled.
@@ -62,30 +68,105 @@ def train(
     optimizer = make_optimizer(optimizer_cfg, cfg.steps)
     new = functools.partial(initial_state, model_cfg, optimizer, cfg.seed, trained)
     shardings = sharding.state_shardings(jax.eval_shape(new), mesh)
+    folder, is_first = workdir / "metrics", jax.process_index() == 0
     keeper = checkpoints.Checkpoints(workdir / "checkpoints", keep=cfg.keep_checkpoints)
-    with contextlib.closing(keeper), jax.set_mesh(mesh):
+    with (
+        goodput.measured(folder, writes=is_first) as stopwatch,
+        _closing_in("checkpoint", stopwatch, keeper),
+        jax.set_mesh(mesh),
+    ):
         step, train_state = _begin_or_go_on(new, shardings, keeper, run, backbone, cfg)
-        update = _update(model_cfg, optimizer, cfg, trained, shardings)
-        log = TrainingLog(workdir / "metrics", optimizer_cfg, cfg, step)
-        with contextlib.closing(log), preemption.watch() as reached:
-            batches = batches_from(step)
-            while step < cfg.steps:
-                batch = log.timed(lambda: next(batches))
-                if encodings is not None:
-                    batch = encodings.added_to(train_state["params"], batch)
-                on_devices = to_devices(model_cfg, batch, mesh)
-                train_state, sums = update(train_state, on_devices)
-                step += 1
-                log.after_step(step, sums)
-                keeper.check()
-                stop = reached(step)
-                if stop or step % cfg.checkpoint_every == 0 or step == cfg.steps:
-                    log.flush()  # stops here if too many steps were not finite
-                    keeper.save(step, train_state, {**run, **told, "step": step})
-                if stop and step < cfg.steps:
+        stopwatch.resumed(step)
+        update = _update(model_cfg, optimizer, cfg, trained, shardings, stopwatch)
+        log = TrainingLog(folder, optimizer_cfg, cfg, step, watch=watch, settings=run)
+        profile = Profile(folder, watch.profile_steps, writes=is_first)
+        with contextlib.closing(log), contextlib.closing(profile):
+            shown = _Shown(log, profile, stopwatch)
+            batches = _on_devices(batches_from(step), model_cfg, mesh, encodings, shown)
+            stopwatch.enter("steps")
+            return _to_the_end(
+                step,
+                train_state,
+                lambda now: update(now, batches(now)),
+                cfg,
+                keeper,
+                {**run, **told},
+                shown,
+            )
+
+
+class _Shown(NamedTuple):
+    """Who is told of each step."""
+
+    log: TrainingLog
+    profile: Profile
+    stopwatch: goodput.Stopwatch
+
+
+def _on_devices(
+    batches: Iterator[Batch],
+    model_cfg: ModelConfig,
+    mesh,
+    encodings: Encodings | None,
+    shown: _Shown,
+) -> Callable[[TrainState], Batch]:
+    """Gives the next batch, as a step with this state reads it."""
+
+    def get(train_state: TrainState):
+        with shown.stopwatch.part("data"):
+            batch = shown.log.timed(lambda: next(batches))
+        if encodings is not None:
+            batch = encodings.added_to(train_state["params"], batch)
+        return to_devices(model_cfg, batch, mesh)
+
+    return get
+
+
+def _to_the_end(
+    step: int,
+    train_state: TrainState,
+    after: Callable[[TrainState], tuple[TrainState, dict]],
+    cfg: TrainConfig,
+    keeper: checkpoints.Checkpoints,
+    told: dict,
+    shown: _Shown,
+) -> TrainState:
+    """Takes the steps that are left, and saves where the settings or a signal say so.
+
+    Args:
+        after: the state after a step, and the step's sums.
+        told: JSON that checkpoints keep.
+    """
+    log, profile, stopwatch = shown
+    with preemption.watch() as reached:
+        while step < cfg.steps:
+            with profile.around(step + 1):
+                train_state, sums = after(train_state)
+            step += 1
+            profile.after(step, sums)
+            log.after_step(step, sums)
+            stopwatch.reached(step)
+            keeper.check()
+            stop = reached(step)
+            if stop or step % cfg.checkpoint_every == 0 or step == cfg.steps:
+                log.flush()  # stops here if too many steps were not finite
+                with stopwatch.part("checkpoint"):
+                    keeper.save(step, train_state, {**told, "step": step})
+            if stop and step < cfg.steps:
+                with stopwatch.part("checkpoint"):
                     keeper.wait()
-                    raise preemption.Preempted(step)
+                raise preemption.Preempted(step)
     return train_state
+
+
+@contextlib.contextmanager
+def _closing_in(part: str, stopwatch: goodput.Stopwatch, closed) -> Iterator[None]:
+    """Closes something at the end of the block, and counts how long that takes."""
+    try:
+        yield
+    finally:
+        with stopwatch.part(part):
+            closed.close()
 
 
 def _begin_or_go_on(make_state, shardings, keeper, run, backbone, cfg: TrainConfig):
@@ -99,7 +180,7 @@ def _begin_or_go_on(make_state, shardings, keeper, run, backbone, cfg: TrainConf
     return step, train_state
 
 
-def _update(model_cfg, optimizer, cfg: TrainConfig, trained, shardings):
+def _update(model_cfg, optimizer, cfg: TrainConfig, trained, shardings, stopwatch):
     """Gives the update, which is compiled once for each kind of batch."""
     step_fn = functools.partial(
         train_step, model_cfg, optimizer, cfg.accumulation, trained=trained
@@ -110,7 +191,8 @@ def _update(model_cfg, optimizer, cfg: TrainConfig, trained, shardings):
     def update(train_state: TrainState, batch):
         names = frozenset(batch)
         if names not in known:
-            known[names] = compiled(jitted, train_state, batch)
+            with stopwatch.part("compile"):
+                known[names] = compiled(jitted, train_state, batch)
         return known[names](train_state, batch)
 
     return update

@@ -29,11 +29,13 @@ class TrainingLog:
         cfg: TrainConfig,
         first_step: int,
         clock=time.perf_counter,
+        **shown,
     ):
+        """`shown` says what else shows the metrics, as `MetricsWriter` takes it."""
         self._cfg, self._clock = cfg, clock
         self._schedule = learning_rate(optimizer_cfg, cfg.steps)
         self._writer = metrics.MetricsWriter(
-            folder, first_step=first_step, writes=jax.process_index() == 0
+            folder, first_step=first_step, writes=jax.process_index() == 0, **shown
         )
         self._rate = metrics.Rate(clock)
         self._began_s, self._first_step = clock(), first_step

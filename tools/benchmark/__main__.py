@@ -31,6 +31,7 @@ _PARTS = {
     "input": ("examples a second that the input pipeline delivers", 3),
     "retrieval": ("bits per byte of trained models, retrieval on, off and random", 1),
     "retrofit": ("a retrofit's step beside its frozen decoder's forward pass", 5),
+    "sweep": ("a sweep with a kill and a preemption: ends, overhead, first steps", 1),
     "train": ("tokens a second, FLOP/s and memory of whole optimizer steps", 5),
     "generate": ("tokens a second of generation, beside a pass for each token", 3),
     "peer": ("whole optimizer steps beside RETRO-pytorch's", 5),

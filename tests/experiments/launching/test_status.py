@@ -31,8 +31,8 @@ def test_step_loss_rate_and_time_left_of_a_run_that_is_under_way(tmp_path):
     assert head.split()[:4] == ["unit", "state", "job", "step"]
     assert line.split("  ") == [
         *("unit-000", "running", "train", "200/700", "3.2100", "1,024   "),
-        *("8 min 20 s", "2     ", "train.seed=1"),
-    ] or ("200/700  3.2100  1,024     8 min 20 s  2" in line)
+        *("8 min 20 s", "-     ", "2     ", "train.seed=1"),
+    ] or ("200/700  3.2100  1,024     8 min 20 s  -       2" in line)
 
 
 def test_a_unit_without_a_start_waits_and_a_failed_one_has_said_why(tmp_path):
