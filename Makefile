@@ -6,6 +6,8 @@ PROMPT   ?=  ## what `make generate` continues
 CONFIG   ?=  ## retrofit:DECODER, tiny, retro:172m or a file [the run's own, else retrofit]
 WORKDIR  ?=  ## the folder of the run [one of the corpus's own, else work/CONFIG]
 DATABASE ?=  ## the folder of the database, or a service's address [WORKDIR/database]
+OUT      ?=  ## the folder that `make export` makes and `make push` uploads
+HUB      ?=  ## where `make push` uploads it: OWNER/NAME of the Hugging Face hub
 ARGS     ?=  ## more flags of the command, such as --config.train.steps=300
 SHARDS   ?=  ## servers that `make serve-db` starts [one for four cores]
 SCALE    ?=  ## of `make ablations`: smoke, small, gpu or paper [smoke]
@@ -19,7 +21,7 @@ TOPOLOGY    ?= v4:4x4x4,v5e:16x16,v5p:4x4x4,v6e:16x16
 
 # What a user types reaches the commands as it is: make would expand `$` in it, and a shell
 # would take quotes apart. So its raw text goes into the environment, and recipes say "$$NAME".
-TYPED := CORPUS QUERY PROMPT CONFIG WORKDIR DATABASE ARGS SHARDS SCALE PORT ACCELERATOR PYTHON \
+TYPED := CORPUS QUERY PROMPT CONFIG WORKDIR DATABASE OUT HUB ARGS SHARDS SCALE PORT ACCELERATOR PYTHON \
 	AOT_CONFIG TOPOLOGY
 $(foreach name,$(TYPED),$(eval override $(name) := $$(value $(name))))
 export $(TYPED)
@@ -35,7 +37,7 @@ STAMP  := $(VENV)/installed-$(ACCELERATOR)
 AOT    := $(VENV)/aot
 
 .DELETE_ON_ERROR:
-.PHONY: train database launch ablations report evaluate generate search test lint format lock install \
+.PHONY: train database launch ablations report evaluate generate export push search test lint format lock install \
 	install-torch install-ray install-docs docs install-aot aot bench serve-db settings proto \
 	golden clean help
 
@@ -75,6 +77,15 @@ search: install  ## Finds the passages of the database that are nearest to QUERY
 
 generate: install  ## Continues PROMPT='...' with a trained model and prints its sources.
 	@$(RETRO) generate $(FLAGS) -- "$$PROMPT"
+
+export: install  ## Writes the trained model as the folder OUT, which needs nothing else.
+	@$(RETRO) export $(FLAGS) "--out=$$OUT"
+
+push: install  ## Uploads OUT to HUB; needs the environment variable HF_TOKEN.
+	@[ -f "$$OUT/retro_config.json" ] || \
+		{ echo "error: OUT=$$OUT holds no model: make export OUT=FOLDER first" >&2; exit 2; }
+	@[ "$$HUB" ] || { echo 'error: where to? HUB=OWNER/NAME of the Hugging Face hub' >&2; exit 2; }
+	@$(VENV)/bin/hf upload --repo-type=model -- "$$HUB" "$$OUT" .
 
 serve-db: install  ## Serves DATABASE at PORT of this machine: SHARDS shard servers and a router.
 	@exec $(RETRO) serve $(PLACES) $${SHARDS:+"--num_shards=$$SHARDS"} $${PORT:+"--port=$$PORT"}

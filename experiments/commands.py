@@ -28,7 +28,7 @@ retro: a language model that reads passages retrieved from a database of text.
     retro search "TEXT"             finds the passages nearest to a text
     retro generate "PROMPT"         continues a text and prints the passages that were read
     retro evaluate                  measures a trained model again and rewrites its report
-    retro export --out=FOLDER       writes a retrofit as a folder that other programs read
+    retro export --out=FOLDER       writes the model as a folder that needs nothing else
     retro show | stats | verify     looks into the database and checks it
     retro add | delete | compact | versions      changes the database
     retro serve                     serves the database over gRPC

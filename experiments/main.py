@@ -40,7 +40,7 @@ _JOB = flags.DEFINE_enum(
     "job", None, ["database", "train", "evaluate", "generate", "export"], "What to do."
 )
 _OUT = flags.DEFINE_string(
-    "out", None, "Folder that --job=export makes, for other programs to read."
+    "out", None, "Folder that --job=export makes, which needs nothing else."
 )
 _ON_OTHER_RUN = flags.DEFINE_enum(
     "on_other_run",
@@ -146,7 +146,8 @@ def _do_job() -> None:
         jobs.generate_without_retrieval(cfg, workdir)
         return
     if _JOB.value == "export":
-        export.write(cfg, workdir, workdirs.expanded(_OUT.value or ""))
+        out = workdirs.expanded(_OUT.value or "")
+        export.write(cfg, workdir, build_database.database(), out)
         return
     if remote_database.is_address(address):
         with remote_database.told_how_to_go_on():

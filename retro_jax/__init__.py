@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from retro_jax.config import ModelConfig, paper_config
     from retro_jax.model import Retro
+    from retro_jax.pretrained import from_pretrained
 
-__all__ = ["ModelConfig", "Retro", "__version__", "paper_config"]
+__all__ = ["ModelConfig", "Retro", "__version__", "from_pretrained", "paper_config"]
 
 
 def __getattr__(name: str) -> Any:
@@ -48,6 +49,7 @@ def __getattr__(name: str) -> Any:
         "ModelConfig": "retro_jax.config",
         "paper_config": "retro_jax.config",
         "Retro": "retro_jax.model",
+        "from_pretrained": "retro_jax.pretrained",
     }
     if name not in places:
         raise AttributeError(f"module 'retro_jax' has no attribute {name!r}")

@@ -2,20 +2,29 @@
 
 import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from data_pipeline.build.pipeline import Build
 from data_pipeline.database import Database
-from experiments.jobs import continuations, measurement, remote_database
+from data_pipeline.text.tokenizer import Tokenizer
+from experiments.jobs import continuations, export, measurement, remote_database
 from experiments.jobs.job import (
     Job,
     generate_from_service,
     generate_without_retrieval,
 )
+from retro_jax.model import parameters
 from retro_jax.runs.metrics import read_metrics
 from tests import served, tiny_corpus
+from tests.commands import ROOT
 from tests.tiny_run import experiment
 
 
@@ -254,3 +263,55 @@ def test_a_dataset_of_another_database_is_refused(
             job._sequences("train")
     finally:
         tiny_database.manifest.update(known)
+
+
+_LOAD = """
+import sys
+import numpy as np
+from retro_jax import Retro
+given = np.load(sys.argv[2])
+np.save(sys.argv[3], Retro.from_pretrained(sys.argv[1])(*given.values()))
+loaded = {name.split(".")[0] for name in sys.modules}
+print(sorted(loaded & {"tensorflow", "torch", "data_pipeline", "experiments"}))
+"""
+
+
+def test_a_name_of_the_hub_gives_the_model_again_without_tensorflow_or_torch(
+    trained, tiny_database, tiny_corpus_folder, tmp_path
+):
+    job, workdir = trained
+    cfg = experiment(tiny_corpus_folder)
+    kept = tmp_path / "hub" / "models--owner--tiny"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("0" * 40)
+    (kept / "snapshots").mkdir()
+    folder = kept / "snapshots" / ("0" * 40)
+    export.write(cfg, workdir, tiny_database.folder, str(folder))
+    assert Tokenizer.load(folder).fingerprint == tiny_database.tokenizer.fingerprint
+    # The cache has links to files, as it makes them.
+    (kept / "blobs").mkdir()
+    for path in list(folder.iterdir()):
+        path.rename(kept / "blobs" / path.name)
+        path.symlink_to(Path("../../blobs") / path.name)
+    rng = np.random.default_rng(0)
+    given = {
+        "inputs_BL": rng.integers(1, 200, (1, 16)).astype(np.int32),
+        "neighbours_BCNR": rng.integers(1, 200, (1, 2, 2, 16)).astype(np.int32),
+        "neighbour_lengths_BCN": np.array([[[16, 9], [12, 0]]], np.int32),
+    }
+    np.savez(tmp_path / "given.npz", **given)
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    paths = [str(tmp_path / name) for name in ("given.npz", "logits.npy")]
+    done = subprocess.run(
+        [sys.executable, "-c", _LOAD, "owner/tiny", *paths],
+        cwd=ROOT,
+        env=os.environ | offline,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+    _, params = job._parameters()
+    arrays = map(jnp.asarray, given.values())
+    expected_BLV = parameters.rebuild(job._cfg.model, params)(*arrays)
+    np.testing.assert_array_equal(np.load(paths[1]), expected_BLV)

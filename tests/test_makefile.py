@@ -89,6 +89,7 @@ def test_targets_call_the_command_and_name_no_more_than_was_given(make):
         "settings": ["settings"],
         "search": ["search", "--", ""],
         "generate": ["generate", "--", ""],
+        "export": ["export", "--out="],
         "serve-db": ["serve"],
     }.items():
         (called,) = make(target)
@@ -117,6 +118,30 @@ def test_ablations_run_here_but_for_those_of_pods(make):
     assert called["words"][3] == "--config=ablations:$(shell touch pwned)`touch pwned`"
     (called,) = make("report")
     assert called["words"] == ["-m", "experiments.report.evidence"]
+
+
+def test_only_an_exported_model_is_uploaded_and_only_where_one_says(tmp_path, make):
+    def push(*words: str) -> tuple[int, str]:
+        done = subprocess.run(
+            ["make", "push", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stderr.splitlines()[0] if done.stderr else ""
+
+    hf = tmp_path / ".venv" / "bin" / "hf"
+    hf.write_text(_STUB.format(python=sys.executable))
+    hf.chmod(0o755)
+    assert push()[1] == "error: OUT= holds no model: make export OUT=FOLDER first"
+    (tmp_path / "a model").mkdir()
+    (tmp_path / "a model" / "retro_config.json").touch()
+    assert push("OUT=a model")[1].startswith("error: where to? HUB=OWNER/NAME")
+    assert not (tmp_path / "called.json").exists()
+    (called,) = make("push", "OUT=a model", "HUB=--owner/$(shell touch pwned)")
+    words = ["upload", "--repo-type=model", "--"]
+    assert called["words"] == [*words, "--owner/$(shell touch pwned)", "a model", "."]
 
 
 def test_other_targets_take_values_apart_no_more(make):

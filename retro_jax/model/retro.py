@@ -8,11 +8,14 @@ Source: Borgeaud et al. 2022, sections 2.3 to 2.5 and algorithm 1. Ours where th
 silent: pre-normalisation, a norm at the encoder's end, no biases in matrices.
 """
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+import retro_jax
 from retro_jax.config import ModelConfig
 from retro_jax.model import chunked_attention, stack
 from retro_jax.model.attention import Attention
@@ -173,6 +176,14 @@ class Retro(nnx.Module):
             if cfg.tie_output
             else matrix(keys, (cfg.vocab_size, cfg.width), cfg.width)
         )
+
+    @classmethod
+    def from_pretrained(cls, folder_or_name: str | Path, *, dtype: str = "") -> "Retro":
+        """The model of an exported folder, or of a name of the Hugging Face hub.
+
+        See `retro_jax.pretrained.from_pretrained`, which this is.
+        """
+        return retro_jax.from_pretrained(folder_or_name, dtype=dtype)
 
     def __call__(
         self,

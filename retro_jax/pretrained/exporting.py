@@ -1,7 +1,8 @@
-"""A Hugging Face folder of a decoder with what was added to it, and its reading.
+"""A model as a folder that needs nothing else, and its reading.
 
-The decoder is what any other program reads: its own files where it was not changed, byte
-for byte. Beside them lie CCA's parameters, under our names, and the settings they need.
+Of a pretrained decoder the folder is what any other program reads: its own files where it
+was not changed, byte for byte. Beside them lie CCA's parameters, under our names, and the
+settings they need. A model from scratch has all of its parameters there.
 """
 
 import dataclasses
@@ -15,17 +16,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from retro_jax.config import ModelConfig
-from retro_jax.model import parameters
-from retro_jax.pretrained import huggingface_folder, loading, safetensors_file
+from retro_jax.model import Retro, parameters
+from retro_jax.pretrained import hub, huggingface_folder, loading, safetensors_file
 from retro_jax.pretrained.description import DECODER_FIELDS, Description
 from retro_jax.pretrained.stored_tensors import StoredTensor, read_into
 from retro_jax.pretrained.tensor_names import Place
 
 WEIGHTS, CONFIG = "retro.safetensors", "retro_config.json"
 _FORMAT = 1
+_ABOUT = ("generation", "tokenizer", "database")
+_ALWAYS_THERE = "norm/scale_D"  # whose type is that of all parameters
 
 
 def export(
@@ -33,19 +37,23 @@ def export(
     model: ModelConfig,
     params: Mapping[str, np.ndarray],
     *,
-    source: str | Path,
+    source: str | Path | None,
     files: Mapping[str, bytes] | None = None,
+    about: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Writes a folder that transformers reads as the decoder, and `load_retro` as the RETRO.
+    """Writes a folder that `load_retro` reads, and transformers if it is of a decoder.
 
     The folder appears whole, by one rename, or not at all.
 
     Args:
         folder: new.
         params: of the model; float32 or bfloat16.
-        source: where the decoder was imported from, a folder or a GGUF file. What its
-            folder holds besides weights (the tokenizer, the license) is copied.
+        source: where the decoder was imported from, a folder or a GGUF file; None for a
+            model from scratch. What its folder holds besides weights (the tokenizer, the
+            license) is copied.
         files: others by name, such as a tokenizer that was made of a GGUF file.
+        about: what else `load_retro` is to give, as JSON: how the model generates, and
+            which tokenizer and database it belongs to.
     Raises:
         ValueError: if the source is another decoder, or parameters are missing.
         FileExistsError: if there is something already.
@@ -53,27 +61,39 @@ def export(
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists: give a folder that is new")
-    found = loading.find(source)
-    _check_same_decoder(model, found.description, f"the model is not that of {source}")
+    found = None if source is None else loading.find(source)
+    if found is not None:
+        _check_same_decoder(
+            model, found.description, f"the model is not that of {source}"
+        )
     _check_shapes(model, params, "the parameters to export")
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        is_changed = found.is_gguf or not all(
-            _is_unchanged(found, place, stored, params[name])
-            for name, (place, stored) in found.tensors.items()
-        )
-        if not found.is_gguf:
-            _copy(found.path, work, with_weights=not is_changed)
-        if is_changed:
-            _write_decoder(work, found, params)
+        if found is not None:
+            _write_source(work, found, params)
         for name, content in (files or {}).items():
             (work / os.path.basename(name)).write_bytes(content)
-        _write_retro(work, model, params, found, loading.fingerprint_of(source))
+        said = {name: (about or {}).get(name, {}) for name in _ABOUT}
+        _write_retro(work, model, params, found, said)
         work.chmod(0o755)  # as any new folder, not as a temporary one
         os.rename(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _write_source(
+    work: Path, found: loading.Source, params: Mapping[str, np.ndarray]
+) -> None:
+    """Writes the decoder as other programs read it: its own files, or its weights now."""
+    is_changed = found.is_gguf or not all(
+        _is_unchanged(found, place, stored, params[name])
+        for name, (place, stored) in found.tensors.items()
+    )
+    if not found.is_gguf:
+        _copy(found.path, work, with_weights=not is_changed)
+    if is_changed:
+        _write_decoder(work, found, params)
 
 
 def _is_unchanged(
@@ -167,18 +187,26 @@ def _write_retro(
     work: Path,
     model: ModelConfig,
     params: Mapping[str, np.ndarray],
-    found: loading.Source,
-    fingerprint: str,
+    found: loading.Source | None,
+    about: Mapping[str, Mapping[str, Any]],
 ) -> None:
+    """Writes what is ours alone: the parameters that the decoder has not, and settings."""
+    decoders = found.tensors if found is not None else {}
     safetensors_file.write(
         work / WEIGHTS,
         [
             (name, array.shape, array.dtype, functools.partial(np.asarray, array))
             for name, array in params.items()
-            if name not in found.tensors
+            if name not in decoders
         ],
     )
-    said = {"format": _FORMAT, "made_from": fingerprint}
+    made_from = None if found is None else loading.fingerprint_of(found.path)
+    said = {
+        "format": _FORMAT,
+        "made_from": made_from,
+        "dtype": str(params[_ALWAYS_THERE].dtype),
+        **about,
+    }
     _write_json(work / CONFIG, {**said, "model": dataclasses.asdict(model)})
 
 
@@ -186,47 +214,111 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def load_retro(folder: str | Path, *, dtype: str = "float32") -> loading.Pretrained:
-    """Reads what `export` wrote: the decoder with CCA.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What an exported folder holds, all but the tokenizer's own file.
 
+    Attributes:
+        params: named as `parameters.named` does.
+        generation: how the run that was exported generates, as JSON.
+        tokenizer: the fingerprint, and the ids of tokens with a meaning.
+        database: the fingerprint and the version of the one the model belongs to; empty
+            if that is not known.
+    """
+
+    model: ModelConfig
+    params: dict[str, np.ndarray]
+    generation: dict[str, Any]
+    tokenizer: dict[str, Any]
+    database: dict[str, Any]
+
+
+def load_retro(folder: str | Path, *, dtype: str = "") -> Exported:
+    """Reads what `export` wrote.
+
+    Args:
+        dtype: of the parameters, float32 or bfloat16; if not given, as they were.
     Raises:
         ValueError: in one line, for what is damaged or belongs to another decoder.
         OSError: if it can't be opened.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
     if not (folder / CONFIG).exists():
         raise ValueError(f"{folder} was not exported from here: it has no {CONFIG}")
-    model = _model_of(huggingface_folder.inside(folder, CONFIG))
+    path = huggingface_folder.inside(folder, CONFIG)
+    said = _config_in(path)
+    model, dtype = _model_in(path, said), dtype or said.get("dtype", "float32")
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"{path}: dtype can't be {dtype!r:.60}")
     path = huggingface_folder.inside(folder, WEIGHTS)
     if not path.exists():
         raise ValueError(f"{folder} lacks {WEIGHTS}")
     added = safetensors_file.stored_in(path)
-    description = huggingface_folder.describe(folder)
-    _check_same_decoder(model, description, f"{folder / CONFIG} is of another decoder")
-    base = loading.load(folder, dtype=dtype)
-    _check_shapes(model, {**base.params, **added}, str(path))
-    for name, stored in added.items():
-        if name in base.params:
-            raise ValueError(f"{path} has {name:.80}, which is the decoder's own")
-        kept = np.empty(
-            (stored.num_rows, stored.shape[-1]), base.params["norm/scale_D"].dtype
+    params: dict[str, np.ndarray] = {}
+    if model.encoder == "decoder":
+        description = huggingface_folder.describe(folder)
+        _check_same_decoder(
+            model, description, f"{folder / CONFIG} is of another decoder"
         )
+        params = loading.load(folder, dtype=dtype).params
+    if model.depth > len(params) + len(added):  # before it is laid out, however deep
+        raise ValueError(f"{path} lacks layers: the model has {model.depth}")
+    _check_shapes(model, {**params, **added}, str(path))
+    for name, stored in added.items():
+        if name in params:
+            raise ValueError(f"{path} has {name:.80}, which is the decoder's own")
+        kept = np.empty((stored.num_rows, stored.shape[-1]), jnp.dtype(dtype))
         try:
             read_into(kept, stored, transposed=False)
         except ValueError as error:
             raise ValueError(f"{path}: tensor {name}: {error}") from error
-        base.params[name] = kept.reshape(stored.shape)
-    return dataclasses.replace(base, model=model)
+        params[name] = kept.reshape(stored.shape)
+    return Exported(
+        model=model, params=params, **{name: said.get(name, {}) for name in _ABOUT}
+    )
 
 
-def _model_of(path: Path) -> ModelConfig:
-    """The settings of a model that a file holds, each of its field's type."""
-    values = huggingface_folder.read_json(path)
-    if values.get("format") != _FORMAT:
+def from_pretrained(folder_or_name: str | Path, *, dtype: str = "") -> Retro:
+    """The model of an exported folder, or of a repository of the hub that holds one.
+
+    Args:
+        folder_or_name: what exists as a folder is one; else OWNER/NAME[@REVISION]. With
+            HF_HUB_OFFLINE=1 a repository that was fetched before is read from the cache.
+        dtype: of the parameters, float32 or bfloat16; if not given, as they were.
+    Raises:
+        ValueError: in one line, for a name without a model, or a damaged folder.
+        OSError: if it can't be opened.
+    """
+    folder = Path(folder_or_name).expanduser()
+    if not folder.exists() and hub.is_name(str(folder_or_name)):
+        folder = hub.fetched(str(folder_or_name))
+    found = load_retro(folder, dtype=dtype)
+    arrays = {name: jnp.asarray(array) for name, array in found.params.items()}
+    return parameters.rebuild(found.model, arrays)
+
+
+def _config_in(path: Path) -> dict[str, Any]:
+    """What a settings file says, if it is of our format."""
+    said = huggingface_folder.read_json(path)
+    number = said.get("format")
+    if type(number) is int and number > _FORMAT:
         raise ValueError(
-            f"{path} is of format {values.get('format')!r:.20}, not {_FORMAT}"
+            f"{path} is of format {number}, this version of retro-jax reads {_FORMAT}: "
+            "update retro-jax"
         )
-    given = values.get("model")
+    if type(number) is not int or number != _FORMAT:
+        raise ValueError(f"{path} is of format {number!r:.20}, not {_FORMAT}")
+    for name in _ABOUT:
+        if type(said.get(name, {})) is not dict:
+            raise ValueError(f"{path}: {name} holds no object")
+    return said
+
+
+def _model_in(path: Path, said: Mapping[str, Any]) -> ModelConfig:
+    """The settings of a model that a file says, each of its field's type."""
+    given = said.get("model")
     types = typing.get_type_hints(ModelConfig)
     if not isinstance(given, dict) or given.keys() != types.keys():
         raise ValueError(f"{path}: model does not have the settings of a model")

@@ -2,13 +2,14 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from data_pipeline.text.tokenizer import Tokenizer
-from experiments.configs import tiny
 from experiments.jobs import export
-from retro_jax import pretrained
+from retro_jax import Retro, pretrained
+from retro_jax.model import parameters
 from tests import fast_tokenizers, tiny_retrofit
 
 
@@ -20,34 +21,70 @@ def _cfg(run, decoder):
     return cfg, workdir
 
 
+def _run_logits(cfg, params, inputs_BL, *read):
+    return parameters.rebuild(cfg.model, params)(inputs_BL, *read)
+
+
 def test_the_folder_is_the_decoder_and_its_retro(run, decoder, tmp_path, capsys):
     cfg, workdir = _cfg(run, decoder)
     out = tmp_path / "model"
-    export.write(cfg, workdir, str(out))
+    (decoder / "README.md").write_text("The decoder's own card.")
+    export.write(cfg, workdir, workdir.parent / "database", str(out))
     assert f"the model is in {out}" in capsys.readouterr().out
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         assert (out / name).read_bytes() == (decoder / name).read_bytes()
-    limits = (workdir / "reading.json").read_text()
-    assert json.loads((out / "reading.json").read_text()) == json.loads(limits)
+    assert (out / "README.decoder.md").read_text() == "The decoder's own card."
     job, _ = run
     _, params = job()._parameters()
-    read = pretrained.load_retro(out).params
-    assert read.keys() == params.keys()
-    assert all(np.array_equal(read[name], params[name]) for name in params)
+    found = pretrained.load_retro(out)
+    assert found.params.keys() == params.keys()
+    assert all(np.array_equal(found.params[name], params[name]) for name in params)
+    limits = json.loads((workdir / "reading.json").read_text())
+    assert found.generation["max_distance"] == limits["max_distance"]
+    assert found.generation["window_chunks"] == cfg.data.sequence_chunks
+    database = job().database
+    assert found.database["fingerprint"] == database.fingerprint
+    tokenizer = Tokenizer.load(out)
+    assert found.tokenizer["end_token"] == tokenizer.eod_id
+    text = "The population of caf\u00e9"
+    assert np.array_equal(tokenizer.encode(text), database.tokenizer.encode(text))
     with pytest.raises(FileExistsError, match="exists"):
-        export.write(cfg, workdir, str(out))
+        export.write(cfg, workdir, workdir, str(out))
 
 
-def test_what_can_not_be_exported_is_refused_in_one_line(run, decoder, tmp_path):
+def test_logits_of_the_reloaded_retrofit_are_the_runs(run, decoder, tmp_path):
     cfg, workdir = _cfg(run, decoder)
-    for config, out, said in (
-        (cfg, "", "--out=FOLDER"),
-        (tiny.get_config(), str(tmp_path / "new"), "a model from scratch"),
-    ):
-        with pytest.raises(ValueError, match=said) as error:
-            export.write(config, workdir, out)
-        assert "\n" not in str(error.value)
-    assert not (tmp_path / "new").exists()
+    export.write(cfg, workdir, tmp_path / "none", str(tmp_path / "model"))
+    model = Retro.from_pretrained(tmp_path / "model")
+    rng, length = np.random.default_rng(0), 2 * tiny_retrofit.CHUNK_LEN
+    inputs_BL = jnp.asarray(rng.integers(1, 300, (1, length)), jnp.int32)
+    shape = (1, 2, 2, tiny_retrofit.NEIGHBOUR_LEN)
+    read = (
+        jnp.asarray(rng.integers(1, 300, shape), jnp.int32),
+        jnp.full(shape[:3], 20, jnp.int32),
+    )
+    _, params = run[0]()._parameters()
+    expected_BLV = _run_logits(cfg, params, inputs_BL, *read)
+    np.testing.assert_array_equal(model(inputs_BL, *read), expected_BLV)
+    assert pretrained.load_retro(tmp_path / "model").database == {}
+
+
+def test_the_card_has_the_numbers_of_the_run(run, decoder, tmp_path):
+    cfg, workdir = _cfg(run, decoder)
+    export.write(cfg, workdir, workdir.parent / "database", str(tmp_path / "m"))
+    card = (tmp_path / "m" / "README.md").read_text()
+    results = json.loads((workdir / "evaluation" / "results.json").read_text())
+    for values in results["conditions"].values():
+        assert f"{values['bits_per_byte']:.4f}" in card
+    assert run[0]().database.fingerprint in card
+    assert card.startswith("---\nlibrary_name: retro-jax\n")
+    assert str(workdir.parent) not in card  # where it lay is nobody's business
+
+
+def test_what_can_not_be_exported_is_refused_in_one_line(run, decoder):
+    cfg, workdir = _cfg(run, decoder)
+    with pytest.raises(ValueError, match="--out=FOLDER"):
+        export.write(cfg, workdir, workdir, "")
 
 
 def test_the_tokenizer_of_a_gguf_is_written_as_others_read_it(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from retro_jax.model import parameters
 from retro_jax.pretrained import exporting, loading
+from tests import tiny_model
 from tests.retro_jax.pretrained.tiny_decoders import (
     CONFIGS,
     transformers_logits,
@@ -147,6 +149,29 @@ def _model(**changes):
     return _rewrite(lambda said: said["model"].update(changes))
 
 
+def test_a_model_from_scratch_comes_back(tmp_path):
+    model = tiny_model.config()
+    params = {
+        name: np.asarray(array)
+        for name, array in parameters.initial_parameters(model, 0).items()
+    }
+    about = {"generation": {"num_neighbours": 2}, "database": {"fingerprint": "a"}}
+    files = {"tokenizer.model": b"t"}
+    out = tmp_path / "out"
+    exporting.export(out, model, params, source=None, files=files, about=about)
+    names = {"retro.safetensors", "retro_config.json", "tokenizer.model"}
+    assert {path.name for path in out.iterdir()} == names
+    back = exporting.load_retro(out)
+    assert back.model == model and back.params.keys() == params.keys()
+    for name, array in params.items():
+        np.testing.assert_array_equal(back.params[name], array)
+    assert {"generation": back.generation, "database": back.database} == about
+    made = exporting.from_pretrained(out)
+    assert made.cfg == model and parameters.named(made).keys() == params.keys()
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        exporting.from_pretrained(tmp_path / "nothing")
+
+
 _BAD = {
     "no settings": (
         lambda f: (f / "retro_config.json").unlink(),
@@ -157,7 +182,31 @@ _BAD = {
         "lacks retro.safetensors",
     ),
     "no JSON": (lambda f: (f / "retro_config.json").write_text("["), "is no JSON"),
-    "another format": (_rewrite(lambda said: said.update(format=2)), "is of format 2"),
+    "a later format": (
+        _rewrite(lambda said: said.update(format=2)),
+        "update retro-jax",
+    ),
+    "another format": (
+        _rewrite(lambda said: said.update(format="x")),
+        "is of format 'x', not 1",
+    ),
+    "true for a format": (
+        _rewrite(lambda said: said.update(format=True)),
+        "is of format True",
+    ),
+    "another kind of number": (
+        _rewrite(lambda said: said.update(dtype="int8")),
+        "dtype can't be 'int8'",
+    ),
+    "a list of settings": (
+        _rewrite(lambda said: said.update(generation=[])),
+        "generation holds no object",
+    ),
+    "cut weights": (
+        lambda f: os.truncate(f / "retro.safetensors", 5000),
+        "is cut: 5000 bytes",
+    ),
+    "very deep": (_model(depth=10**6, encoder="own"), "lacks layers: the model has"),
     "no model": (_rewrite(lambda said: said.update(model=[])), "settings of a model"),
     "a missing setting": (
         _rewrite(lambda said: said["model"].pop("depth")),
