@@ -8,7 +8,7 @@ WORKDIR  ?=  ## the folder of the run [one of the corpus's own, else work/CONFIG
 DATABASE ?=  ## the folder of the database, or a service's address [WORKDIR/database]
 ARGS     ?=  ## more flags of the command, such as --config.train.steps=300
 SHARDS   ?=  ## servers that `make serve-db` starts [one for four cores]
-PORT     ?=  ## where `make serve-db` serves [50050]
+PORT     ?=  ## where `make serve` and `make serve-db` serve [8000, 50050]
 # What `make install` installs for, cpu, cuda12 or tpu, and with which Python.
 ACCELERATOR ?= cpu
 PYTHON      ?= python3.11
@@ -35,7 +35,7 @@ AOT    := $(VENV)/aot
 
 .DELETE_ON_ERROR:
 .PHONY: train database launch evaluate generate search test lint format lock install \
-	install-torch install-ray install-docs docs install-aot aot bench serve-db settings proto \
+	install-torch install-ray install-docs docs install-aot aot bench serve serve-db settings proto \
 	golden clean help
 
 help:  ## Lists these commands, and the variables that they take.
@@ -64,6 +64,9 @@ search: install  ## Finds the passages of the database that are nearest to QUERY
 
 generate: install  ## Continues PROMPT='...' with a trained model and prints its sources.
 	@$(RETRO) generate $(FLAGS) -- "$$PROMPT"
+
+serve: install  ## Serves the trained model at PORT of this machine, with its sources and a page.
+	@exec $(RETRO) serve-model $(FLAGS) $${PORT:+"--port=$$PORT"}
 
 serve-db: install  ## Serves DATABASE at PORT of this machine: SHARDS shard servers and a router.
 	@exec $(RETRO) serve $(PLACES) $${SHARDS:+"--num_shards=$$SHARDS"} $${PORT:+"--port=$$PORT"}
@@ -125,7 +128,7 @@ $(AOT)/installed: $(STAMP) requirements-aot.lock
 	@touch $@
 
 lock:  ## Resolves requirements.lock anew; needs uv.
-	uv pip compile setup.cfg --extra data --extra serve --extra documents --extra hybrid \
+	uv pip compile setup.cfg --extra data --extra serve --extra server --extra documents --extra hybrid \
 		--extra faiss --extra report --extra test \
 		--python-version 3.11 --universal --generate-hashes --no-header -q \
 		-o requirements.lock

@@ -1,0 +1,1 @@
+"""What a server of a model sends: its page."""
