@@ -19,7 +19,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from data_pipeline.storage import locks
 from data_pipeline.storage.files import write_file, write_json
@@ -31,13 +30,6 @@ from experiments.launching.host import Child
 
 EXECUTORS = ("local", *clusters.EXECUTORS)
 _OF_CONFIG = ("config", "corpus")  # flags that are read as `retro train` reads them
-
-
-class _Parser(argparse.ArgumentParser):
-    """Mistakes are one line, as everywhere."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message} (retro launch --help)")
 
 
 def main(words: Sequence[str]) -> int:
@@ -202,7 +194,7 @@ def _check_hosts(hosts: int, planned: Sequence[sweeps.Planned]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = command_line.Parser(
         prog="retro launch",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -234,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _status_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = command_line.Parser(
         prog="retro launch status",
         description="Shows how far the units of a launch are.",
     )
