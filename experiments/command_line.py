@@ -4,6 +4,7 @@ Exit statuses: 0 done; 2 a mistake or an error that says what to do; 75 stopped 
 with everything saved: start the same command again; 130 stopped by Ctrl-C.
 """
 
+import argparse
 import contextlib
 import copy
 import dataclasses
@@ -18,6 +19,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -115,10 +117,24 @@ def _parse_flags(argv: list[str]) -> list[str]:
     raise AssertionError("mistakes end the process")
 
 
+class Parser(argparse.ArgumentParser):
+    """Mistakes are one line, as everywhere."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command with what is wrong and where to look."""
+        raise ValueError(f"{message} ({self.prog} --help)")
+
+
 def print_settings(words: list[str]) -> None:
     """Prints every setting, as the flags in `words` choose and change them."""
     argv = ["settings", *words]
+    places = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    workdirs.add_arguments(places)  # settings have them no more than they need them
     with _explained(argv):
+        for word in places.parse_known_args(words)[1]:
+            name = word.lstrip("-").partition("=")[0]
+            if word.startswith("-") and name.partition(".")[0] != "config":
+                raise flags.UnrecognizedFlagError(name)
         print(settings(_with_config(argv)))
 
 

@@ -50,9 +50,9 @@ def start(argv: Sequence[str] | None = None, prog: str = _PROG) -> NoReturn:
 
 def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Runs the command in `argv`; gives its exit status."""
-    args = _parser(prog).parse_args(argv)
 
     def run(_: list[str]) -> None:
+        args = _parser(prog).parse_args(argv)
         args.database = workdirs.database_of(args)
         for name in ("file", "plot", "token_file", "tls_ca"):
             if path := getattr(args, name, None):
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -20,7 +20,6 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from data_pipeline.sequences.batches import num_neighbours
 from data_pipeline.storage import locks
@@ -43,13 +42,6 @@ from experiments.launching.host import Child
 EXECUTORS = ("local", *clusters.EXECUTORS)
 _OF_THIS_MACHINE = ("folder", "last_line", "training_left_s")  # of a unit's row
 _OF_CONFIG = ("config", "corpus")  # flags that are read as `retro train` reads them
-
-
-class _Parser(argparse.ArgumentParser):
-    """Mistakes are one line, as everywhere."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message} (retro launch --help)")
 
 
 def main(words: Sequence[str]) -> int:
@@ -275,7 +267,7 @@ def _check_hosts(hosts: int, planned: Sequence[sweeps.Planned]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = command_line.Parser(
         prog="retro launch",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -307,7 +299,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _status_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = command_line.Parser(
         prog="retro launch status",
         description="Shows how far the units of a launch are.",
     )

@@ -102,8 +102,9 @@ def _check_modules(path: pathlib.Path) -> None:
     if not path.is_file():
         return
     named = json.loads(path.read_text(encoding="utf-8"))
-    for kind in [module["type"] for module in named]:
-        if not kind.startswith("sentence_transformers."):
+    for module in named:
+        kind = module.get("type")
+        if not str(kind).startswith("sentence_transformers."):
             raise ValueError(
                 f"{path} names {kind!r}, which is not sentence-transformers' own: "
                 "loading it would run that"
@@ -325,12 +326,11 @@ class SentenceTransformerEmbedder:
         """Loads the model `name` (a folder or a public name) on a torch device.
 
         Raises:
-          ValueError: when sentence-transformers is not installed.
+          ValueError: when sentence-transformers is not installed, or when the model is
+            neither here nor to be had from the Hugging Face hub.
         """
         _check_sentence_transformers(name)
-        # By name, so that the type checker does not want what is not in the core.
-        sentence_transformers = importlib.import_module("sentence_transformers")
-        self._model = sentence_transformers.SentenceTransformer(name, device=device)
+        self._model = _sentence_transformer(name, device)
         self._model.float().eval()
         self._fingerprint = _torch_fingerprint(self._model)
         self._width = self._model.encode(["a"], show_progress_bar=False).shape[1]
@@ -357,6 +357,32 @@ class SentenceTransformerEmbedder:
             show_progress_bar=False,
         )
         return np.asarray(vectors_QW, np.float32)
+
+
+def _sentence_transformer(name: str, device: str | None) -> Any:
+    """What is here is taken as it is; else the hub is asked once, which fails at once.
+
+    sentence-transformers asks it for file after file, and waits minutes without a network.
+    """
+    # By name, so that the type checker does not want what is not in the core.
+    load = importlib.import_module("sentence_transformers").SentenceTransformer
+    try:
+        return load(name, device=device, local_files_only=True)
+    except OSError:
+        hub = importlib.import_module("huggingface_hub")
+    # A name without an owner is one of theirs, or an old name of the hub's own.
+    for repository in (
+        (name,) if "/" in name else (f"sentence-transformers/{name}", name)
+    ):
+        try:
+            hub.snapshot_download(repository, allow_patterns="*.json")
+            return load(repository, device=device)
+        except (OSError, ValueError) as error:
+            reason = error
+    raise ValueError(
+        f"embedder {name!r} is no folder here, and the Hugging Face hub did not give it "
+        f"({type(reason).__name__}): check the name and the network, or use 'minilm'"
+    ) from reason
 
 
 def _check_sentence_transformers(name: str) -> None:

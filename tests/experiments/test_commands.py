@@ -78,6 +78,7 @@ def test_version_is_that_of_the_package(retro):
         (["train", "--config.train.stepz=3"], "did you mean train.steps"),
         (["train", "--corpus=a", "--config.data.corpus=b"], "are one setting"),
         (["settings", "--config.train.stepz=3"], "did you mean train.steps"),
+        (["settings", "--json"], "there is no flag --json"),
         (["train", "--workdir="], "the name of a folder is empty"),
         (["train", "--database="], "the name of a folder is empty"),
         (

@@ -273,3 +273,18 @@ def test_what_a_terminal_obeys_is_shown_by_no_command(run, tmp_path):
     harmful = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]"
     assert not re.search(harmful, "".join([*said, shown]))
     assert "walrus" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["search", "x", "--steps=30"], "arguments: --steps=30 (retro --help)"),
+        (["show", "first"], "CHUNK_ID: invalid int value: 'first' (retro show --help)"),
+        (["delete"], "arguments are required: ID (retro delete --help)"),
+        (["serch"], "invalid choice: 'serch'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(words, message, capsys):
+    assert command.main(words, prog="retro") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line

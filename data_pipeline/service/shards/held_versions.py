@@ -36,7 +36,7 @@ class ShardVersion:
         there = (name for name in ids if snapshot.has_document(name))
         first = [name for name, _ in zip(there, range(1), strict=False)]
         vectors_QW = np.ones((1, self.width), np.float32)
-        self.nearest(vectors_QW, 1, first)
+        self._nearest(vectors_QW, 1, first)
         # Read where most of what is near may not be found.
         snapshot.vectors(np.zeros(0, np.int64))
         if len(snapshot.chunks()):
@@ -46,14 +46,24 @@ class ShardVersion:
         self, vectors_QW: np.ndarray, k: int, excluded: list[str]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Searches as `Database.nearest` does, in these shards alone."""
+        for name in excluded:
+            if not self.database.snapshot.has_document(name):
+                raise ValueError(
+                    f"exclude_documents: document {name!r} is not in the database"
+                )
         try:
-            return self.database.nearest(
-                vectors_QW, k, exclude_documents=excluded, shards=self.index_shards
-            )
-        except ValueError as error:  # a document that is not there
+            return self._nearest(vectors_QW, k, excluded)
+        except ValueError as error:
             # Callers are not told where files lie.
             message = str(error).replace(str(self.database.folder), "the database")
-            raise ValueError(f"exclude_documents: {message}") from error
+            raise ValueError(message) from error
+
+    def _nearest(
+        self, vectors_QW: np.ndarray, k: int, excluded: list[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return self.database.nearest(
+            vectors_QW, k, exclude_documents=excluded, shards=self.index_shards
+        )
 
 
 @dataclasses.dataclass(frozen=True)

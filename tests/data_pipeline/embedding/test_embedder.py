@@ -1,8 +1,11 @@
 """The embedders' contract: order, ragged texts, fingerprints, errors."""
 
+import importlib.machinery
 import importlib.util
 import json
 import shutil
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -160,6 +163,44 @@ def test_other_names_need_sentence_transformers(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install -e .*\[torch\]"):
         load_embedder("some-organisation/some-model")
+
+
+@pytest.mark.parametrize("name", ["nobody/no-such-model", "no-such-model"])
+def test_a_model_that_is_not_to_be_had_is_refused_at_once(monkeypatch, name):
+    """Left alone, sentence-transformers tries each file five times, with pauses between."""
+
+    def load(name, *, local_files_only=False, **_):
+        assert local_files_only, "only what is here is loaded without asking the hub"
+        raise OSError("not in the cache")
+
+    def snapshot_download(repository, **_):
+        asked.append(repository)
+        raise FileNotFoundError("no route to the hub")
+
+    asked: list[str] = []
+    theirs = types.ModuleType("sentence_transformers")
+    hub = types.ModuleType("huggingface_hub")
+    theirs.__spec__ = importlib.machinery.ModuleSpec("sentence_transformers", None)
+    monkeypatch.setattr(theirs, "SentenceTransformer", load, raising=False)
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download, raising=False)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", theirs)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    with pytest.raises(ValueError, match=f"'{name}' is no folder here.*check the name"):
+        load_embedder(name)
+    assert asked[-1] == name
+    assert len(asked) <= 2
+
+
+@pytest.mark.parametrize(
+    "kind", ["payload.Module", "os.system", "sentence_transformers_.X", ""]
+)
+def test_a_folder_that_names_code_of_others_is_refused(tmp_path, monkeypatch, kind):
+    """Of modules.json: sentence-transformers would import what it names."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    modules = [{"idx": 0, "name": "0", "path": "", "type": kind}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match="loading it would run that"):
+        load_embedder(str(tmp_path))
 
 
 def test_sentence_transformers_embedder():

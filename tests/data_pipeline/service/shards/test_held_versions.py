@@ -122,3 +122,20 @@ def test_routers_say_what_is_opened_unless_they_follow_this_server():
     assert held.lease("b", states[1:], 6.0, leads=True)
     assert not held.is_led(0.0)
     assert not held.is_led(6.0)
+
+
+def test_a_file_that_is_missing_is_not_called_a_wrong_request(folder, monkeypatch):
+    """Whoever starts a server is told which file; a caller is not told where it lies."""
+    version = held_versions.ShardVersion(Database.open(folder), 0, 1)
+    vectors_QW = np.ones((1, version.width), np.float32)
+    with pytest.raises(ValueError, match="^exclude_documents: document 'no' is not in"):
+        version.nearest(vectors_QW, 1, ["no"])
+
+    def nearest(self, *_, **__):
+        raise ValueError(f"{self.folder}/index/vectors.npy is missing")
+
+    monkeypatch.setattr(Database, "nearest", nearest)
+    with pytest.raises(ValueError, match="^the database/index/vectors.npy is missing"):
+        version.nearest(vectors_QW, 1, [])
+    with pytest.raises(ValueError, match=f"^{folder}/index/vectors.npy is missing"):
+        held_versions.ShardVersion(Database.open(folder), 0, 1)
