@@ -1,7 +1,7 @@
 """How much each head of cross-attention looks at passages, and not at their openers.
 
 The token that opens a passage holds nothing to copy: attention that rests there is that of
-a head which has found nothing to read. Letters here: T layers with CCA, lowest first.
+a head which has found nothing to read. Letters here: T layers with CCA, lowest first; B rows are all chunks in `_shares`.
 """
 
 import functools
@@ -68,14 +68,14 @@ def _shares(layer: DecoderLayer, hidden_BLD, source_BCNSE, found: Neighbours):
         layer.norm_cross(hidden_BLD)[:, first:], chunk_len
     )
     source_BCNSE = layer.norm_source(source_BCNSE.astype(hidden_BLD.dtype))
-    mask_GMNS = found.mask_BCMNR.reshape(-1, *found.mask_BCMNR.shape[2:])
-    weights_GHMNS = attention_weights(
+    mask_BMNS = found.mask_BCMNR.reshape(-1, *found.mask_BCMNR.shape[2:])
+    weights_BHMNS = attention_weights(
         layer.cross,
         attending_BCMD.reshape(-1, *attending_BCMD.shape[2:]),
         source_BCNSE.reshape(-1, *source_BCNSE.shape[2:]),
-        mask_GMNS,
+        mask_BMNS,
         layer.cfg.cca_distance,
     )
-    reads_GM = mask_GMNS.any(axis=(2, 3))
-    share_GHM = weights_GHMNS[..., first:].astype(jnp.float32).sum(axis=(3, 4))
-    return (share_GHM * reads_GM[:, None]).sum(axis=(0, 2)) / reads_GM.sum()
+    reads_BM = mask_BMNS.any(axis=(2, 3))
+    share_BHM = weights_BHMNS[..., first:].astype(jnp.float32).sum(axis=(3, 4))
+    return (share_BHM * reads_BM[:, None]).sum(axis=(0, 2)) / reads_BM.sum()
