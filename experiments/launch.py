@@ -314,7 +314,7 @@ def _status_parser() -> argparse.ArgumentParser:
 
 
 def _dashboard_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = command_line.Parser(
         prog="retro launch dashboard",
         description="Writes one page with the curves and the table of all units.",
     )
