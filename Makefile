@@ -56,7 +56,7 @@ launch: install  ## Runs a sweep as work units: CONFIG=tiny ARGS='--sweep --out=
 	@$(RETRO) launch $${CORPUS:+"--corpus=$$CORPUS"} $${DATABASE:+"--database=$$DATABASE"} \
 		$${CONFIG:+"--config=$$CONFIG"}
 
-evaluate: install  ## Measures a trained model again and rewrites its report.
+evaluate: install  ## Measures a trained model again, or on other text.
 	@$(RETRO) evaluate $(FLAGS)
 
 search: install  ## Finds the passages of the database that are nearest to QUERY='...'.

@@ -372,6 +372,13 @@ class Job:
         if not self._cfg.evaluation.held_out and not self._has_held_out_text():
             say(f"{self._no_report}: the model is trained, and there is no report")
             return
+        is_on = "on" in self._cfg.evaluation.conditions
+        if self._is_reported and self._cfg.has_cca and not is_on:
+            raise ValueError(
+                "the report shows retrieval on, which evaluation.conditions does not name: "
+                "add it, or give the results a file of their own "
+                "(--config.evaluation.name=NAME)"
+            )
         text = self._text()
         sequences = self._sequences_of(text)
         path = self._workdir / "evaluation" / f"{self._name}.json"
