@@ -27,7 +27,7 @@ _ROOMS = {
         "interrupts modules config workdirs decoders command_line configs report jobs "
         "build_database database main launching launch launch_xm commands retro"
     ),
-    "tools": "benchmark faults aot",
+    "tools": "fact_bank benchmark faults aot",
 }
 _PACKAGES = [name for name in _ROOMS if "." not in name]
 _FORBIDDEN = {
