@@ -22,7 +22,7 @@ _LANDS = ("plains", "hills", "marshes", "a high plateau", "steppe", "dense fores
 
 def documents(count: int, seed: int) -> Iterator[dict]:
     """Gives records with id, title and text; each name and number is drawn by itself."""
-    rng, names = np.random.default_rng(seed), set()
+    rng, names = np.random.default_rng(seed), set[str]()
     while len(names) < count:
         name = "".join(rng.choice(_SYLLABLES, 4)).capitalize()
         if name in names:

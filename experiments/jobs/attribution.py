@@ -7,7 +7,7 @@ by which what was said becomes less likely once the passage is absent.
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -122,7 +122,7 @@ def summary(rows: Sequence[Scored], seed: int) -> Mapping:
     """
     known = [row for row in rows if row.is_right and 0 < row.read.states_N.mean() < 1]
 
-    def share(of: Sequence[Scored], is_so) -> dict | None:
+    def share(of: Sequence[Scored], is_so: Callable[[Scored], bool]) -> dict | None:
         return counted(
             [is_so(row) for row in of], [row.read.document for row in of], seed
         )
@@ -140,7 +140,7 @@ def summary(rows: Sequence[Scored], seed: int) -> Mapping:
         ),
         "by_chance": float(np.mean([row.read.states_N.mean() for row in known] or [0])),
         "top_agreement": share(
-            rows, lambda row: row.attention_N.argmax() == row.effects_N.argmax()
+            rows, lambda row: bool(row.attention_N.argmax() == row.effects_N.argmax())
         ),
         "rank_correlation": counted(
             [rank_correlation(row.attention_N, row.effects_N) for row in several],

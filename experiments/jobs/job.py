@@ -445,7 +445,7 @@ class Job:
     def _judged(self, step: int | None, text: held_out.Text | None = None) -> str:
         """A fingerprint of what is measured, on what, and how."""
         evaluation = dataclasses.asdict(self._cfg.evaluation)
-        told = [evaluation, step, self._run_identity()]
+        told: list = [evaluation, step, self._run_identity()]
         if text is not None:
             told += [text.fingerprint, self.database.fingerprint]
         return fingerprint(told)
