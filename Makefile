@@ -69,7 +69,7 @@ ablations: install  ## Runs the rows of the paper's table 13 as a sweep: SCALE=s
 report: install  ## Writes work/evidence/report.html from the result files of experiments/results.
 	@$(PY) -m experiments.report.evidence
 
-evaluate: install  ## Measures a trained model again and rewrites its report.
+evaluate: install  ## Measures a trained model again, or on other text.
 	@$(RETRO) evaluate $(FLAGS)
 
 search: install  ## Finds the passages of the database that are nearest to QUERY='...'.

@@ -27,7 +27,7 @@ retro: a language model that reads passages retrieved from a database of text.
     retro database                  builds or refreshes the database alone
     retro search "TEXT"             finds the passages nearest to a text
     retro generate "PROMPT"         continues a text and prints the passages that were read
-    retro evaluate                  measures a trained model again and rewrites its report
+    retro evaluate                  measures a trained model again, or on other text
     retro export --out=FOLDER       writes the model as a folder that needs nothing else
     retro show | stats | verify     looks into the database and checks it
     retro add | delete | compact | versions      changes the database

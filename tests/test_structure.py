@@ -31,7 +31,7 @@ _ROOMS = {
         "build_database database main serving server launching launch launch_xm commands "
         "retro"
     ),
-    "tools": "benchmark faults aot",
+    "tools": "fact_bank benchmark faults aot",
 }
 _PACKAGES = [name for name in _ROOMS if "." not in name]
 _FORBIDDEN = {

@@ -80,21 +80,20 @@ def text_of(
     Args:
         detokenise: score WikiText as its authors wrote it, as others do (`wikitext.py`).
     """
-    tokens, lengths, rows, ids, counts = [], [], [], [], []
-    for row, document in enumerate(documents):
+    chunks: list[tuple[np.ndarray, np.ndarray]] = []
+    ids, counts = [], []
+    for document in documents:
         page = document.text
         text = wikitext.detokenised(page) if detokenise else page
         tokens_TM, lengths_T, _ = cut_document(text, tokenizer, chunk_len)
-        tokens.append(tokens_TM)
-        lengths.append(lengths_T)
-        rows.append(np.full(len(lengths_T), row, np.int64))
+        chunks.append((tokens_TM, lengths_T))
         ids.append(document.id)
         counts.append((len(text.split()), *wikitext.page_size(page)))
     words_D, page_words_D, page_bytes_D = np.array(counts, np.int64).T
     return Text(
-        np.concatenate(tokens),
-        np.concatenate(lengths),
-        np.concatenate(rows),
+        np.concatenate([tokens_TM for tokens_TM, _ in chunks]),
+        np.concatenate([lengths_T for _, lengths_T in chunks]),
+        np.repeat(np.arange(len(ids)), [len(lengths_T) for _, lengths_T in chunks]),
         tuple(ids),
         words_D,
         page_words_D,

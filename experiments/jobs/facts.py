@@ -8,6 +8,7 @@ Letters here: Q questions, A tokens of an answer.
 """
 
 import contextlib
+import copy
 import dataclasses
 import os
 import re
@@ -23,7 +24,7 @@ from data_pipeline.database import Database
 from data_pipeline.storage.progress import Progress
 from data_pipeline.text.tokenizer import Tokenizer
 from experiments.config import Experiment
-from experiments.jobs import reading
+from experiments.jobs import attribution, reading
 from retro_jax import evaluation
 from retro_jax.model import parameters
 from retro_jax.training.batch import Batch
@@ -158,7 +159,9 @@ def measure(asking: Asking, database: Database, scratch: Path) -> dict:
     if not asked:
         return {"asked": 0, "stated": 0, "right": {}, "examples": []}
     rows = _read(asking, database, documents, asked, scratch)
+    wide = rows.pop("wide", [])
     said = {name: _answers(asking, name, some) for name, some in rows.items()}
+    number = {document["id"]: row for row, document in enumerate(documents)}
     return {
         "asked": len(asked),
         "stated": len(rows["on"]),
@@ -168,6 +171,15 @@ def measure(asking: Asking, database: Database, scratch: Path) -> dict:
             for name, answers in said.items()
             if answers
         },
+        "intervals": {
+            name: attribution.counted(
+                [each.is_right for each in answers],
+                [number[each.question.document_id] for each in rows[name]],
+                evaluated.seed,
+            )
+            for name, answers in said.items()
+        },
+        **({"attribution": _attributed(asking, wide, number)} if wide else {}),
         "counts": {name: len(answers) for name, answers in said.items()},
         "examples": [
             {
@@ -183,6 +195,26 @@ def measure(asking: Asking, database: Database, scratch: Path) -> dict:
             for row, each in enumerate(rows["on"][:_NUM_EXAMPLES])
         ],
     }
+
+
+def _attributed(
+    asking: Asking, rows: Sequence["_Asked"], number: Mapping[str, int]
+) -> dict:
+    """Whether attention tells which passage states an answer, as JSON."""
+    reads = [
+        attribution.Read(
+            each.prompt,
+            each.answer,
+            number[each.question.document_id],
+            each.passages,
+            np.array(_stating(asking.tokenizer, each), bool),
+        )
+        for each in rows
+    ]
+    scored = attribution.scored(
+        asking.cfg, asking.params, asking.tokenizer, reads, asking.encodings
+    )
+    return dict(attribution.summary(scored, asking.cfg.evaluation.seed))
 
 
 def _read(
@@ -207,6 +239,7 @@ def _read(
     with _copied(database, scratch) as changed:
         changed.add(documents)
         after, sentences = found(changed), found(changed, sentence=True)
+        wide = _with_more(asking, changed, asked)
         changed.replace([_edited(document, asked) for document in documents])
         edited = found(changed, edited=True)
     stated = [
@@ -222,7 +255,24 @@ def _read(
         "prompt": [after[place] for place in stated],
         "edited": [edited[place] for place in stated],
         "sentence": [each for each in sentences if _states(asking.tokenizer, each)],
+        "wide": [wide[place] for place in stated if wide],
     }
+
+
+def _with_more(
+    asking: Asking, database: Database, asked: Sequence[Question]
+) -> list["_Asked"]:
+    """Questions with as many passages as are measured, if passages' effects are asked for."""
+    cfg = copy.deepcopy(asking.cfg)
+    if not cfg.evaluation.effects:
+        return []
+    cfg.data.num_neighbours = max(
+        cfg.data.num_neighbours, *cfg.evaluation.neighbours, 0
+    )
+    wide = dataclasses.replace(asking, cfg=cfg)
+    return [
+        _asked(wide, database, each, edited=False, sentence=False) for each in asked
+    ]
 
 
 @contextlib.contextmanager
@@ -302,9 +352,14 @@ def _asked(
     return _Asked(question, prompt, answer, passages)
 
 
-def _states(tokenizer: Tokenizer, asked: _Asked) -> bool:
+def _stating(tokenizer: Tokenizer, asked: _Asked) -> list[bool]:
+    """Which of the passages state the answer."""
     pattern = _whole(asked.answer)
-    return any(pattern.search(tokenizer.decode(each)) for each in asked.passages)
+    return [bool(pattern.search(tokenizer.decode(each))) for each in asked.passages]
+
+
+def _states(tokenizer: Tokenizer, asked: _Asked) -> bool:
+    return any(_stating(tokenizer, asked))
 
 
 @dataclasses.dataclass(slots=True)

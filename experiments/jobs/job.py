@@ -408,6 +408,13 @@ class Job:
         if not self._cfg.evaluation.held_out and not self._has_held_out_text():
             say(f"{self._no_report}: the model is trained, and there is no report")
             return
+        is_on = "on" in self._cfg.evaluation.conditions
+        if self._is_reported and self._cfg.has_cca and not is_on:
+            raise ValueError(
+                "the report shows retrieval on, which evaluation.conditions does not name: "
+                "add it, or give the results a file of their own "
+                "(--config.evaluation.name=NAME)"
+            )
         text = self._text()
         sequences = self._sequences_of(text)
         path = self._workdir / "evaluation" / f"{self._name}.json"
@@ -484,7 +491,7 @@ class Job:
     def _judged(self, step: int | None, text: held_out.Text | None = None) -> str:
         """A fingerprint of what is measured, on what, and how."""
         evaluation = dataclasses.asdict(self._cfg.evaluation)
-        told = [evaluation, step, self._run_identity()]
+        told: list = [evaluation, step, self._run_identity()]
         if text is not None:
             told += [text.fingerprint, self.database.fingerprint]
         return fingerprint(told)

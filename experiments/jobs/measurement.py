@@ -53,7 +53,7 @@ def conditions(measured: Measured) -> dict:
     """
     cfg, sequences = measured.cfg, measured.sequences
     losses = {"off": _losses(measured, "off")}
-    results = {}
+    results: dict = {}
     for name in cfg.evaluation.conditions if cfg.has_cca else ():
         if name == "knn":
             losses[name], results["knn"] = _of_knn_lm(measured)

@@ -19,6 +19,7 @@ from tests.documented_commands import Command, commands, commands_of
 
 _INSTALLS = "it installs packages; tests/test_makefile.py runs its recipe"
 _TRAINS_LIKE = "a training as those that are run, with another configuration"
+_MEASURES = "tests/experiments/jobs/test_measurement.py measures other text"
 _LARGE = "a training at the paper's size"
 _SWEEPS = "tests/experiments/test_launch.py starts sweeps"
 _XMANAGER = "it wants an environment of its own"
@@ -51,6 +52,12 @@ _PARSED = {
     "retro export --workdir=work/notes --out=notes-model": (
         "it needs that training; tests/experiments/jobs/test_export.py runs it"
     ),
+    "retro database --config=retrofit --corpus=path/to/notes "
+    "--database=work/notes-database": "it wants the decoder's tokenizer",
+    "retro evaluate --workdir=work/retrofit --database=work/notes-database "
+    "--config.evaluation.name=notes": _MEASURES,
+    "retro evaluate --workdir=work/retrofit --database=work/notes-database "
+    "--config.evaluation.held_out=path/to/text": _MEASURES,
     "make train CORPUS=path/to/folder": _TRAINS_LIKE,
     "make generate CORPUS=path/to/folder PROMPT='The first'": _TRAINS_LIKE,
     "retro train --config=ablations:no_cca_positions --corpus=path/to/folder "

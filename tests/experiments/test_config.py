@@ -63,6 +63,11 @@ def test_settings_have_their_defaults_or_their_values():
         ("min_p", 2.0, r"min_p must be in 0\.\.1, is 2.0"),
         ("repetition_penalty", 0.0, "repetition_penalty must be above 0, is 0.0"),
         ("stop", ("",), "stop must hold texts"),
+        ("conditions", ("on", "of"), "conditions must be of off, on, .*'of'"),
+        ("neighbours", (1, -1), "neighbours must be whole numbers from 0"),
+        ("database_shares", (0.5, 1.5), r"database_shares must be in \(0, 1\]"),
+        ("stride_chunks", -1, "stride_chunks must be at least 0"),
+        ("name", "../results", "name must be letters"),
     ],
 )
 def test_a_judgement_that_can_not_be_made_is_refused(name, value, message):

@@ -1,5 +1,9 @@
-"""The mixture is that of a plain computation; no document chooses how it is mixed itself."""
+"""The mixture is that of a plain computation; no document chooses how it is mixed itself.
 
+Letters here: P passages.
+"""
+
+import jax
 import numpy as np
 import pytest
 
@@ -31,13 +35,23 @@ def _losses(batch):
     )
 
 
+@jax.jit
+def _states(tokens_BL, segments_BL):
+    """Hidden states of texts without neighbours, and their logits."""
+    model = parameters.rebuild(CFG, PARAMS)
+    states_BLD = model.last(tokens_BL, segments_BL)
+    return states_BLD, model.read_out(states_BLD)
+
+
 def _plain_nats(batch, share, temperature) -> np.ndarray:
     """Each target's loss, by loops."""
-    model = parameters.rebuild(CFG, PARAMS)
-    states_BLD = np.asarray(model.last(batch["inputs_BL"], batch["segments_BL"]))
-    logits_BLV = np.asarray(model.read_out(states_BLD), np.float64)
-    shares_BLV = np.exp(logits_BLV)
+    states_BLD, logits_BLV = _states(batch["inputs_BL"], batch["segments_BL"])
+    states_BLD = np.asarray(states_BLD)
+    shares_BLV = np.exp(np.asarray(logits_BLV, np.float64))
     shares_BLV /= shares_BLV.sum(axis=-1, keepdims=True)
+    passages_PR = batch["neighbours_BCNR"].reshape(-1, CFG.neighbour_len)
+    keys_PRD, _ = _states(passages_PR, np.ones_like(passages_PR))
+    keys_BCNRD = np.asarray(keys_PRD).reshape(*batch["neighbours_BCNR"].shape, -1)
     size = float(np.square(np.asarray(PARAMS["norm/scale_D"])).sum())
     segments_BL, found = batch["segments_BL"], np.zeros(states_BLD.shape[:2])
     for row, place in np.ndindex(found.shape):
@@ -47,14 +61,12 @@ def _plain_nats(batch, share, temperature) -> np.ndarray:
         near, is_target = [], []
         own = segments_BL[row, place]
         if chunk >= 0 and segments_BL[row, chunk * CFG.chunk_len] == own:
-            for tokens_R, length in zip(
+            for tokens_R, length, keys_RD in zip(
                 batch["neighbours_BCNR"][row, chunk],
                 batch["neighbour_lengths_BCN"][row, chunk],
+                keys_BCNRD[row, chunk],
                 strict=True,
             ):
-                keys_RD = np.asarray(
-                    model.last(tokens_R[None], np.ones((1, 8), np.int32))
-                )[0]
                 for at in range(length - 1):
                     apart = np.square(states_BLD[row, place] - keys_RD[at]).sum()
                     near.append(np.exp(-apart / size / temperature))

@@ -159,3 +159,20 @@ def test_a_folder_is_measured_against_the_database(run, tmp_path):
     (folder / "b.txt").write_text("One more page.")
     changed = _evaluated(run, held_out=str(folder), conditions=("on",))
     assert changed["documents"] == found["documents"] + 1
+
+
+def test_a_report_without_retrieval_on_is_refused(run, reported):
+    with pytest.raises(ValueError, match="the report shows retrieval on"):
+        _evaluated(run, conditions=("off", "random"))
+
+
+def test_limits_are_never_chosen_on_other_text(run):
+    job, workdir = run
+    made = job()
+    made._cfg.evaluation.name = "other"
+    (workdir / "reading.json").rename(workdir / "kept.json")
+    try:
+        with pytest.raises(ValueError, match="limits of reading for step 3"):
+            made._limits({}, 3)
+    finally:
+        (workdir / "kept.json").rename(workdir / "reading.json")
