@@ -27,6 +27,7 @@ _ODD = [
 _STUB = """#!{python}
 import json, os, sys
 words = {{"words": sys.argv[1:], "args": os.environ.get("RETRO_ARGS")}}
+words["xla"] = os.environ.get("XLA_FLAGS", "")
 with open("called.json", "a") as file:
     file.write(json.dumps(words) + "\\n")
 """
@@ -111,6 +112,7 @@ def test_ablations_run_here_but_for_those_of_pods(make):
             *("launch", f"--config=ablations:{name}", "--sweep"),
             f"--out=work/ablations-{name}",
         ]
+        assert ("optimization_level=0" in called["xla"]) == (name == "smoke")
         # What is typed comes last, and so it counts.
         assert called["args"].split() == [*first.split(), "--parallel=1"]
     (called,) = make("ablations", "SCALE=$(shell touch pwned)`touch pwned`")
