@@ -31,7 +31,7 @@ RETRO  := env "RETRO_ARGS=$$RETRO_ARGS $$ARGS" $(PY) -m experiments.retro
 PLACES := $${CORPUS:+"--corpus=$$CORPUS"} $${WORKDIR:+"--workdir=$$WORKDIR"} \
 	$${DATABASE:+"--database=$$DATABASE"}
 FLAGS  := $(PLACES) $${CONFIG:+"--config=$$CONFIG"}
-QUICKLY := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
+QUICKLY := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 STAMP  := $(VENV)/installed-$(ACCELERATOR)
 AOT    := $(VENV)/aot
 

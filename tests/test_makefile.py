@@ -106,13 +106,15 @@ def test_ablations_run_here_but_for_those_of_pods(make):
         "gpu": "",
         "paper": "--executor=print",
     }.items():
-        (called,) = make("ablations", f"SCALE={scale}", "ARGS=--parallel=1")
+        words = ("ablations", f"SCALE={scale}", "ARGS=--parallel=1")
+        (called,) = make(*words, XLA_FLAGS="--xla_mine")
         name = scale or "smoke"
         assert called["words"][2:] == [
             *("launch", f"--config=ablations:{name}", "--sweep"),
             f"--out=work/ablations-{name}",
         ]
-        assert ("optimization_level=0" in called["xla"]) == (name == "smoke")
+        quickly = "--xla_backend_optimization_level=0 " in called["xla"]
+        assert quickly == (name == "smoke") and called["xla"].endswith("--xla_mine")
         # What is typed comes last, and so it counts.
         assert called["args"].split() == [*first.split(), "--parallel=1"]
     (called,) = make("ablations", "SCALE=$(shell touch pwned)`touch pwned`")
