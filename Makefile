@@ -33,6 +33,7 @@ RETRO  := env "RETRO_ARGS=$$RETRO_ARGS $$ARGS" $(PY) -m experiments.retro
 PLACES := $${CORPUS:+"--corpus=$$CORPUS"} $${WORKDIR:+"--workdir=$$WORKDIR"} \
 	$${DATABASE:+"--database=$$DATABASE"}
 FLAGS  := $(PLACES) $${CONFIG:+"--config=$$CONFIG"}
+QUICKLY := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 STAMP  := $(VENV)/installed-$(ACCELERATOR)
 AOT    := $(VENV)/aot
 
@@ -61,7 +62,9 @@ launch: install  ## Runs a sweep as work units: CONFIG=tiny ARGS='--sweep --out=
 
 ablations: install  ## Runs the rows of the paper's table 13 as a sweep: SCALE=smoke, small, gpu, paper.
 	@# What stands first gives way to ARGS. Pods are somewhere else: paper prints commands.
+	@# A smoke run compiles for longer than it computes: quickly made code is enough.
 	@case "$${SCALE:=smoke}" in paper) first=--executor=print;; gpu) first=;; *) first=--parallel=2;; esac; \
+		[ "$$SCALE" != smoke ] || export XLA_FLAGS="$(QUICKLY) $$XLA_FLAGS"; \
 		RETRO_ARGS="$$first $$RETRO_ARGS"; \
 		$(RETRO) launch $${CORPUS:+"--corpus=$$CORPUS"} $${DATABASE:+"--database=$$DATABASE"} \
 		"--config=ablations:$$SCALE" --sweep "--out=work/ablations-$$SCALE"

@@ -27,6 +27,7 @@ _ODD = [
 _STUB = """#!{python}
 import json, os, sys
 words = {{"words": sys.argv[1:], "args": os.environ.get("RETRO_ARGS")}}
+words["xla"] = os.environ.get("XLA_FLAGS", "")
 with open("called.json", "a") as file:
     file.write(json.dumps(words) + "\\n")
 """
@@ -106,12 +107,15 @@ def test_ablations_run_here_but_for_those_of_pods(make):
         "gpu": "",
         "paper": "--executor=print",
     }.items():
-        (called,) = make("ablations", f"SCALE={scale}", "ARGS=--parallel=1")
+        words = ("ablations", f"SCALE={scale}", "ARGS=--parallel=1")
+        (called,) = make(*words, XLA_FLAGS="--xla_mine")
         name = scale or "smoke"
         assert called["words"][2:] == [
             *("launch", f"--config=ablations:{name}", "--sweep"),
             f"--out=work/ablations-{name}",
         ]
+        quickly = "--xla_backend_optimization_level=0 " in called["xla"]
+        assert quickly == (name == "smoke") and called["xla"].endswith("--xla_mine")
         # What is typed comes last, and so it counts.
         assert called["args"].split() == [*first.split(), "--parallel=1"]
     (called,) = make("ablations", "SCALE=$(shell touch pwned)`touch pwned`")

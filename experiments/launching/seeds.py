@@ -29,11 +29,8 @@ class Measured(NamedTuple):
     unit: str
     seed: str  # of its point; '' if the sweep has none
     conditions: Mapping[str, Mapping]
-    documents: Mapping[str, Mapping]  # by id; none where they were not kept
-
-    def bits(self, condition: str, document: str) -> float:
-        """What a document costs in a condition."""
-        return self.documents[document]["nats"][condition] / math.log(2)
+    # bits in each condition and 'bytes' of each document; none where they were not kept
+    documents: Mapping[str, Mapping[str, float]]
 
 
 def summary(units: Sequence[Unit]) -> dict:
@@ -44,10 +41,8 @@ def summary(units: Sequence[Unit]) -> dict:
         conditions = results.get("conditions")
         if unit.is_finished and isinstance(conditions, dict):
             variant = sweeps.label(sweeps.without_seed(unit.point))
-            documents = {
-                each["document"]: each for each in results.get("by_document", ())
-            }
             seed = unit.point.get(sweeps.SEED, "")
+            documents = _documents(results.get("by_document") or {})
             found = Measured(unit.name, seed, conditions, documents)
             by_variant.setdefault(variant, []).append(found)
     first = next(iter(by_variant.values()), [])
@@ -55,6 +50,17 @@ def summary(units: Sequence[Unit]) -> dict:
         variant: _of_variant(found) | _beside(found, first)
         for variant, found in by_variant.items()
     }
+
+
+def _documents(by_document: Mapping) -> dict[str, dict[str, float]]:
+    """Sums by document, of the columns in which an evaluation keeps them."""
+    found: dict[str, dict[str, float]] = {}
+    columns = {"bytes": by_document.get("bytes", ()), **by_document.get("bits", {})}
+    for name, values in columns.items():
+        names = by_document.get("documents", ())
+        for document, value in zip(names, values, strict=True):
+            found.setdefault(document, {})[name] = value
+    return found
 
 
 def _of_variant(found: Sequence[Measured]) -> dict:
@@ -127,21 +133,27 @@ def documents_interval(
     Returns:
         None if sums by document were not kept, or less than two are common to all.
     """
-    common = set.intersection(*({*each.documents} for each in (*ones, *twos)))
+    measured = [(each, one) for each in ones] + [(each, two) for each in twos]
+    common = set.intersection(
+        *(
+            {name for name, sums in each.documents.items() if condition in sums}
+            for each, condition in measured
+        )
+    )
     if len(common) < 2:
         return None
     names = sorted(common)
 
-    def sums(found: Sequence[Measured], condition: str):
-        bits_SD = [[each.bits(condition, name) for name in names] for each in found]
-        bytes_SD = [[each.documents[name]["bytes"] for name in names] for each in found]
-        return np.mean(bits_SD, axis=0), np.mean(bytes_SD, axis=0)
+    def sums(found: Sequence[Measured], column: str) -> np.ndarray:
+        rows_SD = [[each.documents[name][column] for name in names] for each in found]
+        return np.mean(rows_SD, axis=0)
 
     rng = np.random.default_rng(0)
     share = np.full(len(names), 1 / len(names))
     counts_XD = rng.multinomial(len(names), share, _NUM_RESAMPLES)
     values = []
-    for bits_D, bytes_D in (sums(ones, one), sums(twos, two)):
+    for found, condition in ((ones, one), (twos, two)):
+        bits_D, bytes_D = sums(found, condition), sums(found, "bytes")
         values.append((counts_XD @ bits_D) / np.maximum(counts_XD @ bytes_D, 1e-9))
     return np.percentile(values[0] - values[1], (2.5, 97.5)).tolist()
 

@@ -86,7 +86,8 @@ def write(results: Path, out: Path) -> None:
     Raises:
         ValueError: naming a file that holds no results.
     """
-    page = make_page(read(results), read_json(results / f"{_LOG}.json") or [])
+    log = (read_json(results / f"{_LOG}.json") or {}).get("entries", [])
+    page = make_page(read(results), log)
     drawn = [p for s in page["sections"] for each in s.results for p in each.drawn]
     out.mkdir(parents=True, exist_ok=True)
     report.write_pictures(out / "report_files", drawn)

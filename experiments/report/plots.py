@@ -182,9 +182,9 @@ def of_differences(name: str, title: str, rows: Sequence[Difference]) -> Plot:
 
 
 def _marker(marker: str, colour: str, label: str) -> Line2D:
-    line = "none" if marker == "o" else "-"
+    width = 0 if marker == "o" else 2
     return Line2D(
-        [], [], color=COLOURS[colour], marker=marker, linestyle=line, label=label
+        [], [], color=COLOURS[colour], marker=marker, linewidth=width, label=label
     )
 
 

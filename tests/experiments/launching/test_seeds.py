@@ -12,7 +12,7 @@ from tests.experiments.launching.units import unit
 _GAINS = [-0.02, -0.01, 0.01, -0.03]
 
 
-def _evaluated(out, number, gain, *, state="finished", by_document=(), **point):
+def _evaluated(out, number, gain, *, state="finished", by_document=None, **point):
     made = unit(out, number=number, **point)
     made.record(state=state)
     conditions = {
@@ -20,7 +20,7 @@ def _evaluated(out, number, gain, *, state="finished", by_document=(), **point):
         "on": {"bits_per_byte": 1.5 + gain, "minus_off": gain},
     }
     (made.folder / "evaluation").mkdir()
-    results = {"conditions": conditions, "by_document": [*by_document]}
+    results = {"conditions": conditions, "by_document": by_document}
     write_json(made.folder / "evaluation" / "results.json", results)
     return made
 
@@ -66,15 +66,14 @@ def test_the_table_names_variants_conditions_and_signs(tmp_path):
 
 def _documents(*gains):
     """A hundred bytes each, on which 'off' costs two bits a byte."""
-    bits = math.log(2) * 100
-    return [
-        {
-            "document": f"document-{number}",
-            "bytes": 100.0,
-            "nats": {"off": 2 * bits, "on": (2 + gain) * bits},
-        }
-        for number, gain in enumerate(gains)
-    ]
+    return {
+        "documents": [f"document-{number}" for number in range(len(gains))],
+        "bytes": [100.0] * len(gains),
+        "bits": {
+            "off": [200.0] * len(gains),
+            "on": [100 * (2 + gain) for gain in gains],
+        },
+    }
 
 
 def test_a_variant_stands_beside_the_first_one_of_the_same_seed(tmp_path):
@@ -104,13 +103,12 @@ def test_the_interval_over_documents_is_of_means_over_seeds(tmp_path):
     assert -0.101 < low < 0 < high < 0.101
     # Whoever is measured beside itself differs on no document.
     ones = [
-        seeds.Measured("u", "0", {}, {each["document"]: each for each in made})
+        seeds.Measured("u", "0", {}, seeds._documents(made))
         for made in (_documents(-0.1, 0.0, 0.1), _documents(0.1, 0.0, -0.1))
     ]
-    assert seeds.documents_interval(ones, ones, "on", "off") == pytest.approx([0, 0])
-    alone = [
-        seeds.Measured("u", "0", {}, {each["document"]: each}) for each in _documents(1)
-    ]
+    same = seeds.documents_interval(ones, ones, "on", "off")
+    assert same == pytest.approx([0, 0], abs=1e-9)
+    alone = [seeds.Measured("u", "0", {}, seeds._documents(_documents(1)))]
     assert seeds.documents_interval(alone, alone, "on", "off") is None
 
 

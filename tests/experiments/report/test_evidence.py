@@ -80,9 +80,9 @@ def written(tmp_path_factory):
                 "off": {"bits_per_byte": 1.5, "interval": [1.4, 1.6], "minus_off": 0.0}
             },
         },
-        "did_not_work": [
-            {"tried": "a <i>start</i>", "found": "Nothing.", "source": "x"}
-        ],
+        "did_not_work": {
+            "entries": [{"tried": "a <i>start</i>", "found": "Nothing.", "source": "x"}]
+        },
     }
     for name, made in files.items():
         (folder / f"{name}.json").write_text(json.dumps(made))
