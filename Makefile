@@ -6,6 +6,7 @@ PROMPT   ?=  ## what `make generate` continues
 CONFIG   ?=  ## retrofit:DECODER, tiny, retro:172m or a file [the run's own, else retrofit]
 WORKDIR  ?=  ## the folder of the run [one of the corpus's own, else work/CONFIG]
 DATABASE ?=  ## the folder of the database, or a service's address [WORKDIR/database]
+DIR      ?=  ## the folder of a launch, for `make dashboard`
 ARGS     ?=  ## more flags of the command, such as --config.train.steps=300
 SHARDS   ?=  ## servers that `make serve-db` starts [one for four cores]
 PORT     ?=  ## where `make serve-db` serves [50050]
@@ -18,7 +19,7 @@ TOPOLOGY    ?= v4:4x4x4,v5e:16x16,v5p:4x4x4,v6e:16x16
 
 # What a user types reaches the commands as it is: make would expand `$` in it, and a shell
 # would take quotes apart. So its raw text goes into the environment, and recipes say "$$NAME".
-TYPED := CORPUS QUERY PROMPT CONFIG WORKDIR DATABASE ARGS SHARDS PORT ACCELERATOR PYTHON \
+TYPED := CORPUS QUERY PROMPT CONFIG WORKDIR DATABASE DIR ARGS SHARDS PORT ACCELERATOR PYTHON \
 	AOT_CONFIG TOPOLOGY
 $(foreach name,$(TYPED),$(eval override $(name) := $$(value $(name))))
 export $(TYPED)
@@ -34,7 +35,7 @@ STAMP  := $(VENV)/installed-$(ACCELERATOR)
 AOT    := $(VENV)/aot
 
 .DELETE_ON_ERROR:
-.PHONY: train database launch evaluate generate search test lint format lock install \
+.PHONY: train database launch dashboard evaluate generate search test lint format lock install \
 	install-torch install-ray install-docs docs install-aot aot bench serve-db settings proto \
 	golden clean help
 
@@ -55,6 +56,9 @@ database: install  ## Builds the database that `make train` trains on.
 launch: install  ## Runs a sweep as work units: CONFIG=tiny ARGS='--sweep --out=work/sweep'.
 	@$(RETRO) launch $${CORPUS:+"--corpus=$$CORPUS"} $${DATABASE:+"--database=$$DATABASE"} \
 		$${CONFIG:+"--config=$$CONFIG"}
+
+dashboard: install  ## Writes one page with the curves and the table of a launch: DIR=work/sweep.
+	@$(PY) -m experiments.retro launch dashboard "$$DIR"
 
 evaluate: install  ## Measures a trained model again and rewrites its report.
 	@$(RETRO) evaluate $(FLAGS)

@@ -132,7 +132,8 @@ def test_a_frozen_backbone_has_half_a_backward_pass_above_its_first_cca(
 
     ours = flops.train_flops(cfg, _LEN, 2, retrieval=True, frozen=True)
     xla = _counted_by_xla(cfg, 2, retrieval=True, wrap=wrap)
-    assert 0.93 < ours / xla < 1.03, ours / xla
+    # XLA also counts element-wise work, of which a backward pass has more.
+    assert 0.9 < ours / xla <= 1.0, ours / xla
     assert ours < flops.train_flops(cfg, _LEN, 2, retrieval=True)
 
 

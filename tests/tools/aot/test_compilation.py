@@ -48,6 +48,7 @@ def test_a_device_sends_what_its_parameters_ask_for(devices):
     cfg.model.depth, cfg.model.cca_layers, cfg.model.vocab_size = 1, (1,), 256
     cfg.model.share_embeddings = cfg.model.tie_output = False
     cfg.model.positions, cfg.model.dtype = "rotary", "float32"
+    cfg.model.copy_init = False
     params = parameters.named(parameters.skeleton(cfg.model)).values()
     every = sum(4 * math.prod(one.shape) for one in params)
     matrices = sum(4 * math.prod(one.shape) for one in params if len(one.shape) > 1)
