@@ -8,6 +8,7 @@ WORKDIR  ?=  ## the folder of the run [one of the corpus's own, else work/CONFIG
 DATABASE ?=  ## the folder of the database, or a service's address [WORKDIR/database]
 OUT      ?=  ## the folder that `make export` makes and `make push` uploads
 HUB      ?=  ## where `make push` uploads it: OWNER/NAME of the Hugging Face hub
+DIR      ?=  ## the folder of a launch, for `make dashboard`
 ARGS     ?=  ## more flags of the command, such as --config.train.steps=300
 SHARDS   ?=  ## servers that `make serve-db` starts [one for four cores]
 SCALE    ?=  ## of `make ablations`: smoke, small, gpu or paper [smoke]
@@ -21,7 +22,7 @@ TOPOLOGY    ?= v4:4x4x4,v5e:16x16,v5p:4x4x4,v6e:16x16
 
 # What a user types reaches the commands as it is: make would expand `$` in it, and a shell
 # would take quotes apart. So its raw text goes into the environment, and recipes say "$$NAME".
-TYPED := CORPUS QUERY PROMPT CONFIG WORKDIR DATABASE OUT HUB ARGS SHARDS SCALE PORT ACCELERATOR PYTHON \
+TYPED := CORPUS QUERY PROMPT CONFIG WORKDIR DATABASE OUT HUB DIR ARGS SHARDS SCALE PORT ACCELERATOR PYTHON \
 	AOT_CONFIG TOPOLOGY
 $(foreach name,$(TYPED),$(eval override $(name) := $$(value $(name))))
 export $(TYPED)
@@ -38,7 +39,7 @@ STAMP  := $(VENV)/installed-$(ACCELERATOR)
 AOT    := $(VENV)/aot
 
 .DELETE_ON_ERROR:
-.PHONY: train database launch ablations report evaluate generate export push search test lint format lock install \
+.PHONY: train database launch dashboard ablations report evaluate generate export push search test lint format lock install \
 	install-torch install-ray install-docs docs install-aot aot bench serve serve-db settings proto \
 	golden clean help
 
@@ -71,6 +72,9 @@ ablations: install  ## Runs the rows of the paper's table 13 as a sweep: SCALE=s
 
 report: install  ## Writes work/evidence/report.html from the result files of experiments/results.
 	@$(PY) -m experiments.report.evidence
+
+dashboard: install  ## Writes one page with the curves and the table of a launch: DIR=work/sweep.
+	@$(PY) -m experiments.retro launch dashboard "$$DIR"
 
 evaluate: install  ## Measures a trained model again, or on other text.
 	@$(RETRO) evaluate $(FLAGS)

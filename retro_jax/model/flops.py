@@ -30,10 +30,50 @@ def forward_flops(
 
 
 def train_flops(
-    cfg: ModelConfig, sequence_len: int, num_neighbours: int, *, retrieval: bool
+    cfg: ModelConfig,
+    sequence_len: int,
+    num_neighbours: int,
+    *,
+    retrieval: bool,
+    frozen: bool = False,
 ) -> int:
-    """Model FLOPs of one sequence in training: the backward pass is twice the forward."""
-    return 3 * forward_flops(cfg, sequence_len, num_neighbours, retrieval=retrieval)
+    """Model FLOPs of one sequence in training: the backward pass is twice the forward.
+
+    Args:
+        frozen: the backbone is not trained. Then there is no backward pass below the first
+            CCA, and above it none to the backbone's parameters.
+    """
+    forward = forward_flops(cfg, sequence_len, num_neighbours, retrieval=retrieval)
+    if not frozen:
+        return 3 * forward
+    if not (retrieval and cfg.cca_layers and num_neighbours):
+        return forward
+    return forward + _frozen_backward_flops(cfg, sequence_len, num_neighbours)
+
+
+def _frozen_backward_flops(
+    cfg: ModelConfig, sequence_len: int, num_neighbours: int
+) -> int:
+    """The backward pass of a sequence where the encoder and CCA alone are trained."""
+    ffw = _ffw_flops(cfg, sequence_len, cfg.width, cfg.ffw_width)
+    pairs = _pair_flops(cfg, sequence_len)
+    products = _decoder_layer_flops(cfg, sequence_len) - pairs
+    # To both sides of each product of queries, keys and values; but positions are no side.
+    layer = products + (pairs * 5 // 3 if cfg.positions == "relative" else 2 * pairs)
+    above = cfg.depth - min(cfg.cca_layers)
+    # A layer's CCA stands between its self-attention and its feed-forward.
+    flops = above * layer + ffw
+    flops += _product_flops(sequence_len, cfg.width, cfg.vocab_size)
+    num_chunks = sequence_len // cfg.chunk_len
+    cca, encoder = _cca_flops(cfg, num_neighbours), _encoder_flops(cfg, num_neighbours)
+    reading = 2 * len(cfg.cca_layers) * cca
+    if cfg.encoder == "decoder":  # the source of keys and values is not trained
+        keys = num_neighbours * _read_len(cfg)
+        to_source = 2 * _product_flops(keys, cfg.source_width, _key_width(cfg))
+        reading -= len(cfg.cca_layers) * to_source
+    else:
+        reading += 2 * encoder
+    return flops + num_chunks * reading
 
 
 def reading_flops(cfg: ModelConfig, num_neighbours: int, *, kept: bool) -> int:

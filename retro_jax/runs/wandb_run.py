@@ -40,7 +40,7 @@ class WandbRun:
                 project=cfg.wandb,
                 mode=cfg.wandb_mode,
                 id=_id(folder / _ID_FILE),
-                resume="allow",
+                resume="allow" if cfg.wandb_mode == "online" else None,
                 name=folder.absolute().parent.name,
                 dir=folder,
                 config=dict(settings),
@@ -62,6 +62,7 @@ class WandbRun:
                 f"Weights & Biases can't be used: {error} (wandb login, "
                 "--config.watch.wandb_mode=offline, or leave watch.wandb out)"
             ) from error
+        self._teardown = wandb.teardown
         # Steps are a number like any other: after a restart some come a second time.
         self._run.define_metric("*", step_metric="step")
 
@@ -71,7 +72,8 @@ class WandbRun:
 
     def close(self) -> None:
         """Ends the run there; it can go on later."""
-        self._run.finish(quiet=True)
+        self._run.finish()
+        self._teardown()  # its own process writes what it has left
 
 
 def _id(path: Path) -> str:

@@ -207,6 +207,20 @@ _MISTAKES = {
         ["{config}", "--out={out}", "--executor=print", "--hosts=2"],
         "--coordinator=HOST:PORT",
     ),
+    "trace of steps that are not": (
+        ["{config}", "--out={out}", "--config.watch.profile_steps=5,9999"],
+        "watch.profile_steps must be the first and the last step",
+    ),
+    "trace of one number": (
+        ["{config}", "--out={out}", "--config.watch.profile_steps=(5,)"],
+        "watch.profile_steps must be",
+    ),
+    "unknown mode": (
+        ["{config}", "--out={out}", "--config.watch.wandb_mode=on"],
+        "watch.wandb_mode must be one of online, offline",
+    ),
+    "dashboard of nothing": (["dashboard", "{out}"], "holds no work units"),
+    "dashboard of no folder": (["dashboard"], "arguments are required: DIR"),
     "status of nothing": (["status", "{out}"], "holds no work units"),
     "status of no folder": (["status"], "arguments are required: DIR"),
     "status of too much": (["status", "{out}", "x"], "unrecognized arguments: x"),

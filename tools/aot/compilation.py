@@ -88,8 +88,7 @@ def topology_mesh(where: roofline.Slice, cfg: MeshConfig) -> Mesh:
 def lower_step(cfg: Experiment, mesh: Mesh) -> jax.stages.Lowered:
     """Lowers the training step as `train.train` jits it, with abstract state and batch."""
     optimizer = make_optimizer(cfg.optimizer, cfg.train.steps)
-    freezes = cfg.init_from and cfg.train.freeze and cfg.model.cca_layers
-    trained = retrofit.new_names(cfg.model) if freezes else None
+    trained = retrofit.new_names(cfg.model) if _freezes(cfg) else None
     shapes = jax.eval_shape(
         functools.partial(initial_state, cfg.model, optimizer, cfg.train.seed, trained)
     )
@@ -112,6 +111,11 @@ def lower_step(cfg: Experiment, mesh: Mesh) -> jax.stages.Lowered:
     )
     with jax.set_mesh(mesh):
         return update.lower(abstract_state, abstract_batch(cfg, mesh))
+
+
+def _freezes(cfg: Experiment) -> bool:
+    """Whether the encoder and CCA alone are trained."""
+    return bool(cfg.init_from and cfg.train.freeze and cfg.model.cca_layers)
 
 
 def abstract_batch(cfg: Experiment, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -144,6 +148,7 @@ def _settings(
         cfg.data.sequence_chunks * cfg.data.chunk_len,
         cfg.data.num_neighbours,
         retrieval=retrieval,
+        frozen=_freezes(cfg),
     )
     shardings = sharding.state_shardings(params, mesh)
     return {

@@ -1,8 +1,8 @@
 """A real sweep on this machine: one unit is killed, one is preempted, and all end whole.
 
-    python -m tools.benchmark sweep --database=work/tiny/database
+    python -m tools.benchmark sweep
 
-Units are tiny models of a few steps. The first process finds no compiled program, all others
+Units are tiny models of a few steps on generated text. The first process finds no compiled program, all others
 find those of the first, so its time to the first step beside theirs is what the cache of
 compiled programs saves. A unit's overhead is the time from the launcher's "starts" to its
 "finished" that none of the unit's own processes counts.
@@ -24,13 +24,19 @@ from experiments.launching import work_units
 from retro_jax.runs import checkpoints, goodput
 from retro_jax.runs.metrics import read_metrics
 from tools.benchmark.result import Result, Row, describe_machine, positive, progress
+from tools.faults import small_database, toy_embedder
 
+_DATA = {"chunk_len": 64, "neighbour_len": 128, "shard_size_bytes": 1_000_000}
 _CONFIG = """\
+import pathlib
+
 from experiments.configs import tiny
+from tools.faults import small_database, toy_embedder
 
 
 def get_config(arg=""):
     cfg = tiny.get_config()
+    cfg.data = small_database.config(pathlib.Path({corpus!r}), **{data})
     cfg.train.steps, cfg.train.log_every, cfg.train.checkpoint_every = {steps}, 1, {every}
     cfg.evaluation.max_sequences, cfg.evaluation.num_samples = 2, 0
     cfg.evaluation.num_facts = 0
@@ -47,12 +53,12 @@ _DONE_TO = {
     _PREEMPTED: (signal.SIGTERM, "preempted (SIGTERM)"),
 }
 _POLL_S = 0.05
+_DOCUMENTS = 200
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the flags of `sweep`."""
     add = command.add_argument
-    add("--database", type=Path, required=True, help="of the tiny configuration")
     add("--units", type=positive, default=6, help="of the sweep")
     add("--steps", type=positive, default=12, help="of each unit")
     add("--keep", type=Path, help="folder that keeps the sweep and its dashboard")
@@ -67,14 +73,22 @@ def run(args: argparse.Namespace) -> Result:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(args.keep or scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        config = folder / "swept.py"
         every = max(1, args.steps // 4)
+        out, config = folder / "sweep", folder / "swept.py"
+        corpus = small_database.write_corpus(folder / "text", 0, _DOCUMENTS)
+        with toy_embedder.in_place_of_all():
+            small_database.make(corpus, folder / "database", **_DATA)
         config.write_text(
-            _CONFIG.format(steps=args.steps, units=args.units, every=every)
+            _CONFIG.format(
+                corpus=str(corpus),
+                data=_DATA,
+                steps=args.steps,
+                units=args.units,
+                every=every,
+            )
         )
-        out = folder / "sweep"
         command = [sys.executable, "-m", "experiments.launch", f"--config={config}"]
-        command += ["--sweep", f"--out={out}", f"--database={args.database}"]
+        command += ["--sweep", f"--out={out}", f"--database={folder / 'database'}"]
         began_s = time.monotonic()
         said, status = _launched(command, out, Path(scratch), every)
         took_s = time.monotonic() - began_s
