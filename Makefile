@@ -10,7 +10,7 @@ OUT      ?=  ## the folder that `make export` makes and `make push` uploads
 HUB      ?=  ## where `make push` uploads it: OWNER/NAME of the Hugging Face hub
 ARGS     ?=  ## more flags of the command, such as --config.train.steps=300
 SHARDS   ?=  ## servers that `make serve-db` starts [one for four cores]
-PORT     ?=  ## where `make serve-db` serves [50050]
+PORT     ?=  ## where `make serve` and `make serve-db` serve [8000, 50050]
 # What `make install` installs for, cpu, cuda12 or tpu, and with which Python.
 ACCELERATOR ?= cpu
 PYTHON      ?= python3.11
@@ -37,7 +37,7 @@ AOT    := $(VENV)/aot
 
 .DELETE_ON_ERROR:
 .PHONY: train database launch evaluate generate export push search test lint format lock install \
-	install-torch install-ray install-docs docs install-aot aot bench serve-db settings proto \
+	install-torch install-ray install-docs docs install-aot aot bench serve serve-db settings proto \
 	golden clean help
 
 help:  ## Lists these commands, and the variables that they take.
@@ -75,6 +75,9 @@ push: install  ## Uploads OUT to HUB; needs the environment variable HF_TOKEN.
 		{ echo "error: OUT=$$OUT holds no model: make export OUT=FOLDER first" >&2; exit 2; }
 	@[ "$$HUB" ] || { echo 'error: where to? HUB=OWNER/NAME of the Hugging Face hub' >&2; exit 2; }
 	@$(VENV)/bin/hf upload --repo-type=model -- "$$HUB" "$$OUT" .
+
+serve: install  ## Serves the trained model at PORT of this machine, with its sources and a page.
+	@exec $(RETRO) serve-model $(FLAGS) $${PORT:+"--port=$$PORT"}
 
 serve-db: install  ## Serves DATABASE at PORT of this machine: SHARDS shard servers and a router.
 	@exec $(RETRO) serve $(PLACES) $${SHARDS:+"--num_shards=$$SHARDS"} $${PORT:+"--port=$$PORT"}
@@ -136,7 +139,7 @@ $(AOT)/installed: $(STAMP) requirements-aot.lock
 	@touch $@
 
 lock:  ## Resolves requirements.lock anew; needs uv.
-	uv pip compile setup.cfg --extra data --extra serve --extra documents --extra hybrid \
+	uv pip compile setup.cfg --extra data --extra serve --extra server --extra documents --extra hybrid \
 		--extra faiss --extra report --extra test \
 		--python-version 3.11 --universal --generate-hashes --no-header -q \
 		-o requirements.lock

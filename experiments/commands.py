@@ -32,6 +32,7 @@ retro: a language model that reads passages retrieved from a database of text.
     retro show | stats | verify     looks into the database and checks it
     retro add | delete | compact | versions      changes the database
     retro serve                     serves the database over gRPC
+    retro serve-model               serves the model over HTTP, with its sources and a page
     retro launch --out=DIR          runs a sweep of work units, here or on a cluster
     retro settings                  lists every setting, with its type, value and meaning
     retro COMMAND --help            the command's flags;  retro --version
@@ -58,6 +59,7 @@ _MODULES: dict[str, list[list[str]]] = {
     "generate": [[_MAIN, "--job=generate"]],
     "export": [[_MAIN, "--job=export"]],
     "launch": [["experiments.launch"]],
+    "serve-model": [["experiments.server"]],
 }
 _OF_DATABASES = [
     "search",

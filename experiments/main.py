@@ -30,10 +30,10 @@ from experiments import build_database, command_line, workdirs
 from experiments.jobs import remote_database
 from retro_jax.devices import processes
 
-_TOKEN_FILE = flags.DEFINE_string(
+TOKEN_FILE = flags.DEFINE_string(
     "token_file", None, "File with the token that the service wants."
 )
-_TLS_CA = flags.DEFINE_string(
+TLS_CA = flags.DEFINE_string(
     "tls_ca", None, "PEM certificate to check the service at grpcs:// with."
 )
 _JOB = flags.DEFINE_enum(
@@ -125,7 +125,7 @@ def _do_job() -> None:
     """Opens the database and does what --job says."""
     address = build_database.DATABASE.value or ""
     token_file, tls_ca = (
-        flag.value and workdirs.expanded(flag.value) for flag in (_TOKEN_FILE, _TLS_CA)
+        flag.value and workdirs.expanded(flag.value) for flag in (TOKEN_FILE, TLS_CA)
     )
     remote_database.check(address, token_file, tls_ca)
     if _JOB.value != "generate":

@@ -9,6 +9,8 @@ and what is kept is made anew of the others: nothing of the chunk is left in it,
 places count from the window's beginning, as in training. So it makes no difference whether
 positions are distances (the paper), rotations, or rotations behind a token that opens every
 sequence (pretrained decoders).
+
+Letters here: A likeliest tokens, told beside the one that was drawn.
 """
 
 import dataclasses
@@ -139,13 +141,13 @@ def generate(
     """
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("the prompt is empty: give at least one token to continue")
-    texts = [_Text(cfg.chunk_len, prompt, window_chunks) for prompt in prompts]
+    texts = [Text(cfg.chunk_len, prompt, window_chunks) for prompt in prompts]
     if num_tokens > 0:
         # A fused kernel gains nothing on few rows, which no mesh divides.
         cfg = dataclasses.replace(cfg, attention="einsum", remat="none")
-        library = _Library(retriever, cfg.neighbour_len, num_neighbours)
+        library = Library(retriever, cfg.neighbour_len, num_neighbours)
         library.retrieve(texts)
-        decoder = _Decoder(cfg, params, encodings, window_chunks, library)
+        decoder = Decoder(cfg, params, encodings, window_chunks, library)
         decoder.begin(texts, settings, vocab_size or cfg.vocab_size)
         while not all(text.finish for text in texts):
             made = decoder.next_chunk(texts, num_tokens - texts[0].num_new, eod_id)
@@ -168,19 +170,28 @@ class _Found:
     problem: str | None = None
 
 
-class _Made(NamedTuple):
+class Made(NamedTuple):
     """The tokens of a chunk, on the host; the mass is None where nothing was read."""
 
     tokens_BM: np.ndarray
     log_probs_BM: np.ndarray
     mass_BMN: np.ndarray | None
+    likeliest: sampling.Likeliest
 
 
-class _Text:
+class Text:
     """A row: its tokens, in whole chunks, and what was retrieved with each of them."""
 
-    def __init__(self, chunk_len: int, prompt: np.ndarray, window_chunks: int):
+    def __init__(
+        self,
+        chunk_len: int,
+        prompt: np.ndarray,
+        window_chunks: int,
+        num_neighbours: int | None = None,
+    ):
+        """Begins with a prompt; of its neighbours so many are read, all if not given."""
         self.chunk_len, self._window_chunks = chunk_len, window_chunks
+        self.num_neighbours = num_neighbours
         self.padding = -len(prompt) % chunk_len
         self.tokens = [0] * self.padding + [int(token) for token in prompt]
         self._start = len(self.tokens)
@@ -218,17 +229,17 @@ class _Text:
         end = start + self.chunk_len
         return np.array(self.tokens[max(start, self.padding) : end], np.int32)
 
-    def say(self, made: "_Made", row: int, eod_id: int, stop, num_tokens: int) -> int:
+    def say(self, made: "Made", row: int, eod_id: int, stop, num_tokens: int) -> int:
         """Adds a chunk's tokens; gives how many of them are kept."""
         self.tokens += made.tokens_BM[row].tolist()
         self._log_probs += made.log_probs_BM[row].tolist()
         if self.finish:
             return 0
         before, new = self.num_said, np.array(self.tokens[self._start :], np.int32)
-        self.num_said = len(new)
+        self.num_said = min(len(new), num_tokens)
         if self.num_said >= num_tokens:
             self.finish = "length"
-        ends = before + np.flatnonzero(new[before:] == eod_id)
+        ends = before + np.flatnonzero(new[before : self.num_said] == eod_id)
         if len(ends):
             self.num_said, self.finish = int(ends[0]), "end"
         kept = stop(new[: self.num_said]) if stop is not None else None
@@ -259,30 +270,41 @@ class _Text:
 
     def generated(self) -> Generated:
         """What was said, with the neighbours of each chunk and who could read them."""
-        chunk_len, end = self.chunk_len, self._start + self.num_said
-        reach = chunk_len if self._window_chunks > 1 else 1
-        sources = [
-            Source(
-                start=(chunk + 1) * chunk_len - self.padding,
-                stop=min((chunk + 1) * chunk_len + reach, end) - self.padding,
-                chunk_ids_N=found.chunk_ids_N,
-                distances_N=found.distances_N,
-                problem=found.problem,
-                attention_N=self._attention.get(chunk),
-                effects_N=self._effects.get(chunk),
-            )
-            for chunk, found in sorted(self.found.items())
-            if (chunk + 1) * chunk_len < end
-        ]
+        end = self._start + self.num_said
+        chunks = [c for c in sorted(self.found) if (c + 1) * self.chunk_len < end]
         return Generated(
             tokens=np.array(self.tokens[self._start : end], np.int32),
             log_probs=np.array(self._log_probs[: self.num_said], np.float32),
-            sources=sources,
+            sources=[self._source(chunk) for chunk in chunks],
             finish=self.finish or "length",
         )
 
+    def said_last(self, more: int) -> tuple[np.ndarray, np.ndarray, Source | None]:
+        """The last tokens that are kept, their log-probabilities and what they read."""
+        before = self.num_said - more
+        start, chunk = self._start + before, self._read_chunk(before)
+        return (
+            np.array(self.tokens[start : start + more], np.int32),
+            np.array(self._log_probs[before : self.num_said], np.float32),
+            self._source(chunk) if chunk in self.found else None,
+        )
 
-class _Library:
+    def _source(self, chunk: int) -> Source:
+        """What was retrieved with a chunk, and which tokens could read it."""
+        found, start = self.found[chunk], (chunk + 1) * self.chunk_len
+        reach = self.chunk_len if self._window_chunks > 1 else 1
+        return Source(
+            start=start - self.padding,
+            stop=min(start + reach, self._start + self.num_said) - self.padding,
+            chunk_ids_N=found.chunk_ids_N,
+            distances_N=found.distances_N,
+            problem=found.problem,
+            attention_N=self._attention.get(chunk),
+            effects_N=self._effects.get(chunk),
+        )
+
+
+class Library:
     """Retrieves for chunks, all of one length at once."""
 
     def __init__(
@@ -297,16 +319,16 @@ class _Library:
             np.full(num_neighbours, np.inf, np.float32),
         )
 
-    def retrieve(self, texts: Sequence[_Text]) -> None:
+    def retrieve(self, texts: Sequence[Text]) -> None:
         """Gives texts the neighbours that they lack; those that can't be had are absent.
 
         A service that is away costs a text its sources, not its end.
         """
         if self._retriever is None:
             return
-        asking: dict[int, list[tuple[_Text, int]]] = {}
+        asking: dict[int, list[tuple[Text, int]]] = {}
         for text in texts:
-            for chunk in text.wanted():
+            for chunk in text.wanted() if text.num_neighbours != 0 else ():
                 length = len(text.real_tokens(chunk))
                 asking.setdefault(length, []).append((text, chunk))
         for pairs in asking.values():
@@ -319,10 +341,12 @@ class _Library:
                     text.found[chunk] = absent
                 continue
             for row, (text, chunk) in enumerate(pairs):
+                most = text.num_neighbours or self._num_neighbours
+                is_read_N = np.arange(self._num_neighbours) < most
                 text.found[chunk] = _Found(
                     found.tokens_QNR[row],
-                    found.lengths_QN[row],
-                    found.chunk_ids_QN[row],
+                    np.where(is_read_N, found.lengths_QN[row], 0),
+                    np.where(is_read_N, found.chunk_ids_QN[row], -1),
                     found.distances_QN[row],
                 )
 
@@ -351,9 +375,10 @@ class _Draws(NamedTuple):
     seen_BV: Bool[Array, "B V"]
     number_B: Int[Array, " B"]  # of all tokens that were drawn
     is_done_B: Bool[Array, " B"]
+    likeliest: sampling.Likeliest  # of each token, where they are told
 
     @classmethod
-    def before(cls, texts: Sequence[_Text], vocab_size: int) -> "_Draws":
+    def before(cls, texts: Sequence[Text], vocab_size: int) -> "_Draws":
         """Nothing drawn yet; what stands in the prompts has been seen."""
         batch, chunk_len = len(texts), texts[0].chunk_len
         seen_BV = np.zeros((batch, vocab_size), bool)
@@ -366,10 +391,11 @@ class _Draws(NamedTuple):
             jnp.asarray(seen_BV),
             jnp.zeros(batch, jnp.int32),
             jnp.zeros(batch, bool),
+            sampling.Likeliest.room((batch, chunk_len), vocab_size),
         )
 
 
-class _Decoder:
+class Decoder:
     """The model with what it keeps of the texts of a batch."""
 
     def __init__(
@@ -378,7 +404,7 @@ class _Decoder:
         params: parameters.Parameters,
         encodings: Encodings | None,
         window_chunks: int,
-        library: _Library,
+        library: Library,
     ):
         self._cfg, self._params, self._encodings = cfg, params, encodings
         self._window_chunks, self._library = window_chunks, library
@@ -387,7 +413,7 @@ class _Decoder:
         self._starts: list[incremental.Cache] = []  # of the last chunk, to say it again
 
     def begin(
-        self, texts: Sequence[_Text], settings: Sequence[Sampling], vocab_size: int
+        self, texts: Sequence[Text], settings: Sequence[Sampling], vocab_size: int
     ) -> None:
         """Reads the prompts, as far as they are in the window."""
         each = [*settings] * (len(texts) if len(settings) == 1 else 1)
@@ -395,8 +421,41 @@ class _Decoder:
         self._draws = _Draws.before(texts, vocab_size)
         self._cache = self._filled(texts, self._window_chunks)
 
-    def next_chunk(self, texts: Sequence[_Text], most: int, eod_id: int) -> "_Made":
-        """Draws a chunk of each row, `most` tokens of it, less if all rows end before."""
+    def enter(self, row: int, text: Text, settings: Sequence[Sampling]) -> None:
+        """Reads a prompt into a row, in place of the text that was there.
+
+        Args:
+            settings: of all rows.
+        """
+        self._rows = sampling.rows(settings)
+        vocab_size = self._draws.seen_BV.shape[1]
+        new = (
+            self._filled([text], self._window_chunks),
+            _Draws.before([text], vocab_size),
+        )
+        kept = self._cache._replace(read=None, readable_BNS=None)
+        self._cache, self._draws = _entered((kept, self._draws), new, row)
+
+    def take(self, rows: Sequence[int], settings: Sequence[Sampling]) -> None:
+        """Goes on with some of the rows, in this order."""
+        self._rows = sampling.rows(settings)
+        kept = self._cache._replace(read=None, readable_BNS=None)
+        self._cache, self._draws = _taken((kept, self._draws), np.array(rows))
+
+    def next_chunk(
+        self,
+        texts: Sequence[Text],
+        most: int,
+        eod_id: int | Sequence[int],
+        *,
+        likeliest: bool = False,
+    ) -> "Made":
+        """Draws a chunk of each row, `most` tokens of it, less if all rows end before.
+
+        Args:
+            eod_id: the token that ends a text, or that of each row.
+            likeliest: whether the likeliest tokens are told beside those drawn.
+        """
         cfg, count = self._cfg, min(self._cfg.chunk_len, most)
         is_full = max(text.num_chunks for text in texts) >= self._window_chunks
         self._starts = [self._cache]
@@ -416,15 +475,15 @@ class _Decoder:
             self._draws._replace(is_done_B=is_done_B),
             self._rows,
             np.int32(count),
-            np.int32(eod_id),
+            np.broadcast_to(np.int32(eod_id), len(texts)),
+            np.bool_(likeliest),
         )
-        tokens_BM, log_probs_BM, mass_BMN = sharding.on_host(
-            (self._draws.tokens_BM, self._draws.log_probs_BM, mass_BMN)
-        )
-        return _Made(tokens_BM[:, :count], log_probs_BM[:, :count], mass_BMN)
+        draws = self._draws
+        made = (draws.tokens_BM[:, :count], draws.log_probs_BM[:, :count], mass_BMN)
+        return Made(*sharding.on_host((*made, draws.likeliest)))
 
     def log_probs_without(
-        self, text: _Text, row: int, made: "_Made"
+        self, text: Text, row: int, made: "Made"
     ) -> Float[np.ndarray, "N M"] | None:
         """Log-probabilities of what a row said last with each neighbour absent in turn.
 
@@ -486,7 +545,7 @@ class _Decoder:
             return batch
         return self._encodings.neighbours_added_to(self._params, batch)
 
-    def _filled(self, texts: Sequence[_Text], most: int) -> incremental.Cache:
+    def _filled(self, texts: Sequence[Text], most: int) -> incremental.Cache:
         """What is kept of the last chunks of each text, all but the last token."""
         parts = [text.last_chunks(most) for text in texts]
         chunk_len = self._cfg.chunk_len
@@ -515,7 +574,7 @@ class _Decoder:
         )
 
 
-def _last_found(text: _Text) -> _Found | None:
+def _last_found(text: Text) -> _Found | None:
     return text.found.get(text.num_chunks - 1)
 
 
@@ -560,12 +619,23 @@ def _completed(cfg: ModelConfig, params, table, cache, token_B, batch):
     )
 
 
+@jax.jit
+def _entered(all_rows, one_row, row):
+    return jax.tree.map(lambda x, new: x.at[row].set(new[0]), all_rows, one_row)
+
+
+@jax.jit
+def _taken(all_rows, which_B):
+    return jax.tree.map(lambda x: x[which_B], all_rows)
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _drawn_chunk(cfg, params, table, start, draws, rows, count, eod_id):
+def _drawn_chunk(cfg, params, table, start, draws, rows, count, eod_B, likeliest):
     """Draws the tokens of a chunk one after the other, until all rows have ended.
 
     Args:
         start: what `_completed` gives.
+        likeliest: whether the likeliest tokens are told as well.
     """
     model = parameters.rebuild(cfg, params)
     cache, logits_BV, mass_BN = start
@@ -590,7 +660,12 @@ def _drawn_chunk(cfg, params, table, start, draws, rows, count, eod_id):
             draws.log_probs_BM.at[:, place].set(log_prob_B),
             draws.seen_BV.at[jnp.arange(batch), token_B].set(True),
             draws.number_B + 1,
-            draws.is_done_B | (token_B == eod_id),
+            draws.is_done_B | (token_B == eod_B),
+            jax.lax.cond(
+                likeliest,
+                lambda: draws.likeliest.told(logits_BV[:, :vocab_size], place),
+                lambda: draws.likeliest,
+            ),
         )
         cache, logits_BV, mass_BN = incremental.step(
             model, table, cache, token_B, place

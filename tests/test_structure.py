@@ -16,7 +16,10 @@ from tests.documented_commands import commands_of
 _ROOT = Path(__file__).parent.parent
 # Each room imports only those before it; imports for types count.
 _ROOMS = {
-    "retro_jax": "config devices numerics model pretrained runs training evaluation generation",
+    "retro_jax": (
+        "config devices numerics model pretrained runs training evaluation generation "
+        "continuous_batching"
+    ),
     "data_pipeline": (
         "config storage text embedding index database sequences build service"
     ),
@@ -25,8 +28,8 @@ _ROOMS = {
     ),
     "experiments": (
         "interrupts modules config workdirs decoders command_line configs report jobs "
-        "serving "
-        "build_database database main launching launch launch_xm commands retro"
+        "build_database database main serving server launching launch launch_xm commands "
+        "retro"
     ),
     "tools": "benchmark faults aot",
 }

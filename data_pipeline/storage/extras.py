@@ -13,6 +13,7 @@ EXTRAS = {
     "datasets": "hf",
     "datasketch": "data",
     "faiss": "faiss",
+    "fastapi": "server",
     "google": "serve",
     "grpc": "serve",
     "grpc_health": "serve",
@@ -30,7 +31,9 @@ EXTRAS = {
     "tensorflow": "data",
     "tensorflow_datasets": "data",
     "tokenizers": "data",
+    "starlette": "server",
     "torch": "torch",
+    "uvicorn": "server",
     "zstandard": "data",
 }
 

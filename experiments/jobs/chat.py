@@ -5,6 +5,7 @@ itself is put in afterwards, so that nothing in it is taken for a special token.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -12,7 +13,7 @@ from jaxtyping import Int
 from data_pipeline.text.tokenizer import Tokenizer
 
 # Characters of the private use area, which no template writes.
-_QUESTION, _ANSWER = "\ue000question\ue000", "\ue000answer\ue000"
+_MARK, _ANSWER = "\ue000{}\ue000", "\ue000answer\ue000"
 
 
 def conversation(
@@ -20,22 +21,40 @@ def conversation(
 ) -> tuple[Int[np.ndarray, " L"], int]:
     """Tokens of a question up to where the answer begins, and the token that ends it.
 
+    Raises as `rendered`.
+    """
+    return rendered(tokenizer, [{"role": "user", "content": question}])
+
+
+def rendered(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]
+) -> tuple[Int[np.ndarray, " L"], int]:
+    """Tokens of messages up to where the next answer begins, and the token that ends it.
+
+    Args:
+        messages: each with its `role` and its `content`.
     Raises:
         ValueError: if the decoder has no chat template, or it can't be rendered.
     """
-    asked = {"role": "user", "content": _QUESTION}
-    answered = {"role": "assistant", "content": _ANSWER}
-    opening = _rendered(tokenizer, [asked], add_generation_prompt=True)
+    texts = {_MARK.format(n): said["content"] for n, said in enumerate(messages)}
+    marked = [
+        {"role": said["role"], "content": mark}
+        for mark, said in zip(texts, messages, strict=True)
+    ]
+    asked, answered = (
+        {"role": "user", "content": _MARK.format(0)},
+        {"role": "assistant", "content": _ANSWER},
+    )
+    opening = _rendered(tokenizer, marked, add_generation_prompt=True)
     whole = _rendered(tokenizer, [asked, answered], add_generation_prompt=False)
-    if opening.count(_QUESTION) != 1 or whole.count(_ANSWER) != 1:
+    if any(opening.count(mark) != 1 for mark in texts) or whole.count(_ANSWER) != 1:
         raise ValueError("the decoder's chat template does not write what it is given")
     after = _parts(tokenizer, whole.split(_ANSWER)[1])
     ends = [part for part in after if not isinstance(part, str)]
-    before, behind = opening.split(_QUESTION)
-    tokens = tokenizer.encode_parts(
-        [*_parts(tokenizer, before), question, *_parts(tokenizer, behind)]
-    )
-    return tokens, ends[0] if ends else tokenizer.eod_id
+    parts: list[str | int] = []
+    for piece in re.split(f"({'|'.join(texts)})", opening):
+        parts += [texts[piece]] if piece in texts else _parts(tokenizer, piece)
+    return tokenizer.encode_parts(parts), ends[0] if ends else tokenizer.eod_id
 
 
 def _rendered(tokenizer: Tokenizer, messages: list[dict], **settings) -> str:

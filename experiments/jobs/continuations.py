@@ -56,7 +56,7 @@ def continuation(
         eod_id=end_id,
         settings=[_sampling(cfg)],
         vocab_size=tokenizer.vocab_size,
-        encodings=_encodings(cfg),
+        encodings=encodings(cfg),
         stop=functools.partial(_kept_tokens, tokenizer, cfg.evaluation.stop),
         effects=cfg.evaluation.effects,
     )
@@ -131,7 +131,7 @@ def _kept(model: ModelConfig, most_bytes: int) -> Encodings:
     return Encodings(model, most_bytes)
 
 
-def _encodings(cfg: Experiment) -> Encodings | None:
+def encodings(cfg: Experiment) -> Encodings | None:
     """What keeps passages as a decoder has read them: they are read for every token."""
     if cfg.model.encoder != "decoder" or not cfg.train.encodings_bytes:
         return None
@@ -155,11 +155,11 @@ def _passages(
             **dataclasses.asdict(found),
             "attention": None if attention_N is None else float(attention_N[place]),
             "effect": None if effects_N is None else float(effects_N[place]),
-            "verbatim": _shared(text, found.text + found.continuation),
+            "verbatim": shared(text, found.text + found.continuation),
         }
 
 
-def _shared(text: str, passage: str) -> str:
+def shared(text: str, passage: str) -> str:
     """The longest part of a text that stands in a passage, word for word."""
     matcher = difflib.SequenceMatcher(None, text, passage, autojunk=False)
     match = matcher.find_longest_match()

@@ -488,9 +488,14 @@ class Job:
                 progress.advance(1)
         return found
 
+    def trained(self) -> parameters.Parameters:
+        """The parameters of the newest whole checkpoint."""
+        _, params = self._parameters()
+        return params
+
     def generate(self) -> None:
         """Continues the prompt and prints the text with its sources."""
-        _, params = self._parameters()
+        params = self.trained()
         _generate(self._cfg, params, self.database, self._workdir)
 
 
@@ -520,10 +525,10 @@ def _write_if_first(path: Path, results: dict) -> None:
         write_json(path, results)
 
 
-def generate_from_service(
+def trained_with(
     cfg: Experiment, workdir: Path, database: RemoteDatabase
-) -> None:
-    """Continues the prompt, as `Job.generate` does, with passages that a service finds.
+) -> parameters.Parameters:
+    """The parameters of a run, for which a service finds passages.
 
     Raises:
         ValueError: if the model in the workdir was not trained with the tokenizer and the
@@ -536,6 +541,17 @@ def generate_from_service(
     identity = {**cfg.model_identity(), "tokenizer": database.tokenizer.fingerprint}
     mesh = sharding.make_mesh(cfg.mesh)
     _, params = _restored(cfg, mesh, workdir, identity)
+    return params
+
+
+def generate_from_service(
+    cfg: Experiment, workdir: Path, database: RemoteDatabase
+) -> None:
+    """Continues the prompt, as `Job.generate` does, with passages that a service finds.
+
+    Raises as `trained_with`.
+    """
+    params = trained_with(cfg, workdir, database)
     _generate(cfg, params, database, workdir)
 
 

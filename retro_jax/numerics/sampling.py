@@ -1,4 +1,7 @@
-"""The next token of each row: the likeliest, or one that is drawn."""
+"""The next token of each row: the likeliest, or one that is drawn.
+
+Letters here: A likeliest tokens.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -68,6 +71,31 @@ def rows(settings: Sequence[Sampling]) -> Rows:
             for name, dtype in zip(names, dtypes, strict=True)
         )
     )
+
+
+NUM_LIKELIEST = 5
+
+
+class Likeliest(NamedTuple):
+    """The likeliest tokens at each place of a chunk, by the model alone."""
+
+    tokens_BMA: Int[Array, "B M A"]
+    log_probs_BMA: Float[Array, "B M A"]
+
+    @classmethod
+    def room(cls, shape: tuple[int, int], vocab_size: int) -> "Likeliest":
+        """Room for those of a chunk."""
+        whole = (*shape, min(NUM_LIKELIEST, vocab_size))
+        return cls(jnp.zeros(whole, jnp.int32), jnp.zeros(whole, jnp.float32))
+
+    def told(self, logits_BV: Float[Array, "B V"], place) -> "Likeliest":
+        """These with those of one place more."""
+        total_B1 = jax.nn.logsumexp(logits_BV, axis=-1)[:, None]
+        highest_BA, tokens_BA = jax.lax.top_k(logits_BV, self.tokens_BMA.shape[2])
+        return Likeliest(
+            self.tokens_BMA.at[:, place].set(tokens_BA),
+            self.log_probs_BMA.at[:, place].set(highest_BA - total_B1),
+        )
 
 
 def draw(

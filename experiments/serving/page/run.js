@@ -59,7 +59,7 @@ export class Run {
 
   settings() {
     return this.retrieval.checked
-      ? { retrieval: true, k: Number(this.k.value) || null, effects: true }
+      ? { retrieval: true, num_neighbours: Number(this.k.value) || null, effects: true }
       : { retrieval: false };
   }
 
