@@ -51,6 +51,10 @@ _PARSED = {
     "retro export --workdir=work/notes --out=notes-model": (
         "it needs that training; tests/experiments/jobs/test_export.py runs it"
     ),
+    "make export WORKDIR=work/tiny OUT=tiny-model": (
+        "it needs that training; tests/experiments/jobs/test_export.py runs it"
+    ),
+    "make serve WORKDIR=work/retrofit": _SERVES,
     "make train CORPUS=path/to/folder": _TRAINS_LIKE,
     "make generate CORPUS=path/to/folder PROMPT='The first'": _TRAINS_LIKE,
     "retro train --config=ablations:no_cca_positions --corpus=path/to/folder "

@@ -176,7 +176,7 @@ async function runSearch(query) {
         found: words, onSpan: searchFor, onReplace: mayChange ? changeOf : null,
       })));
     const count = found.length === 1 ? "1 passage" : `${found.length} passages`;
-    status.textContent = found.length ? `${count}; ${exact} hold these words exactly.` : "Nothing was found.";
+    status.textContent = found.length ? `${count}; ${exact === 1 ? "1 holds" : `${exact} hold`} these words exactly.` : "Nothing was found.";
   } catch (error) {
     status.textContent = error.message;
   }
