@@ -41,7 +41,7 @@ class Wanted:
 
     prompt: np.ndarray
     num_tokens: int
-    sampling: Sampling = Sampling()
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
     eod_id: int = NEVER
     num_neighbours: int | None = None
     effects: bool = False

@@ -284,7 +284,7 @@ class _Text:
     def _take(self, made: Said | Scores) -> bool:
         try:
             return self._scored(made) if isinstance(made, Scores) else self._said(made)
-        except Exception as error:  # a fault of ours ends one text, not all
+        except Exception as error:  # noqa: BLE001  a fault of ours ends one text, not all
             self._give(error)
             return True
 

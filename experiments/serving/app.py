@@ -294,21 +294,25 @@ def _add_database(app: fastapi.FastAPI, served: Served) -> None:
             raise RefusalError(f"{chunk_id!r:.100} is no id of a passage", status=404)
         return as_json(await asyncio.to_thread(passages().passage, int(chunk_id)))
 
-    async def change(request: Request, replace: bool) -> Response:
-        if not passages().can_change:
-            passages().change([], replace=replace)  # says so
-        form = await _form(request, forms.Documents)
-        documents = [each.model_dump(exclude_none=True) for each in form.documents]
-        changed = await asyncio.to_thread(passages().change, documents, replace=replace)
-        return as_json(changed)
+    @app.get("/v1/documents/{document_id:path}")
+    async def document(document_id: str) -> Response:
+        return as_json(await asyncio.to_thread(passages().document, document_id))
 
     @app.post("/v1/documents")
     async def add(request: Request) -> Response:
-        return await change(request, replace=False)
+        passages().check_changes()
+        form = await _form(request, forms.Documents)
+        documents = [each.model_dump(exclude_none=True) for each in form.documents]
+        return as_json(await asyncio.to_thread(passages().add, documents))
 
-    @app.put("/v1/documents")
-    async def replace(request: Request) -> Response:
-        return await change(request, replace=True)
+    @app.put("/v1/documents/{document_id:path}")
+    async def replace(request: Request, document_id: str) -> Response:
+        passages().check_changes()
+        form = await _form(request, forms.Document)
+        if form.id not in (None, document_id):
+            raise RefusalError("id differs from that of the path", param="id")
+        new = form.model_dump(exclude_none=True) | {"id": document_id}
+        return as_json(await asyncio.to_thread(passages().replace, new))
 
     @app.delete("/v1/documents/{document_id:path}")
     async def delete(document_id: str) -> Response:

@@ -7,13 +7,13 @@ a text has read is looked up in the version that it was found in, by a ticket.
 import collections
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from data_pipeline.database import Database, Found, excerpts
+from data_pipeline.database import Database, Found, excerpts, updates
 from experiments.jobs import continuations, reading
 from experiments.jobs.remote_database import RemoteDatabase
 from experiments.serving.refusals import RefusalError
@@ -150,17 +150,57 @@ class Passages:
         more = {"distance": None, "before": around.before, "after": around.after}
         return {"object": "passage", **_record(view.found(chunk_id), view), **more}
 
-    def change(self, documents: Sequence[dict], *, replace: bool) -> dict:
-        """Adds documents, or puts them in the place of those with the same ids.
+    def document(self, document_id: str) -> dict:
+        """A document with its whole text, as JSON.
 
         Raises:
-            RefusalError: if documents can't be changed, or one of these is none.
+            RefusalError: if it is not there, or was deleted.
         """
+        snapshot = self._folder().snapshot
+        if not snapshot.has_document(document_id):
+            raise _missing("document", document_id)
+        (row,) = snapshot.rows_of([document_id])
+        (told,) = snapshot.documents().slice(int(row), 1).to_pylist()
+        # A document's chunks follow one another.
+        first, end = np.searchsorted(snapshot.document_of_chunk, [row, row + 1])
+        tokens = snapshot.chunks().take("tokens", np.arange(first, end)).reshape(-1)
+        named = {name: told.get(name) or "" for name in ("title", "uri", "licence")}
+        return {
+            "object": "document",
+            "id": document_id,
+            **named,
+            "text": snapshot.tokenizer.decode(tokens),
+            "version": snapshot.version,
+        }
+
+    def check_changes(self) -> None:
+        """Raises RefusalError if documents can't be changed."""
+        self._open_to_changes()
+
+    def add(self, documents: Sequence[dict]) -> dict:
+        """Adds documents.
+
+        Raises:
+            RefusalError: if documents can't be changed, or one of these is none, or there.
+        """
+        return self._change(documents, self._open_to_changes().add)
+
+    def replace(self, document: dict) -> dict:
+        """Puts a document in the place of that with the same id, if there is one.
+
+        Raises as `add`.
+        """
+        return self._change([document], self._open_to_changes().replace)
+
+    def _change(
+        self, documents: Sequence[dict], change: Callable[[Sequence[dict]], int]
+    ) -> dict:
         database = self._open_to_changes()
         with self._writer:
             before = database.version
             try:
-                version = (database.replace if replace else database.add)(documents)
+                ids = [parsed.id for parsed in updates.parse_documents(documents)]
+                version = change(documents)
             except ValueError as error:
                 is_there = "in" in str(error) and "already" in str(error)
                 raise RefusalError(
@@ -169,7 +209,7 @@ class Passages:
                     param="documents",
                     code="document_exists" if is_there else "invalid_value",
                 ) from error
-        return _changed(version, version != before, len(documents), deleted=False)
+        return _changed(version, ids, is_new=version != before)
 
     def delete(self, document_id: str) -> dict:
         """Deletes a document: it is never found again.
@@ -183,7 +223,7 @@ class Passages:
             if not database.snapshot.has_document(document_id):
                 raise _missing("document", document_id)
             version = database.delete([document_id])
-        return _changed(version, True, 1, deleted=True)
+        return _changed(version, [document_id], is_new=True, deleted=True)
 
     def _view(self) -> Any:
         """One version, even if another is shown meanwhile."""
@@ -210,12 +250,14 @@ class Passages:
         return self._database
 
 
-def _changed(version: int, is_new: bool, count: int, *, deleted: bool) -> dict:
+def _changed(
+    version: int, ids: list[str], *, is_new: bool, deleted: bool = False
+) -> dict:
     return {
         "object": "documents",
         "version": version,
         "changed": is_new,
-        "count": count,
+        "ids": ids,
         "deleted": deleted,
     }
 

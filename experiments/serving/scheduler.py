@@ -203,7 +203,7 @@ class Scheduler:
                 self._under_way[task] = task
                 self.counts.prompt_tokens += len(task.wanted.prompt)
                 self._model.join(task, task.wanted)
-        except Exception as error:  # one request's failure is not the others'
+        except Exception as error:  # noqa: BLE001  one's failure is not the others'
             self._under_way.pop(task, None)
             self._model.leave(task)
             self.counts.failed += 1
@@ -215,7 +215,7 @@ class Scheduler:
         start_s = time.monotonic()
         try:
             said = self._model.step()
-        except Exception as error:  # told to all who wait; those to come may do better
+        except Exception as error:  # noqa: BLE001  later texts may do better
             self._fail_all(error, waiting=False)
             return
         duration_s = time.monotonic() - start_s

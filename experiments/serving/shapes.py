@@ -41,7 +41,7 @@ class CompletionShape:
         return self._head(answer) | {
             "choices": choices,
             "usage": answer.usage,
-            "citations": citations(sum(map(_spans, texts), [])),
+            "citations": citations(span for pieces in texts for span in _spans(pieces)),
         }
 
     def opening(self, answer: Answer) -> list[dict]:
@@ -108,7 +108,7 @@ class ChatShape:
         return self._head(answer, "chat.completion") | {
             "choices": choices,
             "usage": answer.usage,
-            "citations": citations(sum(map(_spans, texts), [])),
+            "citations": citations(span for pieces in texts for span in _spans(pieces)),
         }
 
     def opening(self, answer: Answer) -> list[dict]:

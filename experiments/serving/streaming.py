@@ -99,7 +99,7 @@ async def _events(
         if with_usage:
             yield _event(shape.usage(answer))
         yield _DONE
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  the answer has begun: it ends in order
         yield _event(told(error).body())
         yield _DONE
     finally:
