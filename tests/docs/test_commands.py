@@ -58,6 +58,10 @@ _PARSED = {
     "--config.evaluation.name=notes": _MEASURES,
     "retro evaluate --workdir=work/retrofit --database=work/notes-database "
     "--config.evaluation.held_out=path/to/text": _MEASURES,
+    "make export WORKDIR=work/tiny OUT=tiny-model": (
+        "it needs that training; tests/experiments/jobs/test_export.py runs it"
+    ),
+    "make serve WORKDIR=work/retrofit": _SERVES,
     "make train CORPUS=path/to/folder": _TRAINS_LIKE,
     "make generate CORPUS=path/to/folder PROMPT='The first'": _TRAINS_LIKE,
     "retro train --config=ablations:no_cca_positions --corpus=path/to/folder "

@@ -24,10 +24,10 @@ async function start() {
 async function learn() {
   try {
     const said = await about();
-    mayChange = said.documents === true;
+    mayChange = said.documents_enabled === true;
     const facts = [
       said.model,
-      said.database ? `database version ${said.database.version}` : "no database",
+      ...databaseFacts(said.database),
     ].filter(Boolean);
     find("about").textContent = facts.join(" \u00b7 ");
     if (said.limits?.max_tokens) find("length").max = said.limits.max_tokens;
@@ -38,6 +38,15 @@ async function learn() {
   }
   find("document-form").hidden = !mayChange;
   find("documents-off").hidden = mayChange;
+}
+
+function databaseFacts(database) {
+  if (!database) return ["no database"];
+  const { documents, version } = database;
+  return [
+    documents === undefined ? "" : `${Number(documents).toLocaleString("en")} documents`,
+    version === undefined ? "" : `version ${version}`,
+  ];
 }
 
 // Passages of a chunk.
@@ -167,7 +176,7 @@ async function runSearch(query) {
         found: words, onSpan: searchFor, onReplace: mayChange ? changeOf : null,
       })));
     const count = found.length === 1 ? "1 passage" : `${found.length} passages`;
-    status.textContent = found.length ? `${count}; ${exact} hold these words exactly.` : "Nothing was found.";
+    status.textContent = found.length ? `${count}; ${exact === 1 ? "1 holds" : `${exact} hold`} these words exactly.` : "Nothing was found.";
   } catch (error) {
     status.textContent = error.message;
   }

@@ -25,12 +25,12 @@ export function chunkCards(run, number, { onSpan, onReplace }) {
 
 // One passage; `found` is what was searched for, which is marked in it.
 export function passageCard(passage, { number, found, onSpan, onReplace }) {
-  const part = found ?? passage.verbatim;
+  const part = found ?? passage.verbatim.trim();
   const whole = passage.text + passage.continuation;
   const pieces = stretches(whole, [{ part, number: 0 }]).map(({ start, end, numbers }) => {
     const words = whole.slice(start, end);
     if (!numbers.length) return words;
-    if (found || part.trim().length < 2) return make("mark", { text: words });
+    if (found || part.length < 2) return make("mark", { text: words });
     // No button: that would not break over lines as text does.
     return make("span", {
       class: "span", role: "button", tabindex: 0, text: words,
@@ -123,7 +123,13 @@ export function sourcesOf(run) {
     ]);
   });
   if (!lines.length) return [];
-  return [make("h3", { text: "How much each passage mattered" }), make("ol", {}, lines)];
+  const unit = "Effect: the text against the same text with this passage taken away. "
+    + "One nat more is 2.7 times as likely.";
+  return [
+    make("h3", { text: "How much each passage mattered" }),
+    make("ol", {}, lines),
+    make("p", { class: "hint", text: unit }),
+  ];
 }
 
 function bar(kind, start, size) {

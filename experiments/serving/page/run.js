@@ -25,7 +25,7 @@ export class Run {
         make("h2", { text: name }),
         make("label", { class: "check" }, [this.retrieval, " Read"]),
         this.k,
-        make("label", { class: "check", for: `k-${name}`, text: "passages a chunk" }),
+        make("label", { class: "check", for: `k-${name}`, text: "passages" }),
       ]),
       this.problem, this.prose, this.note, this.summary,
     );
@@ -59,7 +59,7 @@ export class Run {
 
   settings() {
     return this.retrieval.checked
-      ? { retrieval: true, k: Number(this.k.value) || null, effects: true }
+      ? { retrieval: true, num_neighbours: Number(this.k.value) || null, effects: true }
       : { retrieval: false };
   }
 
@@ -140,17 +140,24 @@ export class Run {
   #marked(span) {
     const text = this.textOf(span);
     const parts = span.passages
-      .filter((p) => p.verbatim.trim().length >= LEAST_VERBATIM)
-      .map((p) => ({ part: p.verbatim, number: this.numberOf(p) }));
-    span.passages.forEach((p) => this.numberOf(p));
-    return stretches(text, parts).flatMap(({ start, end, numbers }) => {
+      .map((p) => ({ part: p.verbatim.trim(), number: this.numberOf(p) }))
+      .filter(({ part }) => part.length >= LEAST_VERBATIM);
+    const shown = [];
+    let read = new Set(); // numbers of what is marked up to here, without a gap
+    const close = () => {
+      if (!read.size) return;
+      const numbers = [...read].sort((a, b) => a - b).join(",");
+      shown.push(make("sup", { text: numbers, title: `word for word in passage ${numbers}` }));
+      read = new Set();
+    };
+    for (const { start, end, numbers } of stretches(text, parts)) {
       const words = text.slice(start, end);
-      if (!numbers.length) return [words];
-      return [
-        make("mark", { text: words }),
-        make("sup", { text: numbers.join(","), title: `word for word in passage ${numbers.join(", ")}` }),
-      ];
-    });
+      if (!numbers.length) close();
+      shown.push(numbers.length ? make("mark", { text: words }) : words);
+      numbers.forEach((number) => read.add(number));
+    }
+    close();
+    return shown;
   }
 
   #showRest() {

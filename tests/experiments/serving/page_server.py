@@ -11,23 +11,8 @@ import threading
 import urllib.parse
 from collections.abc import Iterator
 
-from tests.commands import ROOT
+from experiments.serving import page_files
 
-_PAGE = ROOT / "experiments" / "serving" / "page"
-_MEDIA_TYPES = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-}
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-}
 _DOCUMENTS = "/v1/documents/"
 _CHUNK = 60  # characters
 
@@ -71,7 +56,7 @@ class Documents:
 
     def events(self, body: dict) -> Iterator[dict]:
         """The chunks of a stream: pieces of text, then the span that they complete."""
-        k = body["k"] if body.get("retrieval") else 0
+        k = body["num_neighbours"] if body.get("retrieval") else 0
         passages = [] if self.problem else self.found(body["prompt"], k)
         text = " of this country is not known to me. " + "I was not told of it. " * 4
         if passages:
@@ -115,7 +100,7 @@ def _handler(documents: Documents) -> type[http.server.BaseHTTPRequestHandler]:
             self.send_response(status)
             self.send_header("Content-Type", media_type)
             self.send_header("Content-Length", str(len(content)))
-            for name, value in _HEADERS.items():
+            for name, value in page_files.HEADERS.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
@@ -125,16 +110,22 @@ def _handler(documents: Documents) -> type[http.server.BaseHTTPRequestHandler]:
 
         def do_GET(self):
             """Files of the page, documents, and what the server says of itself."""
-            path = _PAGE / (self.path[1:] or "index.html")
             if self.path == "/health":
-                shown = {"documents": True, "num_neighbours": 2, "retrieval": True}
-                database = {"version": documents.version}
+                shown = {
+                    "documents_enabled": True,
+                    "num_neighbours": 2,
+                    "retrieval": True,
+                }
+                database = {
+                    "version": documents.version,
+                    "documents": len(documents.by_id),
+                }
                 said = {"status": "ok", "model": "retrofit", "database": database}
                 self._json(said | shown)
             elif self.path.startswith(_DOCUMENTS):
                 self._json(documents.by_id[self._name()])
-            elif path.is_file():
-                self._send(200, _MEDIA_TYPES[path.suffix], path.read_bytes())
+            elif self.path in (files := page_files.files()):
+                self._send(200, *files[self.path])
             else:
                 self._json({"error": {"message": "no such path"}}, 404)
 
@@ -160,7 +151,8 @@ def _handler(documents: Documents) -> type[http.server.BaseHTTPRequestHandler]:
         def do_PUT(self):
             """A document takes another's place."""
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            documents.by_id[self._name()] = {"id": self._name(), **body}
+            for each in body["documents"]:
+                documents.by_id[each["id"]] = each
             self._changed()
 
         def do_DELETE(self):

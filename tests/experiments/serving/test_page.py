@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from experiments.serving import page_files
 from tests.experiments.serving.page_server import Documents, serving
 
 sync_api = pytest.importorskip(
@@ -143,7 +144,11 @@ def test_each_chunk_stands_beside_the_passages_that_it_read(page_of):
     shown = "".join(page.locator("#run-a .chunk").evaluate_all(_WITHOUT_NUMBERS))
     assert shown == _ICELAND["text"]  # characters beyond 16 bits count once
     sent = documents.asked[-1]
-    assert (sent["retrieval"], sent["k"], sent["effects"]) == (True, 2, True)
+    assert (sent["retrieval"], sent["num_neighbours"], sent["effects"]) == (
+        True,
+        2,
+        True,
+    )
     chunks = page.locator("#run-a .chunk")
     chunks.nth(1).hover()
     assert page.inner_text("#passages h2") == "Chunk 2, run A"
@@ -208,7 +213,7 @@ def test_two_runs_stand_side_by_side_with_their_own_settings(page_of):
     page.fill("#k-A", "1")
     _write(page)
     sent = {each["retrieval"]: each for each in documents.asked}
-    assert sent[True]["k"] == 1 and "k" not in sent[False]
+    assert sent[True]["num_neighbours"] == 1 and "num_neighbours" not in sent[False]
     assert "364,036" in page.inner_text("#run-a .prose")
     assert "not known" in page.inner_text("#run-b .prose")
     assert page.inner_text("#run-b .note").endswith("reading was off.")
@@ -338,10 +343,8 @@ def test_no_text_of_a_database_becomes_a_script(page_of):
 
 
 def test_the_page_reads_no_markup_and_asks_no_other_host():
-    from tests.experiments.serving.page_server import _PAGE
-
-    for path in _PAGE.iterdir():
-        text = path.read_text()
+    for path, (_, content) in page_files.files().items():
+        text = content.decode()
         assert not re.search(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", text
         )
