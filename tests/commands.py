@@ -1,8 +1,9 @@
 """The project's commands, run as users run them."""
 
 import subprocess
-import sys
 from pathlib import Path
+
+from tests import forked
 
 ROOT = Path(__file__).parents[1]
 TINY = "--config=experiments/configs/tiny.py"
@@ -10,14 +11,7 @@ TINY = "--config=experiments/configs/tiny.py"
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs `python -m` with these words, at the root of the project."""
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-        timeout=120,
-    )
+    return forked.run(*arguments, timeout=120)
 
 
 def check_mistake(arguments: tuple[str, ...], expected: str, folder: Path) -> None:

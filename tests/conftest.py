@@ -1,5 +1,7 @@
 """Eight simulated devices for every test, hypothesis without clocks; long files first."""
 
+import dataclasses
+import functools
 import gc
 import os
 from pathlib import Path
@@ -84,6 +86,36 @@ def _compile_once(tmp_path_factory):
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # of commands that tests run
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _trace_once():
+    """Equal steps of equal trainings are traced once; each is run as it would be."""
+    from retro_jax.training import loop
+
+    optimizer_of, compiled = functools.cache(loop.make_optimizer), loop.compiled
+    known: dict = {}
+
+    def make_optimizer(cfg, steps):
+        # A copy: whoever owns the settings may change them.
+        return optimizer_of(dataclasses.replace(cfg), steps)
+
+    def compiled_once(function, *arguments):
+        leaves, structure = jax.tree.flatten(arguments)
+        step = function.__wrapped__  # the settings are its arguments
+        cfg, *others = step.args
+        key = (
+            *(step.func, dataclasses.replace(cfg), *others, *step.keywords.items()),
+            *(structure, *((x.shape, x.dtype, x.sharding) for x in leaves)),
+        )
+        if key not in known:
+            known[key] = compiled(function, *arguments)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_optimizer", make_optimizer)
+        patch.setattr(loop, "compiled", compiled_once)
+        yield
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from retro_jax.devices import processes
 from retro_jax.devices.processes import Cluster
 from retro_jax.runs.metrics import read_metrics
 from tests import tiny_model, tiny_training
+from tests.forked import Program
 from tests.patience import PATIENT
 from tests.ports import free_port
 
@@ -36,7 +37,11 @@ def _environment(num_devices: int, cache: Path) -> dict[str, str]:
     }
 
 
-def _start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
+def _start(
+    arguments: list[str], environment: dict[str, str]
+) -> subprocess.Popen | Program:
+    if arguments[0] == "-m":
+        return Program(*arguments[1:], env=environment)
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=_ROOT,
@@ -48,8 +53,8 @@ def _start(arguments: list[str], environment: dict[str, str]) -> subprocess.Pope
 
 
 def _ended(
-    started: list[subprocess.Popen],
-) -> list[tuple[subprocess.Popen, str]]:
+    started: list[subprocess.Popen | Program],
+) -> list[tuple[subprocess.Popen | Program, str]]:
     """Each, with its errors, once it has ended; all are killed if one does not."""
     try:
         return [(process, process.communicate(timeout=100)[1]) for process in started]
@@ -59,7 +64,7 @@ def _ended(
             process.wait()
 
 
-def _finish(started: list[subprocess.Popen]) -> list[tuple[str, str]]:
+def _finish(started: list[subprocess.Popen | Program]) -> list[tuple[str, str]]:
     """What each said; all are ended, whatever happens."""
     try:
         said = [process.communicate(timeout=200) for process in started]

@@ -4,8 +4,6 @@ import contextlib
 import functools
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from retro_jax.training.optimizer import make_optimizer
 from retro_jax.training.step import updates_made
 from retro_jax.training.train_state import TrainState, initial_state
 from tests import preempted_pair, tiny_model
+from tests.forked import Program
 from tests.patience import PATIENT
 from tests.ports import free_port
 
@@ -57,22 +56,19 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _pair(folder: Path, steps: int) -> list[subprocess.Popen]:
+def _pair(folder: Path, steps: int) -> list[Program]:
     address = f"127.0.0.1:{free_port()}"
     return [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.preempted_pair"]
-            + [address, str(index), str(folder), str(steps)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        Program(
+            "tests.preempted_pair",
+            *(address, str(index), str(folder), str(steps)),
             env=_environment(folder),
         )
         for index in range(2)
     ]
 
 
-def _ended(pair: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
+def _ended(pair: list[Program]) -> list[tuple[int, str, str]]:
     ends = []
     try:
         for process in pair:
@@ -83,12 +79,11 @@ def _ended(pair: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
     return ends
 
 
-def _end(processes: list[subprocess.Popen]) -> None:
+def _end(processes: list[Program]) -> None:
     """Those that still run, too: nobody waits for them any more."""
     for process in processes:
         process.kill()
-        with process:
-            pass
+        process.wait()
 
 
 def _restored(folder: Path) -> tuple[int, TrainState]:
@@ -148,9 +143,9 @@ def config(tiny_corpus_folder, tmp_path) -> Path:
 
 
 def _command(config: Path, steps: int, workdir: Path, database) -> list[str]:
-    command = [sys.executable, "-m", "experiments.main", f"--config={config}:{steps}"]
     return [
-        *command,
+        "experiments.main",
+        f"--config={config}:{steps}",
         f"--workdir={workdir}",
         f"--database={database.folder}",
         "--job=train",
@@ -160,31 +155,20 @@ def _command(config: Path, steps: int, workdir: Path, database) -> list[str]:
 def test_the_command_goes_on_from_the_step_at_which_it_was_stopped(
     config, tiny_database, tmp_path
 ):
-    process = subprocess.Popen(
-        _command(config, 100_000, tmp_path, tiny_database),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=_environment(tmp_path),
-    )
-    for line in process.stdout:
-        if line.startswith("step 3/"):
-            process.send_signal(signal.SIGTERM)
-            break
+    command = _command(config, 100_000, tmp_path, tiny_database)
+    process = Program(*command, env=_environment(tmp_path))
     try:
+        while "\nstep 3/" not in process.said() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=150)
     finally:
         _end([process])
     assert process.returncode == 75
     (line,) = errors.strip().splitlines()
     step = int(line.split("step ")[1].split()[0])
-    again = subprocess.run(
-        _command(config, step + 1, tmp_path, tiny_database),
-        capture_output=True,
-        text=True,
-        timeout=150,
-        env=_environment(tmp_path),
-        check=False,
-    )
-    assert again.returncode == 0
-    assert f"going on from step {step} to step {step + 1}" in again.stdout
+    command = _command(config, step + 1, tmp_path, tiny_database)
+    again = Program(*command, env=_environment(tmp_path))
+    ((status, said, _),) = _ended([again])
+    assert status == 0
+    assert f"going on from step {step} to step {step + 1}" in said
