@@ -31,6 +31,7 @@ retro: a language model that reads passages retrieved from a database of text.
     retro export --out=FOLDER       writes a retrofit as a folder that other programs read
     retro show | stats | verify     looks into the database and checks it
     retro add | delete | compact | versions      changes the database
+    retro copy FROM TO              copies a folder to an object store (gs://, s3://), or back
     retro serve                     serves the database over gRPC
     retro launch --out=DIR          runs a sweep of work units, here or on a cluster
     retro settings                  lists every setting, with its type, value and meaning
@@ -58,6 +59,7 @@ _MODULES: dict[str, list[list[str]]] = {
     "generate": [[_MAIN, "--job=generate"]],
     "export": [[_MAIN, "--job=export"]],
     "launch": [["experiments.launch"]],
+    "copy": [["experiments.copy_stored"]],
 }
 _OF_DATABASES = [
     "search",

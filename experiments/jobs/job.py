@@ -103,10 +103,13 @@ class Job:
             "tokenizer": self.database.manifest["tokenizer_fingerprint"],
         }
 
-    def train(self, *, restart: bool) -> None:
+    def train(
+        self, *, restart: bool, saved: Callable[[int], None] = lambda step: None
+    ) -> None:
         """Trains to the last step, from the newest checkpoint of this same run.
 
         A model whose database has changed since goes on with what the database holds now.
+        `saved` is told of each step in every process, once its checkpoint is whole.
 
         Raises:
             ValueError: for a run of other settings, unless it is to `restart`; then the
@@ -141,6 +144,7 @@ class Job:
                 trained=self._trained(),
                 backbone=backbone,
                 encodings=self._encodings,
+                saved=saved,
             )
 
     def _begin(self, init_from: object, restart: bool) -> dict:

@@ -39,6 +39,7 @@ def train(
     trained: frozenset[str] | None = None,
     backbone: Parameters | None = None,
     encodings: Encodings | None = None,
+    saved: Callable[[int], None] = lambda step: None,
 ) -> TrainState:
     """Trains to `cfg.steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -50,6 +51,7 @@ def train(
         trained: names of the parameters that are trained; all, if not given.
         backbone: parameters to begin with (`retrofit.py`); used up.
         encodings: what texts and neighbours are read as, where CCA alone is trained.
+        saved: is told of each step in every process, once its checkpoint is whole.
     Raises:
         ValueError: for a checkpoint of another run, or a batch that the mesh can't split,
             before anything is compiled.
@@ -62,7 +64,9 @@ def train(
     optimizer = make_optimizer(optimizer_cfg, cfg.steps)
     new = functools.partial(initial_state, model_cfg, optimizer, cfg.seed, trained)
     shardings = sharding.state_shardings(jax.eval_shape(new), mesh)
-    keeper = checkpoints.Checkpoints(workdir / "checkpoints", keep=cfg.keep_checkpoints)
+    keeper = checkpoints.Checkpoints(
+        workdir / "checkpoints", keep=cfg.keep_checkpoints, saved=saved
+    )
     with contextlib.closing(keeper), jax.set_mesh(mesh):
         step, train_state = _begin_or_go_on(new, shardings, keeper, run, backbone, cfg)
         update = _update(model_cfg, optimizer, cfg, trained, shardings)
