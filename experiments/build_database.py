@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 from ml_collections import config_flags
 
-from data_pipeline.storage import locks
+from data_pipeline.storage import locks, object_store
 from data_pipeline.storage.extras import install_command
 from data_pipeline.storage.progress import say
 from experiments import command_line, workdirs
@@ -73,8 +73,15 @@ def workdir() -> Path:
     return Path(workdirs.expanded(WORKDIR.value)).absolute()
 
 
+def is_stored() -> bool:
+    """Whether the flags say that the database lies in an object store."""
+    return object_store.is_url(DATABASE.value or "")
+
+
 def database() -> Path:
-    """The folder of the database, as the flags say."""
+    """The folder of the database, as the flags say; a checked copy of a stored one."""
+    if is_stored():
+        return object_store.fetched(str(DATABASE.value))
     if DATABASE.value is None:
         return workdir() / "database"
     if not DATABASE.value:
@@ -86,6 +93,11 @@ def build(argv: list[str]) -> None:
     """Checks the flags, then builds."""
     command_line.no_arguments(argv)
     remote_database.folder_only(DATABASE.value or "", "building")
+    if is_stored():
+        raise ValueError(
+            f"{DATABASE.value} is a stored database, which is only read: build it in a "
+            "folder and store it with `retro copy`"
+        )
     cfg = experiment()
     workdirs.check_corpus(database(), cfg.data.corpus)
     from data_pipeline.build.pipeline import STAGES, Build  # TensorFlow takes seconds

@@ -31,6 +31,7 @@ retro: a language model that reads passages retrieved from a database of text.
     retro export --out=FOLDER       writes the model as a folder that needs nothing else
     retro show | stats | verify     looks into the database and checks it
     retro add | delete | compact | versions      changes the database
+    retro copy FROM TO              copies a folder to an object store (gs://, s3://), or back
     retro serve                     serves the database over gRPC
     retro serve-model               serves the model over HTTP, with its sources and a page
     retro launch --out=DIR          runs a sweep of work units, here or on a cluster
@@ -59,6 +60,7 @@ _MODULES: dict[str, list[list[str]]] = {
     "generate": [[_MAIN, "--job=generate"]],
     "export": [[_MAIN, "--job=export"]],
     "launch": [["experiments.launch"]],
+    "copy": [["experiments.copy_stored"]],
     "serve-model": [["experiments.server"]],
 }
 _OF_DATABASES = [

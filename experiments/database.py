@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from data_pipeline.storage import object_store
 from data_pipeline.storage.printing import (
     check_output,
     counted,
@@ -53,6 +54,9 @@ def main(argv: Sequence[str] | None = None, prog: str = _PROG) -> int:
 
     def run(_: list[str]) -> None:
         args = _parser(prog).parse_args(argv)
+        changes = args.run in (_add, _delete, _compact)
+        if changes or getattr(args, "use", None) is not None:
+            _refuse_stored(args.database or "")
         args.database = workdirs.database_of(args)
         for name in ("file", "plot", "token_file", "tls_ca"):
             if path := getattr(args, name, None):
@@ -144,6 +148,15 @@ def _add_search_arguments(search: argparse.ArgumentParser) -> None:
     search.add_argument(
         "--tls_ca", metavar="FILE", help="PEM certificate to check grpcs:// with"
     )
+
+
+def _refuse_stored(database: str) -> None:
+    """Raises ValueError for a database that can only be read."""
+    if object_store.is_url(database):
+        raise ValueError(
+            f"{database} is a stored database, which is only read: change it in a folder "
+            "and store it again with `retro copy`"
+        )
 
 
 def _open(args: argparse.Namespace, version: int | None = None):

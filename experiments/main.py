@@ -7,7 +7,10 @@
 The workdir gets `checkpoints/`, `metrics/`, `evaluation/`, `report.html`, `report.md` and
 `settings.json`, from which later commands take what they are not told. The database is the
 folder `--database`, or else the folder `database` in the workdir. For `generate` it may be a
-retrieval service: grpc://HOST:PORT, or grpcs:// with TLS.
+retrieval service: grpc://HOST:PORT, or grpcs:// with TLS. It may lie in an object store,
+gs://BUCKET/FOLDER or s3://BUCKET/FOLDER, where `retro copy` has put it: it is copied to
+`~/.cache/retro-jax`, or `$RETRO_CACHE`, and checked. `--store=s3://BUCKET/FOLDER` keeps the
+run in a store, too: checkpoints, results, and from where it goes on on another machine.
 
 A run in several processes needs a workdir and a database that all of them see. Each process
 gets `--coordinator=HOST:PORT --num_processes=N --process_id=I`. On TPU pods, on GKE, under
@@ -22,13 +25,19 @@ Ctrl-C.
 import contextlib
 import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from data_pipeline.storage.printing import protect_streams
 from experiments import build_database, command_line, workdirs
+from experiments.config import Experiment
 from experiments.jobs import remote_database
 from retro_jax.devices import processes
+
+if TYPE_CHECKING:
+    from experiments.jobs.stored_run import StoredRun
 
 TOKEN_FILE = flags.DEFINE_string(
     "token_file", None, "File with the token that the service wants."
@@ -41,6 +50,12 @@ _JOB = flags.DEFINE_enum(
 )
 _OUT = flags.DEFINE_string(
     "out", None, "Folder that --job=export makes, which needs nothing else."
+)
+_STORE = flags.DEFINE_string(
+    "store",
+    None,
+    "Where in an object store, gs://BUCKET/FOLDER or s3://..., checkpoints and results are "
+    "kept, too, and from where a run goes on.",
 )
 _ON_OTHER_RUN = flags.DEFINE_enum(
     "on_other_run",
@@ -112,7 +127,9 @@ def _cluster() -> processes.Cluster | None:
 
 def _build(cluster: processes.Cluster | None) -> None:
     """Builds what `--job=train` reads; several processes can't build one database."""
-    if cluster is None:
+    if build_database.is_stored():
+        build_database.database()  # copied, or refused, before anything else begins
+    elif cluster is None:
         build_database.build([])
     elif not (build_database.database() / "manifest.json").exists():
         raise ValueError(
@@ -160,14 +177,42 @@ def _do_job() -> None:
     folder = build_database.database()
     if command_line.is_given("config.data.corpus"):
         workdirs.check_corpus(folder, cfg.data.corpus)
-    job = jobs.Job(cfg, workdir, folder)
     if _JOB.value == "train":
-        with command_line.new_folder(workdir):
-            job.train(restart=_ON_OTHER_RUN.value == "restart")
-    elif _JOB.value == "evaluate":
+        _train(cfg, workdir, folder)
+        return
+    job = jobs.Job(cfg, workdir, folder)
+    if _JOB.value == "evaluate":
         job.evaluate()
+        if stored := _stored(cfg, workdir):
+            stored.save_results()
     else:
         job.generate()
+
+
+def _train(cfg: Experiment, workdir: Path, database: Path) -> None:
+    """Trains in the workdir; with --store, from and to the store as well."""
+    from experiments.jobs import job as jobs
+
+    restart, stored = _ON_OTHER_RUN.value == "restart", _stored(cfg, workdir)
+    if stored is None:
+        job = jobs.Job(cfg, workdir, database)
+        with command_line.new_folder(workdir):
+            job.train(restart=restart)
+        return
+    with command_line.new_folder(workdir), stored.kept():
+        jobs.Job(cfg, workdir, database).train(restart=restart, saved=stored.save)
+
+
+def _stored(cfg: Experiment, workdir: Path) -> "StoredRun | None":
+    """The run's copy in the store that --store names."""
+    if not _STORE.value:
+        return None
+    from data_pipeline.storage.object_store import ObjectStore
+    from experiments.jobs.stored_run import StoredRun
+
+    return StoredRun(
+        ObjectStore(_STORE.value), workdir, keep=cfg.train.keep_checkpoints
+    )
 
 
 if __name__ == "__main__":

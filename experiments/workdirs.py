@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipeline.config import INSTALLED_CORPORA
+from data_pipeline.storage import object_store
 
 if TYPE_CHECKING:
     from experiments.config import Experiment
@@ -86,6 +87,8 @@ def database_of(args: argparse.Namespace) -> str:
         ):
             raise ValueError(f"there is no corpus {identity}")
         args.database = os.path.join(workdir, "database")
+    if object_store.is_url(args.database):
+        return str(object_store.fetched(args.database))
     if "://" in args.database:
         return args.database
     folder = Path(expanded(args.database)).absolute()

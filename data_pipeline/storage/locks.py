@@ -14,20 +14,21 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 @contextlib.contextmanager
-def locked(path: Path, doing: str) -> Iterator[None]:
+def locked(path: Path, doing: str, *, waits: bool = False) -> Iterator[None]:
     """Holds the lock of a file, which stays behind; the end of the process frees it.
 
     Args:
         doing: what the holder does to the file's folder, for messages: "changing".
+        waits: for another process that holds it.
     Raises:
-        ValueError: if another process holds it. Where there are no locks, a line is
+        ValueError: if another process holds it, and this one does not wait. Where there are no locks, a line is
             printed instead.
     """
     # A link would be followed out of the folder. What the holder wrote there stays.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     with os.fdopen(descriptor, "r+b", buffering=0) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read().decode(errors="replace")

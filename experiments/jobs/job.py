@@ -115,10 +115,13 @@ class Job:
             made["num_neighbours"] = reads
         return made
 
-    def train(self, *, restart: bool) -> None:
+    def train(
+        self, *, restart: bool, saved: Callable[[int], None] = lambda step: None
+    ) -> None:
         """Trains to the last step, from the newest checkpoint of this same run.
 
         A model whose database has changed since goes on with what the database holds now.
+        `saved` is told of each step in every process, once its checkpoint is whole.
 
         Raises:
             ValueError: for a run of other settings, unless it is to `restart`; then the
@@ -155,6 +158,7 @@ class Job:
                 backbone=backbone,
                 encodings=self._encodings,
                 watch=self._cfg.watch,
+                saved=saved,
             )
 
     def _begin(self, init_from: object, restart: bool) -> dict:

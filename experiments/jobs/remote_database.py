@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_pipeline.storage import object_store
 from data_pipeline.storage.extras import install_command
 
 if TYPE_CHECKING:  # commands check their flags before numpy and JAX are imported
@@ -25,7 +26,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 def is_address(database: str) -> bool:
     """Whether this names a service, not a folder; the form may still be a wrong one."""
-    return _SCHEME.match(database) is not None
+    return _SCHEME.match(database) is not None and not object_store.is_url(database)
 
 
 def check(database: str, token_file: str | None, tls_ca: str | None) -> None:

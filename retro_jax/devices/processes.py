@@ -8,6 +8,7 @@ newest checkpoint when all are started again, in whatever number.
 
 import dataclasses
 import os
+import re
 import socket
 import sys
 import threading
@@ -15,6 +16,13 @@ import traceback
 from types import TracebackType
 
 JOIN_ERROR = 2  # exit status, as of any mistake that the user can mend
+LOST = os.EX_TEMPFAIL  # 75, after another process was lost: start all again
+# What JAX says when another process no longer answers, in words of gloo, gRPC and its service.
+_OF_A_LOST_PROCESS = re.compile(
+    r"closed by peer|connection (?:reset|refused|closed)|broken pipe|heartbeat|UNAVAILABLE"
+    r"|DEADLINE_EXCEEDED|coordination service|timed out waiting",
+    re.IGNORECASE,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,11 +169,30 @@ class JoinedProcesses:
         if error is None:
             return
         status = error.code if isinstance(error, SystemExit) else 1
-        if not isinstance(error, SystemExit):
+        if line := _of_a_lost_process(error):
+            print(f"error: {line}", file=sys.stderr)
+            status = LOST
+        elif not isinstance(error, SystemExit):
             traceback.print_exception(kind, error, trace)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status if isinstance(status, int) else 1)
+
+
+def _of_a_lost_process(error: BaseException) -> str | None:
+    """One line for what JAX raises when another process is gone; None for other errors."""
+    import jax
+
+    text = " ".join(str(error).split())
+    if not isinstance(error, jax.errors.JaxRuntimeError):
+        return None
+    if not (found := _OF_A_LOST_PROCESS.search(text)):
+        return None
+    return (
+        f"process {jax.process_index()} of {jax.process_count()} has lost another one "
+        f"({found[0]}), whose log says why: start all again, and the run goes on from its "
+        "newest checkpoint"
+    )
 
 
 def _silence(*, speaks: bool) -> None:

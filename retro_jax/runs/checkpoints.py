@@ -26,14 +26,27 @@ from retro_jax.runs.metrics import say
 class Checkpoints:
     """The numbered checkpoints in one folder; the newest few are kept."""
 
-    def __init__(self, folder: Path, *, keep: int | None):
-        """Opens the folder; `keep` of the newest are kept, all if None, as readers do."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int | None,
+        saved: Callable[[int], None] = lambda step: None,
+    ):
+        """Opens the folder.
+
+        Args:
+            keep: as many of the newest are kept; all if None, as readers do.
+            saved: is told of each step in every process, once its checkpoint is whole.
+        """
         quiet_orbax.silence()
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(max_to_keep=keep),
             item_names=("state", "run", "fingerprints"),
         )
+        self._saved = saved
+        self._under_way: int | None = None
         self._damaged: list[int] = []
         self._has_room = False
 
@@ -67,9 +80,11 @@ class Checkpoints:
             "run": ocp.args.JsonSave(run),
             "fingerprints": ocp.args.JsonSave({"arrays": found, "run": _crc(run)}),
         }
+        self.wait()
         with self._explained():
             self._probe()
             self._manager.save(step, args=ocp.args.Composite(**items))
+        self._under_way = step
 
     def _probe(self) -> None:
         """Raises OSError if nothing can be written, which Orbax notices after minutes."""
@@ -87,6 +102,9 @@ class Checkpoints:
         """Waits for the save that is under way; raises OSError if it fails."""
         with self._explained():
             self._manager.wait_until_finished()
+        step, self._under_way = self._under_way, None
+        if step is not None:
+            self._saved(step)
 
     def run_of(self, step: int) -> dict:
         """The run that a checkpoint belongs to, as it was saved beside it.

@@ -44,6 +44,7 @@ def train(
     backbone: Parameters | None = None,
     encodings: Encodings | None = None,
     watch: WatchConfig = _NO_MORE,
+    saved: Callable[[int], None] = lambda step: None,
 ) -> TrainState:
     """Trains to `cfg.steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -56,6 +57,7 @@ def train(
         backbone: parameters to begin with (`retrofit.py`); used up.
         encodings: what texts and neighbours are read as, where CCA alone is trained.
         watch: what else is shown of the run.
+        saved: is told of each step in every process, once its checkpoint is whole.
     Raises:
         ValueError: for a checkpoint of another run, or a batch that the mesh can't split,
             before anything is compiled.
@@ -69,7 +71,9 @@ def train(
     new = functools.partial(initial_state, model_cfg, optimizer, cfg.seed, trained)
     shardings = sharding.state_shardings(jax.eval_shape(new), mesh)
     folder, is_first = workdir / "metrics", jax.process_index() == 0
-    keeper = checkpoints.Checkpoints(workdir / "checkpoints", keep=cfg.keep_checkpoints)
+    keeper = checkpoints.Checkpoints(
+        workdir / "checkpoints", keep=cfg.keep_checkpoints, saved=saved
+    )
     with (
         goodput.measured(folder, writes=is_first) as stopwatch,
         _closing_in("checkpoint", stopwatch, keeper),

@@ -22,6 +22,7 @@ _PARTS = {
     "descriptors": "descriptors",
     "hostile": "hostile",
     "floods": "floods",
+    "drills": "drills",
 }
 
 
@@ -53,6 +54,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         choices=("toy", "minilm"),
         default="toy",
         help="where text is embedded",
+    )
+    command.add_argument(
+        "--drills", default="", help="beginnings of names, with commas"
     )
     command.add_argument("--adds", type=positive, default=160, help="of one text each")
 
