@@ -18,7 +18,6 @@ from retro_jax.devices import sharding
 from retro_jax.model import copying_heads, inherited_cca
 from retro_jax.model.parameters import Parameters
 from retro_jax.training import head_gains, retrofit
-from retro_jax.training.batch import Batch
 
 # What a run may choose without its decoder becoming another.
 _FREE = {
@@ -35,7 +34,9 @@ _FREE = {
 
 
 def start(
-    cfg: Experiment, mesh: jax.sharding.Mesh, first_batch: Callable[[], Batch]
+    cfg: Experiment,
+    mesh: jax.sharding.Mesh,
+    first_batch: Callable[[], Mapping[str, jax.Array]],
 ) -> retrofit.Baseline:
     """Gives the parameters of step 0: the decoder's, and those that CCA inherits.
 
@@ -79,7 +80,7 @@ def _choose(
     cfg: Experiment,
     decoder: ModelConfig,
     backbone: Parameters,
-    first_batch: Callable[[], Batch],
+    first_batch: Callable[[], Mapping[str, jax.Array]],
 ) -> None:
     """Decides what `cfg` leaves open by what the decoder's heads do."""
     if cfg.model.cca_layers and cfg.retrofit.open_heads:

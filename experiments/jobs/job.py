@@ -283,7 +283,7 @@ class Job:
             )
         return Encodings(model, kept.encodings_bytes, on_disk)
 
-    def _first_batch(self) -> Batch:
+    def _first_batch(self) -> dict[str, jax.Array]:
         """What training begins with, on the devices."""
         batch = next(
             self._sequences("train").shuffled(

@@ -10,6 +10,7 @@ really better than one?, arXiv 1905.10650); in place of the measure of random to
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -19,11 +20,10 @@ from retro_jax.config import ModelConfig, RetrofitConfig
 from retro_jax.model import inherited_cca
 from retro_jax.model.parameters import Parameters
 from retro_jax.training import step
-from retro_jax.training.batch import Batch
 
 
 def head_gains(
-    cfg: ModelConfig, backbone: Parameters, batch: Batch
+    cfg: ModelConfig, backbone: Parameters, batch: Mapping[str, jax.Array]
 ) -> Float[np.ndarray, "T H"]:
     """Measures what the heads of all layers would gain, as shares of what the best would.
 
