@@ -94,7 +94,10 @@ def test_a_stream_says_what_the_whole_answer_says(stub):
         (["zzz", "ber 7"], " the capital of num"),
         ("caf\u00e9", " the capital of number 7 isn't it: "),
         ("t", " "),  # in the middle of the first token
-        ("so on.", " the capital of number 7 isn't it: caf\u00e9 \U0001f99c 49, and so on, and "),
+        (
+            "so on.",
+            " the capital of number 7 isn't it: caf\u00e9 \U0001f99c 49, and so on, and ",
+        ),
         ("never", served_model.SAYS),
         ("on.!", served_model.SAYS),  # its beginning ends the text
     ],
