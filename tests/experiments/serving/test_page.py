@@ -263,23 +263,22 @@ def test_what_goes_wrong_is_said(page_of):
     documents.problem = None
 
 
-@pytest.mark.parametrize("width", [360, 1440])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_runs_over_the_edge_and_contrast_is_enough(page_of, width, scheme):
+def test_nothing_runs_over_the_edge_and_contrast_is_enough(page_of):
     long = _ICELAND | {"title": "x" * 300, "uri": "file:/" + "y" * 300}
-    size = {"width": width, "height": 800}
-    page = page_of(Documents([long, _NORWAY]), viewport=size, color_scheme=scheme)
+    page = page_of(Documents([long, _NORWAY]))
     page.check("#compare")
     _write(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    faint = page.evaluate(_CONTRAST)
-    assert faint == []
-    if width == 360:  # a tap brings the passages into view, and one goes back
-        page.locator("#run-a .chunk").first.click()
-        assert page.evaluate(
-            "document.getElementById('sources').getBoundingClientRect().top < 800"
-        )
-        assert page.is_visible(".back")
+    for width in (1440, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate(_CONTRAST) == []
+    # On a telephone a tap brings the passages into view, and one goes back.
+    page.locator("#run-a .chunk").first.click()
+    top = "document.getElementById('sources').getBoundingClientRect().top"
+    assert page.evaluate(top) < 800
+    assert page.is_visible(".back")
 
 
 # Every element with text of its own against the first ground behind it that is opaque.
