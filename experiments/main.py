@@ -18,8 +18,8 @@ Slurm and under Open MPI `--distributed` alone is enough.
 
 `python -m experiments.main --job=JOB` does one part of it: `train` builds the database, trains
 and evaluates. Exit statuses: 0 done; 2 a mistake or an error, told in one line; 75 stopped by
-SIGTERM after the step under way, which is saved, so that the same command goes on from it; 130
-Ctrl-C.
+SIGTERM after the step under way, which is saved, or another process of the run was lost: the
+same command goes on; 130 Ctrl-C.
 """
 
 import contextlib

@@ -1,6 +1,7 @@
 """A local S3 server for tests, and servers that refuse, fail or say nothing."""
 
 import contextlib
+import functools
 import http.server
 import logging
 import threading
@@ -18,31 +19,29 @@ _CREDENTIALS = {
 }
 
 
-def environment(endpoint: str) -> dict[str, str]:
-    """What tells S3's libraries where the server is and who asks."""
-    return {**_CREDENTIALS, "AWS_ENDPOINT_URL": endpoint}
+def use(address: str, monkeypatch) -> None:
+    """Tells S3's libraries where the server is and who asks."""
+    for name, value in (_CREDENTIALS | {"AWS_ENDPOINT_URL": address}).items():
+        monkeypatch.setenv(name, value)
 
 
-@contextlib.contextmanager
-def s3_server() -> Iterator[str]:
-    """An S3 server with one bucket; gives its address."""
+@functools.cache
+def endpoint() -> str:
+    """The address of an S3 server with one bucket, which ends with this process."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    try:
-        client(endpoint).create_bucket(Bucket=BUCKET)
-        yield endpoint
-    finally:
-        server.stop()
+    address = f"http://{host}:{port}"
+    client(address).create_bucket(Bucket=BUCKET)
+    return address
 
 
-def client(endpoint: str):
+def client(address: str):
     """A client of the server that does not go through our code."""
     return boto3.client(
         "s3",
-        endpoint_url=endpoint,
+        endpoint_url=address,
         aws_access_key_id="someone",
         aws_secret_access_key="secret",
         region_name="us-east-1",

@@ -26,6 +26,7 @@ _DATABASE = [
 _COMMANDS = [
     "experiments.retro",
     "experiments.build_database",
+    "experiments.copy_stored",
     "experiments.main",
     "experiments.database",
     "experiments.launch",

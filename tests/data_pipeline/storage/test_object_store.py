@@ -14,28 +14,17 @@ from tests.object_stores import BUCKET
 from tests.ports import free_port
 
 
-@pytest.fixture(scope="module")
-def endpoint():
-    with object_stores.s3_server() as address:
-        yield address
-
-
 @pytest.fixture
-def s3(endpoint, monkeypatch, tmp_path):
+def s3(monkeypatch, tmp_path):
     """A client of the server; the environment says where it is, and where copies go."""
-    _use(endpoint, monkeypatch)
+    object_stores.use(object_stores.endpoint(), monkeypatch)
     monkeypatch.setenv("RETRO_CACHE", str(tmp_path / "cache"))
-    return object_stores.client(endpoint)
+    return object_stores.client(object_stores.endpoint())
 
 
 @pytest.fixture
 def store(s3, request) -> ObjectStore:
     return ObjectStore(f"s3://{BUCKET}/{request.node.name}", attempts=2)
-
-
-def _use(endpoint: str, monkeypatch) -> None:
-    for name, value in object_stores.environment(endpoint).items():
-        monkeypatch.setenv(name, value)
 
 
 _ODD = ("a b.txt", "50%.txt", "what?#*[x].txt", "é/ü.bin", "sub/+&=;,@.txt", "'\".txt")
@@ -167,7 +156,7 @@ def test_a_store_that_refuses_or_says_nothing_is_named(
     monkeypatch, status, code, timeout_s, says
 ):
     with object_stores.answering(status, code) as (address, asked):
-        _use(address, monkeypatch)
+        object_stores.use(address, monkeypatch)
         store = ObjectStore("s3://bucket/run", timeout_s=timeout_s, attempts=2)
         said = _said(store.check)
     assert status != 403 or len(asked) == 1  # another attempt would not help
@@ -176,7 +165,7 @@ def test_a_store_that_refuses_or_says_nothing_is_named(
 
 
 def test_a_store_that_is_not_there_is_named(monkeypatch):
-    _use(f"http://127.0.0.1:{free_port()}", monkeypatch)
+    object_stores.use(f"http://127.0.0.1:{free_port()}", monkeypatch)
     said = _said(ObjectStore("s3://bucket/run", timeout_s=1, attempts=2).check)
     assert "(2 attempts)" in said and "is there a way to it?" in said
 
@@ -186,8 +175,7 @@ def test_a_bucket_that_is_not_there_is_named(s3):
     assert "make the bucket, or correct the address" in said
 
 
-def test_credentials_that_are_missing_are_named(endpoint, monkeypatch, tmp_path):
-    _use(endpoint, monkeypatch)
+def test_credentials_that_are_missing_are_named(s3, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -293,6 +294,33 @@ def test_a_process_that_finds_nobody_says_so(tmp_path):
         (line,) = errors.strip().splitlines()
         assert line.startswith(f"error: process {number} of 2")
         assert says[number] in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FAILED_PRECONDITION: Gloo AllReduce failed: Connection closed by peer [::1]:12",
+        "UNAVAILABLE: failed to connect to all addresses",
+        "DEADLINE_EXCEEDED: Barrier timed out",
+    ],
+)
+def test_a_lost_process_is_told_of_in_one_line(text):
+    line = processes._of_a_lost_process(jax.errors.JaxRuntimeError(text + "\nand more"))
+    assert line.startswith("process 0 of 1 has lost another one (") and "\n" not in line
+    assert line.endswith(
+        "start all again, and the run goes on from its newest checkpoint"
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"),
+        RuntimeError("the connection closed by peer is another library's"),
+    ],
+)
+def test_other_errors_are_not_taken_for_a_lost_process(error):
+    assert processes._of_a_lost_process(error) is None
 
 
 _FAILS = """

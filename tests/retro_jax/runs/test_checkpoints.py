@@ -23,15 +23,26 @@ def _wanted(mesh):
     return abstract(shapes, sharding.state_shardings(shapes, mesh))
 
 
+_TOLD: list[tuple[int, bool]] = []
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A folder with steps 2 and 3 of three saved steps, of which two are kept."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    keeper = Checkpoints(folder, keep=2)
+
+    def told(step: int) -> None:
+        _TOLD.append((step, (folder / str(step) / "_CHECKPOINT_METADATA").exists()))
+
+    keeper = Checkpoints(folder, keep=2, saved=told)
     for step in (1, 2, 3):
         keeper.save(step, _state(float(step)), RUN | {"step": step})
     keeper.close()
     return folder
+
+
+def test_each_step_is_told_of_once_when_it_is_whole(saved):
+    assert _TOLD == [(1, True), (2, True), (3, True)]
 
 
 def test_the_newest_few_are_kept(saved):
