@@ -88,15 +88,14 @@ def train(
             shown = _Shown(log, profile, stopwatch)
             batches = _on_devices(batches_from(step), model_cfg, mesh, encodings, shown)
             stopwatch.enter("steps")
-            return _to_the_end(
-                step,
-                train_state,
-                lambda now: update(now, batches(now)),
-                cfg,
-                keeper,
-                {**run, **told},
-                shown,
-            )
+            once = functools.partial(_once, update, batches)
+            kept = {**run, **told}
+            return _to_the_end(step, train_state, once, cfg, keeper, kept, shown)
+
+
+def _once(update, batches, train_state: TrainState) -> tuple[TrainState, dict]:
+    """Takes a step with the next batch."""
+    return update(train_state, batches(train_state))
 
 
 class _Shown(NamedTuple):

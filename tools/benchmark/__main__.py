@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = commands.add_parser(part, help=what, description=what)
         if part not in argv[:1]:
             continue
-        room = "faults" if part == "faults" else "benchmark"
+        room = "faults" if part in ("faults", "sweep") else "benchmark"
         module = importlib.import_module(f"tools.{room}.{part}")
         module.add_arguments(command)
         command.set_defaults(run=module.run)
