@@ -173,4 +173,4 @@ def rank_correlation(first_N: np.ndarray, second_N: np.ndarray) -> float:
     ranks = [
         np.argsort(np.argsort(each, kind="stable")) for each in (first_N, second_N)
     ]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(np.array(ranks, np.float64))[0, 1])

@@ -97,7 +97,8 @@ def decontaminated(
     segments_BL = np.concatenate([batch["segments_BL"] for batch in batches])
     documents_BC = np.concatenate([batch["documents_BC"] for batch in batches])
     stands_BL = Grams(inputs_BL, segments_BL).standing_in(database)
-    is_clean_X = ~stands_BL.reshape(documents_BC.size, -1).any(axis=1)
+    stands_XM = stands_BL.reshape(documents_BC.size, -1)
+    is_clean_X = np.asarray(stands_XM.sum(axis=1) == 0)
     return {"gram_tokens": GRAM_LEN, **_on_some(losses, is_clean_X, seed)}
 
 
