@@ -89,6 +89,7 @@ def test_targets_call_the_command_and_name_no_more_than_was_given(make):
         "settings": ["settings"],
         "search": ["search", "--", ""],
         "generate": ["generate", "--", ""],
+        "serve": ["serve-model"],
         "serve-db": ["serve"],
     }.items():
         (called,) = make(target)

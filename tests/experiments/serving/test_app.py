@@ -188,7 +188,7 @@ def _odd(rng: random.Random) -> tuple[str, bytes]:
             body[name] = rng.choice(_ODD)
         elif action < 0.85:
             body.pop(rng.choice([*body]), None) if body else None
-        elif "messages" in body and body["messages"]:
+        elif body.get("messages"):
             body["messages"] = [rng.choice(_ODD) for _ in range(rng.randint(0, 3))]
     content = json.dumps(body).encode()
     if rng.random() < 0.2:
