@@ -21,8 +21,7 @@ from experiments.config import Experiment
 from experiments.jobs import remote_database
 
 if TYPE_CHECKING:  # flags are checked before JAX is imported
-    from experiments.serving.app import Served
-    from experiments.serving.scheduler import Scheduler
+    from experiments.serving.opening import Settings
 
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen at.")
 _PORT = flags.DEFINE_integer(
@@ -103,9 +102,12 @@ def _run(cfg: Experiment, workdir: Path, params: Any, database: Any) -> None:
     import uvicorn
 
     from data_pipeline.storage.progress import say
-    from experiments.serving import app
+    from experiments.jobs import reading
+    from experiments.serving import app, opening
 
-    served = _served(cfg, workdir, params, database)
+    settings = _settings(workdir)
+    limits = reading.limits(cfg, workdir)
+    served = opening.served(cfg, params, database, settings, limits)
     config = uvicorn.Config(
         app.application(served),
         host=_HOST.value,
@@ -121,61 +123,23 @@ def _run(cfg: Experiment, workdir: Path, params: Any, database: Any) -> None:
     uvicorn.Server(config).run()
 
 
-def _served(cfg: Experiment, workdir: Path, params: Any, database: Any) -> "Served":
-    """What the application serves."""
+def _settings(workdir: Path) -> "Settings":
+    """How the model is served, by the flags."""
     from data_pipeline.service.wire import security
-    from experiments.jobs import reading
-    from experiments.serving import app, guard, page_files
-    from experiments.serving.answers import Limits
-    from experiments.serving.passages import Passages
+    from experiments.serving import guard
+    from experiments.serving.opening import Settings
 
-    passages = None
-    if cfg.model.cca_layers and not isinstance(database, remote_database.NoDatabase):
-        limits = reading.limits(cfg, workdir)
-        passages = Passages(database, limits, can_change=_DOCUMENTS.value)
-    window_tokens = cfg.data.sequence_chunks * cfg.model.chunk_len
-    is_loopback = _HOST.value in guard.LOOPBACK
     key_file = _path(_KEY_FILE.value)
-    return app.Served(
+    return Settings(
         name=_NAME.value or workdir.name,
-        tokenizer=database.tokenizer,
-        scheduler=_scheduler(cfg, params, database.tokenizer, passages),
-        passages=passages,
-        limits=Limits(
-            max_prompt_tokens=window_tokens,
-            max_tokens=_MAX_TOKENS.value,
-            max_time_s=_MAX_TIME_S.value,
-            max_texts=_MAX_WAITING.value,
-        ),
-        chunk_len=cfg.model.chunk_len,
-        window_tokens=window_tokens,
-        num_neighbours=cfg.data.num_neighbours if passages is not None else 0,
-        page=page_files.files(),
-        page_headers=page_files.HEADERS,
         key=security.read_token(Path(key_file) if key_file else None),
-        hosts=guard.LOOPBACK if is_loopback else None,
+        hosts=guard.LOOPBACK if _HOST.value in guard.LOOPBACK else None,
+        can_change=_DOCUMENTS.value,
+        max_tokens=_MAX_TOKENS.value,
+        max_time_s=_MAX_TIME_S.value,
+        max_waiting=_MAX_WAITING.value,
+        max_batch=_MAX_BATCH.value,
     )
-
-
-def _scheduler(
-    cfg: Experiment, params: Any, tokenizer: Any, passages: Any
-) -> "Scheduler":
-    from experiments.jobs import continuations
-    from experiments.serving.scheduler import Scheduler
-    from retro_jax.continuous_batching import ContinuousBatch
-
-    sizes = {size for size in (1, 4) if size < _MAX_BATCH.value} | {_MAX_BATCH.value}
-    batch = ContinuousBatch(
-        cfg.model,
-        params,
-        passages,
-        window_chunks=cfg.data.sequence_chunks,
-        num_neighbours=cfg.data.num_neighbours,
-        vocab_size=tokenizer.vocab_size,
-        encodings=continuations.encodings(cfg),
-        sizes=sorted(sizes),
-    )
-    return Scheduler(batch, most_waiting=_MAX_WAITING.value)
 
 
 def _path(given: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import threading
 import time
@@ -29,11 +30,20 @@ TEMPLATE = (
 )
 
 
+@functools.cache
 def tokenizer(template: str | None = TEMPLATE) -> Tokenizer:
     """A small tokenizer of a pretrained decoder's kind."""
     made = Tokenizer(json.dumps(fast_tokenizers.byte_level()).encode(), "tests")
     made.chat_template = template
     return made
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Waits for something that another thread does."""
+    end_s = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end_s, "it did not happen"
+        time.sleep(0.005)
 
 
 class ScriptedModel:

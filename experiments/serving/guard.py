@@ -57,7 +57,7 @@ class Guard:
         if self._hosts is not None and _name(host) not in self._hosts:
             raise RefusalError(f"this server is not {host!r:.100}", status=403)
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             raise RefusalError("pages of other sites may not ask", status=403)
         if self._key is None or path in self._open_paths:
             return

@@ -80,15 +80,19 @@ class Transcript:
         length = len(self._decoded)
         for token in tokens:
             self.starts.append(length)
-            part = self._decoder.decode(self._tokenizer.decode_bytes([token]))
+            part = self._decoder.decode(self._tokenizer.decode_bytes([int(token)]))
             parts.append(part)
             length += len(part)
         self._decoded += "".join(parts)
 
     def _first_stop(self) -> int | None:
-        """Where the first stop string begins."""
-        found = [self._decoded.find(stop, self._searched) for stop in self._stops]
-        return min((place for place in found if place >= 0), default=None)
+        """Where the stop string begins that is whole first, however the text came."""
+        found = [
+            (place + len(stop), place)
+            for stop in self._stops
+            if (place := self._decoded.find(stop, self._searched)) >= 0
+        ]
+        return min(found)[1] if found else None
 
     def _num_held_back(self) -> int:
         """Characters at the end that may be the beginning of a stop string."""

@@ -1,206 +1,170 @@
-"""The contract of streams; most of it is what clients of other servers stumbled over."""
+"""The contract of a stream; each test is a fault that some server had."""
 
 import asyncio
 import json
+import threading
 
 import pytest
 
 from experiments.serving import streaming
 from tests import asgi, served_model
+from tests.served_model import until
 
-# What the scripted model says: 16 tokens of it, and all.
-SAID_16 = " the capital of number 7 isn't it: caf\u00e9 "
-LONG = {"prompt": "a", "max_tokens": 60, "temperature": 0}
+CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+BOTH = [("/v1/completions", {"prompt": "hi"}), ("/v1/chat/completions", CHAT)]
+both = pytest.mark.parametrize(("path", "body"), BOTH)
+SAYS = served_model.SAYS
 
 
 def _text(chunks, index: int = 0) -> str:
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
     return "".join(
-        choice["text"]
-        for chunk in chunks
-        for choice in chunk["choices"]
+        choice.get("text") or choice.get("delta", {}).get("content") or ""
+        for choice in choices
         if choice["index"] == index
     )
 
 
-def _finishes(chunks, index: int = 0) -> list:
-    return [
-        choice["finish_reason"]
-        for chunk in chunks
-        for choice in chunk["choices"]
-        if choice["index"] == index
-    ]
+@both
+def test_a_stream_has_no_ids_and_no_types_of_events(stub, path, body):
+    lines = stub.lines(path, **body)
+    assert {line.partition(" ")[0] for line in lines} == {":", "data:"}
 
 
-def test_no_event_has_an_id_or_a_type_of_its_own(stub):
-    for line in stub.lines(**LONG):
-        assert line.startswith(("data: ", ":")), line
+@both
+def test_a_stream_begins_with_a_comment_at_once(stub, path, body):
+    assert stub.lines(path, **body)[0] == ": "
 
 
-def test_the_first_bytes_come_at_once_and_others_while_nothing_is_said(monkeypatch):
+def test_comments_keep_a_silent_stream_alive(monkeypatch):
+    assert streaming.COMMENT_S == 10
     monkeypatch.setattr(streaming, "COMMENT_S", 0.02)
-
-    async def ask(stub):
-        made = asgi.Exchange()
-        body = {**LONG, "stream": True}
-        asked = asyncio.ensure_future(
-            asgi.exchange(stub.application, "/v1/completions", body, made=made)
-        )
-        while made.body.count(b": \n\n") < 3:
-            await asyncio.sleep(0.005)
-        assert b"data" not in made.body and made.status == 200
-        stub.model.hold.set()
-        await asked
-        assert made.body.endswith(b"data: [DONE]\n\n")
-
     with served_model.served() as stub:
         stub.model.hold.clear()
-        asyncio.run(ask(stub))
+        threading.Timer(0.5, stub.model.hold.set).start()
+        lines = stub.lines(prompt="hi", max_tokens=1)
+    assert lines.count(": ") > 3 and lines[-1] == "data: [DONE]"
 
 
-def test_choices_are_never_empty_and_usage_is_not_told_unless_asked_for(stub):
-    for chunk in stub.stream(**LONG):
-        assert len(chunk["choices"]) == 1 and "usage" not in chunk
+@both
+def test_choices_are_never_empty_unless_usage_was_asked_for(stub, path, body):
+    assert all(chunk["choices"] for chunk in stub.stream(path, **body))
 
 
-def test_usage_comes_last_if_asked_for(stub):
-    *others, last = stub.stream(**LONG, stream_options={"include_usage": True})
-    assert last["choices"] == [] and last["usage"]["total_tokens"] == (
-        last["usage"]["prompt_tokens"] + last["usage"]["completion_tokens"]
-    )
-    assert all("usage" not in chunk and chunk["choices"] for chunk in others)
+@both
+def test_usage_comes_last_and_only_if_it_was_asked_for(stub, path, body):
+    assert not any("usage" in chunk for chunk in stub.stream(path, **body))
+    options = {"include_usage": True}
+    *chunks, last = stub.stream(path, **body, max_tokens=7, stream_options=options)
+    assert last["choices"] == [] and last["usage"]["completion_tokens"] == 7
+    assert not any(chunk.get("usage") for chunk in chunks)
 
 
-@pytest.mark.parametrize(("most", "finish"), [(6, "length"), (60, "stop")])
-def test_the_last_chunk_and_no_other_has_a_finish_reason(stub, most, finish):
-    chunks = stub.stream(**{**LONG, "max_tokens": most})
-    *before, last = _finishes(chunks)
-    assert before and set(before) == {None} and last == finish
+@both
+@pytest.mark.parametrize("max_tokens", [1, 4, 5, 64])
+def test_the_last_chunk_says_why_it_ended_and_no_other_does(
+    stub, path, body, max_tokens
+):
+    *chunks, last = stub.stream(path, **body, max_tokens=max_tokens)
+    reasons = [choice["finish_reason"] for each in chunks for choice in each["choices"]]
+    assert set(reasons) <= {None}
+    long_enough = max_tokens >= len(stub.model.tokens)
+    assert last["choices"][0]["finish_reason"] == ("stop" if long_enough else "length")
+
+
+def test_stop_strings_that_straddle_tokens_leak_no_prefix_and_nothing_after(stub):
+    for start in range(1, len(SAYS) - 6, 3):
+        stop = SAYS[start : start + 5]
+        chunks = stub.stream(prompt="hi", max_tokens=64, stop=["zzz", stop])
+        assert _text(chunks) == SAYS[: SAYS.index(stop)]
+        assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_what_only_began_like_a_stop_string_is_shown_at_the_end(stub):
+    chunks = stub.stream(prompt="hi", max_tokens=64, stop=SAYS[-5:] + "!")
+    assert _text(chunks) == SAYS
+
+
+def test_characters_split_over_tokens_come_whole(stub):
+    chunks = stub.stream(prompt="hi", max_tokens=64)
+    assert _text(chunks) == SAYS and "\U0001f99c" in SAYS
+    for max_tokens in range(1, 40):  # also where the text ends within one
+        text = stub.ask(prompt="hi", max_tokens=max_tokens).json()["choices"][0]["text"]
+        assert SAYS.startswith(text) and "\ufffd" not in text
+
+
+@both
+def test_several_texts_stream_and_each_ends(stub, path, body):
+    chunks = stub.stream(path, **body, n=3, max_tokens=64)
+    assert [_text(chunks, index) for index in range(3)] == [SAYS] * 3
+    ends = [
+        choice["index"]
+        for chunk in chunks
+        for choice in chunk["choices"]
+        if choice["finish_reason"]
+    ]
+    assert sorted(ends) == [0, 1, 2]
 
 
 def test_a_stream_says_what_the_whole_answer_says(stub):
-    whole = stub.ask(**LONG).json()
-    (choice,) = whole["choices"]
-    chunks = stub.stream(**LONG)
-    assert _text(chunks) == choice["text"] == served_model.SAYS
-    assert choice["finish_reason"] == "stop" and whole["object"] == "text_completion"
-    assert {chunk["object"] for chunk in chunks} == {"text_completion"}
-    assert len({chunk["id"] for chunk in chunks}) == 1
+    given = {"prompt": ["a", "b"], "max_tokens": 11, "echo": True, "logprobs": 2}
+    whole = stub.ask(**given).json()["choices"]
+    chunks = stub.stream(**given)
+    for choice in whole:
+        assert _text(chunks, choice["index"]) == choice["text"]
+        for name, values in choice["logprobs"].items():
+            streamed = [
+                value
+                for chunk in chunks
+                for each in chunk["choices"]
+                if each["index"] == choice["index"]
+                for value in each["logprobs"][name]
+            ]
+            assert streamed == values
 
 
-@pytest.mark.parametrize(
-    ("stop", "said"),
-    [
-        ("7 isn't it: caf", " the capital of number "),  # over three steps
-        (["zzz", "ber 7"], " the capital of num"),
-        ("caf\u00e9", " the capital of number 7 isn't it: "),
-        ("t", " "),  # in the middle of the first token
-        (
-            "so on.",
-            " the capital of number 7 isn't it: caf\u00e9 \U0001f99c 49, and so on, and ",
-        ),
-        ("never", served_model.SAYS),
-        ("on.!", served_model.SAYS),  # its beginning ends the text
-    ],
-)
-def test_neither_a_stop_string_nor_its_beginning_nor_what_follows_is_shown(
-    stub, stop, said
+@both
+def test_a_prompt_that_is_too_long_is_refused_before_the_stream_begins(
+    stub, path, body
 ):
-    chunks = stub.stream(**LONG, stop=stop)
-    shown = ""
-    for chunk in chunks:
-        shown += chunk["choices"][0]["text"]
-        assert said.startswith(shown)
-    assert shown == said and _finishes(chunks)[-1] == "stop"
-    assert stub.ask(**LONG, stop=stop).json()["choices"][0]["text"] == said
-
-
-def test_a_character_split_over_tokens_is_never_broken(stub):
-    """The parrot is four tokens, and some limit falls between them."""
-    for most in range(1, 46):
-        body = {**LONG, "max_tokens": most}
-        chunks = stub.stream(**body)
-        assert "\ufffd" not in _text(chunks)
-        assert served_model.SAYS.startswith(_text(chunks))
-        assert all("\ufffd" not in chunk["choices"][0]["text"] for chunk in chunks)
-
-
-def test_several_choices_stream_side_by_side_and_each_ends(stub):
-    chunks = stub.stream(**LONG, n=3)
-    for index in range(3):
-        assert _text(chunks, index) == served_model.SAYS
-        assert _finishes(chunks, index)[-1] == "stop"
-        assert _finishes(chunks, index).count(None) == len(_finishes(chunks, index)) - 1
-
-
-def test_a_prompt_that_is_too_long_is_refused_before_the_stream(stub):
-    body = {"prompt": [5] * (served_model.WINDOW + 1), "stream": True}
-    answer = stub.ask(**body)
+    long = "1" * (served_model.WINDOW + 1)
+    given = (
+        {"prompt": long}
+        if "prompt" in body
+        else {"messages": [{"role": "user", "content": long}]}
+    )
+    answer = stub.ask(path, **given, stream=True)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "context_length_exceeded"
-    assert answer.headers["content-type"] == "application/json"
 
 
-def test_an_error_of_the_model_ends_the_stream_and_not_the_server(stub, capsys):
-    stub.model.error = RuntimeError("secret of the machine")
-    lines = stub.lines(**LONG)
-    assert lines[-1] == "data: [DONE]"
-    error = json.loads(lines[-2].removeprefix("data: "))["error"]
-    assert error["type"] == "server_error" and "secret" not in json.dumps(error)
-    assert "secret of the machine" in capsys.readouterr().err
-    assert _text(stub.stream(**LONG)) == served_model.SAYS
+def test_an_error_midway_is_an_event_and_then_the_stream_ends(capsys):
+    with served_model.served() as stub:
+        stub.model.error = RuntimeError("secret of the server")
+        *_, error = stub.stream(prompt="hi")
+        assert error["error"]["type"] == "server_error"
+        assert "secret" not in json.dumps(error) and "secret" in capsys.readouterr().err
+        assert stub.ask(prompt="hi").status_code == 200  # the next is not harmed
 
 
-def test_an_error_of_the_model_is_no_trace_of_it(stub, capsys):
-    stub.model.error = RuntimeError("secret of the machine")
-    answer = stub.ask(**LONG)
-    assert answer.status_code == 500 and "secret" not in answer.text
-    assert answer.json()["error"]["type"] == "server_error"
-    capsys.readouterr()
-
-
-@pytest.mark.parametrize("stream", [True, False])
-def test_nothing_is_generated_for_a_client_that_has_gone(stream):
-    async def leave(stub):
-        made = asgi.Exchange()
-        body = {**LONG, "stream": stream, "n": 2}
-        asked = asyncio.ensure_future(
-            asgi.exchange(stub.application, "/v1/completions", body, made=made)
-        )
-        while len(stub.model.joined) < 2:
-            await asyncio.sleep(0.005)
-        made.gone.set()
-        await asyncio.wait_for(asked, 10)
-        stub.model.hold.set()
-        while stub.scheduler.num_under_way:
-            await asyncio.sleep(0.005)
-        assert b"finish_reason" not in made.body or stream
-
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_ends_its_texts(stream):
     with served_model.served() as stub:
         stub.model.hold.clear()
-        asyncio.run(leave(stub))
-        assert stub.model.num_texts == 0 and len(stub.model.left) == 2
-        assert stub.scheduler.counts.cancelled == 2
-        assert stub.scheduler.counts.generated_tokens <= 2 * served_model.CHUNK_LEN
-
-
-def test_a_client_that_goes_while_it_waits_is_dropped_from_the_queue():
-    async def leave(stub):
-        first, second = asgi.Exchange(), asgi.Exchange()
-        answers = [
-            asyncio.ensure_future(
-                asgi.exchange(stub.application, "/v1/completions", LONG, made=made)
-            )
-            for made in (first, second)
-        ]
-        while not (stub.model.joined and stub.scheduler.num_waiting):
-            await asyncio.sleep(0.005)
-        second.gone.set()
-        await answers[1]
+        body = {"prompt": "hi", "max_tokens": 60, "stream": stream, "n": 2}
+        asyncio.run(_ask_and_go(stub, body))
         stub.model.hold.set()
-        await answers[0]
-        assert first.status == 200 and second.status != 200
+        until(lambda: stub.scheduler.counts.cancelled == 2)
+        assert stub.model.num_texts == 0 and stub.scheduler.num_under_way == 0
+        assert stub.scheduler.counts.steps == 1  # the one that was under way
 
-    with served_model.served(most_texts=1) as stub:
-        stub.model.hold.clear()
-        asyncio.run(leave(stub))
-        assert len(stub.model.joined) == 1
+
+async def _ask_and_go(stub, body) -> None:
+    """Asks, and goes away when the texts are under way."""
+    made = asgi.Exchange()
+    asked = asgi.exchange(stub.application, "/v1/completions", body, made=made)
+    asked = asyncio.ensure_future(asked)
+    while stub.scheduler.num_under_way < 2:
+        await asyncio.sleep(0.005)
+    made.gone.set()
+    await asked
