@@ -91,8 +91,6 @@ def test_targets_call_the_command_and_name_no_more_than_was_given(make):
         "search": ["search", "--", ""],
         "generate": ["generate", "--", ""],
         "export": ["export", "--out="],
-
-
         "serve": ["serve-model"],
         "serve-db": ["serve"],
     }.items():
