@@ -41,6 +41,7 @@ def _passage_attention(cfg: ModelConfig, params, batch):
     found = model.neighbours(
         batch["neighbours_BCNR"], batch["neighbour_lengths_BCN"], batch["segments_BL"]
     )
+    assert found is not None, "a batch without neighbours"
     encoded_BCNTSE = batch.get("encoded_BCNTSE")
     if encoded_BCNTSE is None:
         encoded_BCNTSE = model.encoded(found)
@@ -63,6 +64,7 @@ def _passage_attention(cfg: ModelConfig, params, batch):
 
 def _shares(layer: DecoderLayer, hidden_BLD, source_BCNSE, found: Neighbours):
     """A layer's mean share by head, as its `retrieve` attends."""
+    assert layer.cross and layer.norm_cross and layer.norm_source, "a layer without CCA"
     first, chunk_len = layer.cfg.num_openers, layer.cfg.chunk_len
     attending_BCMD = chunked_attention.attending_chunks(
         layer.norm_cross(hidden_BLD)[:, first:], chunk_len
