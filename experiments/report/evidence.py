@@ -26,7 +26,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 _LOG = "did_not_work"  # the file of what was tried in vain; no result
 _OUT = Path("work") / "evidence"
 _SMOKE = (
-    "A smoke run: it shows that every row can be trained and measured. A few steps of one "
+    "A smoke run: it shows that rows can be trained and measured, and no more. A few steps of one "
     "seed say nothing of what a row gives; no difference below is a claim."
 )
 _FEW_SEEDS = (
