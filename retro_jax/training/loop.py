@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 import jax
 
@@ -19,7 +18,6 @@ from retro_jax.devices.compiled import compiled
 from retro_jax.model import parameters
 from retro_jax.model.parameters import Parameters
 from retro_jax.runs import checkpoints, goodput, metrics, preemption
-from retro_jax.runs.profiler import Profile
 from retro_jax.training.batch import Batch, to_devices
 from retro_jax.training.encodings import Encodings
 from retro_jax.training.optimizer import make_optimizer
@@ -70,95 +68,74 @@ def train(
     optimizer = make_optimizer(optimizer_cfg, cfg.steps)
     new = functools.partial(initial_state, model_cfg, optimizer, cfg.seed, trained)
     shardings = sharding.state_shardings(jax.eval_shape(new), mesh)
-    folder, is_first = workdir / "metrics", jax.process_index() == 0
+    folder = workdir / "metrics"
     keeper = checkpoints.Checkpoints(
         workdir / "checkpoints", keep=cfg.keep_checkpoints, saved=saved
     )
     with (
-        goodput.measured(folder, writes=is_first) as stopwatch,
+        goodput.measured(folder, writes=jax.process_index() == 0) as stopwatch,
         _closing_in("checkpoint", stopwatch, keeper),
         jax.set_mesh(mesh),
     ):
         step, train_state = _begin_or_go_on(new, shardings, keeper, run, backbone, cfg)
         stopwatch.resumed(step)
         update = _update(model_cfg, optimizer, cfg, trained, shardings, stopwatch)
-        log = TrainingLog(folder, optimizer_cfg, cfg, step, watch=watch, settings=run)
-        profile = Profile(folder, watch.profile_steps, writes=is_first)
-        with contextlib.closing(log), contextlib.closing(profile):
-            shown = _Shown(log, profile, stopwatch)
-            batches = _on_devices(batches_from(step), model_cfg, mesh, encodings, shown)
+        log = TrainingLog(
+            folder,
+            optimizer_cfg,
+            cfg,
+            step,
+            stopwatch=stopwatch,
+            watch=watch,
+            settings=run,
+        )
+
+        def after(train_state: TrainState, batch: Batch):
+            if encodings is not None:
+                batch = encodings.added_to(train_state["params"], batch)
+            return update(train_state, to_devices(model_cfg, batch, mesh))
+
+        with contextlib.closing(log), preemption.watch() as reached:
+            batches, told = batches_from(step), {**run, **told}
             stopwatch.enter("steps")
-            once = functools.partial(_once, update, batches)
-            kept = {**run, **told}
-            return _to_the_end(step, train_state, once, cfg, keeper, kept, shown)
-
-
-def _once(update, batches, train_state: TrainState) -> tuple[TrainState, dict]:
-    """Takes a step with the next batch."""
-    return update(train_state, batches(train_state))
-
-
-class _Shown(NamedTuple):
-    """Who is told of each step."""
-
-    log: TrainingLog
-    profile: Profile
-    stopwatch: goodput.Stopwatch
-
-
-def _on_devices(
-    batches: Iterator[Batch],
-    model_cfg: ModelConfig,
-    mesh,
-    encodings: Encodings | None,
-    shown: _Shown,
-) -> Callable[[TrainState], Batch]:
-    """Gives the next batch, as a step with this state reads it."""
-
-    def get(train_state: TrainState):
-        with shown.stopwatch.part("data"):
-            batch = shown.log.timed(lambda: next(batches))
-        if encodings is not None:
-            batch = encodings.added_to(train_state["params"], batch)
-        return to_devices(model_cfg, batch, mesh)
-
-    return get
+            return _to_the_end(
+                step, train_state, after, batches, cfg, keeper, told, log, reached
+            )
 
 
 def _to_the_end(
     step: int,
     train_state: TrainState,
-    after: Callable[[TrainState], tuple[TrainState, dict]],
+    after: Callable[[TrainState, Batch], tuple[TrainState, dict]],
+    batches: Iterator[Batch],
     cfg: TrainConfig,
     keeper: checkpoints.Checkpoints,
     told: dict,
-    shown: _Shown,
+    log: TrainingLog,
+    reached: Callable[[int], bool],
 ) -> TrainState:
     """Takes the steps that are left, and saves where the settings or a signal say so.
 
     Args:
         after: the state after a step, and the step's sums.
         told: JSON that checkpoints keep.
+        reached: is told of each step, and says whether to stop there.
     """
-    log, profile, stopwatch = shown
-    with preemption.watch() as reached:
-        while step < cfg.steps:
-            with profile.around(step + 1):
-                train_state, sums = after(train_state)
-            step += 1
-            profile.after(step, sums)
-            log.after_step(step, sums)
-            stopwatch.reached(step)
-            keeper.check()
-            stop = reached(step)
-            if stop or step % cfg.checkpoint_every == 0 or step == cfg.steps:
-                log.flush()  # stops here if too many steps were not finite
-                with stopwatch.part("checkpoint"):
-                    keeper.save(step, train_state, {**told, "step": step})
-            if stop and step < cfg.steps:
-                with stopwatch.part("checkpoint"):
-                    keeper.wait()
-                raise preemption.Preempted(step)
+    while step < cfg.steps:
+        with log.step(step + 1):
+            train_state, sums = after(train_state, log.timed(lambda: next(batches)))
+        step += 1
+        log.after_step(step, sums)
+        keeper.check()
+        stop = reached(step)
+        if stop or step % cfg.checkpoint_every == 0 or step == cfg.steps:
+            log.flush()  # stops here if too many steps were not finite
+            with log.stopwatch.part("checkpoint"):
+                keeper.save(step, train_state, {**told, "step": step})
+        if stop and step < cfg.steps:
+            with log.stopwatch.part("checkpoint"):
+                keeper.wait()
+            raise preemption.Preempted(step)
     return train_state
 
 

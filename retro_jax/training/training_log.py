@@ -1,18 +1,22 @@
 """The log of a run's steps: lines for the person who watches, numbers for later."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import jax
 
-from retro_jax.config import OptimizerConfig, TrainConfig
-from retro_jax.runs import metrics
+from retro_jax.config import OptimizerConfig, TrainConfig, WatchConfig
+from retro_jax.runs import goodput, metrics
+from retro_jax.runs.profiler import Profile
 from retro_jax.training.optimizer import learning_rate
 
 T = TypeVar("T")
+_NO_MORE = WatchConfig()
 
 
 class TrainingLog:
@@ -29,14 +33,26 @@ class TrainingLog:
         cfg: TrainConfig,
         first_step: int,
         clock=time.perf_counter,
-        **shown,
+        *,
+        stopwatch: goodput.Stopwatch | None = None,
+        watch: WatchConfig = _NO_MORE,
+        settings: Mapping = MappingProxyType({}),
     ):
-        """`shown` says what else shows the metrics, as `MetricsWriter` takes it."""
+        """Opens the files.
+
+        Args:
+            stopwatch: counts the run's time; one of its own, if not given.
+            watch: what else is shown of the run.
+            settings: the run's, as JSON, for those who show them beside its numbers.
+        """
         self._cfg, self._clock = cfg, clock
+        self.stopwatch = stopwatch or goodput.Stopwatch(None)
         self._schedule = learning_rate(optimizer_cfg, cfg.steps)
+        writes = jax.process_index() == 0
         self._writer = metrics.MetricsWriter(
-            folder, first_step=first_step, writes=jax.process_index() == 0, **shown
+            folder, first_step=first_step, writes=writes, watch=watch, settings=settings
         )
+        self._profile = Profile(folder, watch.profile_steps, writes=writes)
         self._rate = metrics.Rate(clock)
         self._began_s, self._first_step = clock(), first_step
         self._pending: tuple[int, dict, tuple[float, float] | None] | None = None
@@ -47,12 +63,19 @@ class TrainingLog:
     def timed(self, get: Callable[[], T]) -> T:
         """Gives what `get` gives, and counts its time as time spent waiting for data."""
         start_s = self._clock()
-        batch = get()
+        with self.stopwatch.part("data"):
+            batch = get()
         self._rate.add(waited_s=self._clock() - start_s)
         return batch
 
+    def step(self, step: int) -> contextlib.AbstractContextManager[None]:
+        """The block that is a step; traced, if that was asked for."""
+        return self._profile.around(step)
+
     def after_step(self, step: int, sums: dict) -> None:
         """Takes the sums of a step, which need not be done yet."""
+        self._profile.after(step, sums)
+        self.stopwatch.reached(step)
         self.flush()
         # Where steps are computed at once, this one is done before the next is waited for.
         is_done = all(value.is_ready() for value in jax.tree.leaves(sums))
@@ -133,4 +156,5 @@ class TrainingLog:
         try:
             self.flush()
         finally:
+            self._profile.close()
             self._writer.close()
