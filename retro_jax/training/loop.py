@@ -53,10 +53,8 @@ def train(
         encodings: what texts and neighbours are read as, where CCA alone is trained.
         saved: is told of each step in every process, once its checkpoint is whole.
     Raises:
-        ValueError: for a checkpoint of another run, or a batch that the mesh can't split,
-            before anything is compiled.
-        FloatingPointError: if more than `cfg.max_skipped_steps` steps in a row have a loss
-            or a gradient that is not finite; names the step.
+        ValueError: for another run's checkpoint, or a batch that the mesh can't split.
+        FloatingPointError: for more than `cfg.max_skipped_steps` steps that are not finite.
         preemption.Preempted: after SIGTERM, once the checkpoint is on disk.
         OSError: if a checkpoint can't be written.
     """
@@ -64,9 +62,7 @@ def train(
     optimizer = make_optimizer(optimizer_cfg, cfg.steps)
     new = functools.partial(initial_state, model_cfg, optimizer, cfg.seed, trained)
     shardings = sharding.state_shardings(jax.eval_shape(new), mesh)
-    keeper = checkpoints.Checkpoints(
-        workdir / "checkpoints", keep=cfg.keep_checkpoints, saved=saved
-    )
+    keeper = _keeper(workdir, cfg, saved)
     with contextlib.closing(keeper), jax.set_mesh(mesh):
         step, train_state = _begin_or_go_on(new, shardings, keeper, run, backbone, cfg)
         update = _update(model_cfg, optimizer, cfg, trained, shardings)
@@ -90,6 +86,14 @@ def train(
                     keeper.wait()
                     raise preemption.Preempted(step)
     return train_state
+
+
+def _keeper(
+    workdir: Path, cfg: TrainConfig, saved: Callable[[int], None]
+) -> checkpoints.Checkpoints:
+    return checkpoints.Checkpoints(
+        workdir / "checkpoints", keep=cfg.keep_checkpoints, saved=saved
+    )
 
 
 def _begin_or_go_on(make_state, shardings, keeper, run, backbone, cfg: TrainConfig):
