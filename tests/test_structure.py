@@ -25,7 +25,7 @@ _ROOMS = {
     ),
     "experiments": (
         "interrupts modules config workdirs decoders command_line configs report jobs "
-        "build_database database main launching launch launch_xm commands retro"
+        "build_database database main launching copy_stored launch launch_xm commands retro"
     ),
     "tools": "benchmark faults aot",
 }
