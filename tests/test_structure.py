@@ -28,8 +28,8 @@ _ROOMS = {
     ),
     "experiments": (
         "interrupts modules config workdirs decoders command_line configs report jobs "
-        "build_database database main serving server launching launch launch_xm commands "
-        "retro"
+        "build_database database main serving server launching copy_stored launch launch_xm "
+        "commands retro"
     ),
     "tools": "fact_bank benchmark faults aot",
 }

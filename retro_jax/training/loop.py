@@ -57,10 +57,8 @@ def train(
         watch: what else is shown of the run.
         saved: is told of each step in every process, once its checkpoint is whole.
     Raises:
-        ValueError: for a checkpoint of another run, or a batch that the mesh can't split,
-            before anything is compiled.
-        FloatingPointError: if more than `cfg.max_skipped_steps` steps in a row have a loss
-            or a gradient that is not finite; names the step.
+        ValueError: for another run's checkpoint, or a batch that the mesh can't split.
+        FloatingPointError: for more than `cfg.max_skipped_steps` steps that are not finite.
         preemption.Preempted: after SIGTERM, once the checkpoint is on disk.
         OSError: if a checkpoint can't be written.
     """

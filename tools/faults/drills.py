@@ -92,7 +92,7 @@ class Drills:
         return outcome, slowest.seconds, lost[0].line
 
     def stalled_host(self) -> tuple[str, float, str]:
-        """Of two processes one stands still; the other ends, and the run is gone on with."""
+        """One of two processes stands still; the other ends, and the run is gone on with."""
         folder = self._folder("stalled")
         pair = self._start(folder, 2, 4, (8, 1), heartbeat_s=5)
         _wait_for_step(folder, 5)
