@@ -170,7 +170,7 @@ def counted(
 
 def rank_correlation(first_N: np.ndarray, second_N: np.ndarray) -> float:
     """Spearman's; equal values have the order in which they stand."""
-    ranks = [
+    first, second = [
         np.argsort(np.argsort(each, kind="stable")) for each in (first_N, second_N)
     ]
-    return float(np.corrcoef(np.array(ranks, np.float64))[0, 1])
+    return float(np.corrcoef(first.astype(float), second.astype(float))[0, 1])
