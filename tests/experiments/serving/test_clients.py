@@ -16,11 +16,11 @@ from tests.served_model import until
 
 
 @contextlib.contextmanager
-def listening(application):
+def listening(application, lifespan="off"):
     """Serves an application at a free port; gives its address."""
     port = free_port()
     config = uvicorn.Config(
-        application, host="127.0.0.1", port=port, log_level="error", lifespan="off"
+        application, host="127.0.0.1", port=port, log_level="error", lifespan=lifespan
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -148,7 +148,9 @@ def test_lm_eval_scores_contexts_with_their_continuations(stub, address):
         told = choice["logprobs"]
         assert len(told["token_logprobs"]) == len(whole) + 1  # exactly one is generated
         assert told["token_logprobs"][0] is None and told["top_logprobs"][0] is None
-        assert sum(told["token_logprobs"][len(context) : -1]) == len(context) - len(whole)
+        assert sum(told["token_logprobs"][len(context) : -1]) == len(context) - len(
+            whole
+        )
         for value, likeliest in zip(
             told["token_logprobs"][1:], told["top_logprobs"][1:], strict=True
         ):
@@ -191,7 +193,9 @@ def test_many_clients_share_steps_and_none_fails():
         ) as client:
             answers = await asyncio.gather(
                 *(
-                    client.completions.create(model="scripted", prompt="a", max_tokens=60)
+                    client.completions.create(
+                        model="scripted", prompt="a", max_tokens=60
+                    )
                     for _ in range(16)
                 )
             )
