@@ -28,8 +28,8 @@ _ROOMS = {
     ),
     "experiments": (
         "interrupts modules config workdirs decoders command_line configs report jobs "
-        "build_database database main serving mcp_server server launching launch launch_xm commands "
-        "retro"
+        "build_database database main serving mcp_server server launching launch launch_xm "
+        "commands retro"
     ),
     "tools": "benchmark faults aot",
 }
