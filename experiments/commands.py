@@ -34,6 +34,7 @@ retro: a language model that reads passages retrieved from a database of text.
     retro copy FROM TO              copies a folder to an object store (gs://, s3://), or back
     retro serve                     serves the database over gRPC
     retro serve-model               serves the model over HTTP, with its sources and a page
+    retro mcp                       gives assistants the database as tools (MCP)
     retro launch --out=DIR          runs a sweep of work units, here or on a cluster
     retro settings                  lists every setting, with its type, value and meaning
     retro COMMAND --help            the command's flags;  retro --version
@@ -62,6 +63,7 @@ _MODULES: dict[str, list[list[str]]] = {
     "launch": [["experiments.launch"]],
     "copy": [["experiments.copy_stored"]],
     "serve-model": [["experiments.server"]],
+    "mcp": [["experiments.mcp_server"]],
 }
 _OF_DATABASES = [
     "search",

@@ -28,7 +28,8 @@ _ROOMS = {
     ),
     "experiments": (
         "interrupts modules config workdirs decoders command_line configs report jobs "
-        "build_database database main serving server launching copy_stored launch launch_xm "
+        "build_database database main serving mcp_server server launching copy_stored launch "
+        "launch_xm "
         "commands retro"
     ),
     "tools": "fact_bank benchmark faults aot",

@@ -23,6 +23,7 @@ EXTRAS = {
     "jinja2": "report",
     "markupsafe": "report",
     "matplotlib": "report",
+    "mcp": "mcp",
     "prometheus_client": "serve",
     "pyarrow": "data",
     "ray": "ray",

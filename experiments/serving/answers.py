@@ -1,6 +1,8 @@
 """Requests as tasks of the model's thread, and what comes of them, piece by piece.
 
 The pieces of all texts of a request come through one queue to the loop that answers it.
+
+Letters here: A likeliest tokens.
 """
 
 import asyncio

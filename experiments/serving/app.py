@@ -81,13 +81,13 @@ def application(served: Served) -> ASGIApp:
 
 def _lifespan(served: Served):
     @contextlib.asynccontextmanager
-    async def lifespan(app: fastapi.FastAPI):
+    async def _lifespan_of_served(app: fastapi.FastAPI):
         follower = asyncio.create_task(_follow(served.passages))
         yield
         follower.cancel()
         await asyncio.to_thread(served.scheduler.close)
 
-    return lifespan
+    return _lifespan_of_served
 
 
 async def _follow(passages: Passages | None) -> None:
@@ -125,18 +125,18 @@ async def _form(request: Request, kind: type[Kind]) -> Kind:
 
 
 def _add_page(app: fastapi.FastAPI, served: Served) -> None:
-    def sends(media_type: str, content: bytes) -> Callable[[], Awaitable[Response]]:
-        async def send() -> Response:
+    def _sends(media_type: str, content: bytes) -> Callable[[], Awaitable[Response]]:
+        async def _send() -> Response:
             headers = dict(served.page_headers)
             return Response(content, headers=headers, media_type=media_type)
 
-        return send
+        return _send
 
     for path, (media_type, content) in served.page.items():
-        app.add_api_route(path, sends(media_type, content), include_in_schema=False)
+        app.add_api_route(path, _sends(media_type, content), include_in_schema=False)
 
     @app.get("/health")
-    async def health() -> Response:
+    async def _health() -> Response:
         scheduler, limits = served.scheduler, served.limits
         told = {
             "status": "ok" if scheduler.is_alive else "failed",
@@ -159,7 +159,7 @@ def _add_page(app: fastapi.FastAPI, served: Served) -> None:
         return as_json(told, 200 if scheduler.is_alive else 503)
 
     @app.get("/metrics")
-    async def show_metrics() -> Response:
+    async def _show_metrics() -> Response:
         content, media_type = metrics.text(served.scheduler)
         return Response(content, media_type=media_type)
 
@@ -174,16 +174,16 @@ def _add_models(app: fastapi.FastAPI, served: Served) -> None:
     }
 
     @app.get("/v1/models")
-    async def models() -> Response:
+    async def _models() -> Response:
         return as_json({"object": "list", "data": [model]})
 
     @app.get("/v1/models/{name:path}")
-    async def one_model(name: str) -> Response:
+    async def _one_model(name: str) -> Response:
         _check_model(name, served)
         return as_json(model)
 
     @app.post("/v1/completions")
-    async def completions(request: Request) -> Response:
+    async def _completions(request: Request) -> Response:
         form = await _form(request, forms.Completion)
         _check_model(form.model, served)
         prompts = [
@@ -201,7 +201,7 @@ def _add_models(app: fastapi.FastAPI, served: Served) -> None:
         return await _answered(request, served, form, prompts, form.max_tokens, shape)
 
     @app.post("/v1/chat/completions")
-    async def chats(request: Request) -> Response:
+    async def _chats(request: Request) -> Response:
         form = await _form(request, forms.Chat)
         _check_model(form.model, served)
         tokens, eod_id = _conversation(form.messages, served.tokenizer)
@@ -274,49 +274,49 @@ def _conversation(messages: list[forms.Message], tokenizer: Tokenizer):
 
 
 def _add_database(app: fastapi.FastAPI, served: Served) -> None:
-    def passages() -> Passages:
+    def _passages() -> Passages:
         if served.passages is None:
             raise RefusalError("this server has no database", status=404)
         return served.passages
 
     @app.post("/v1/search")
-    async def search(request: Request) -> Response:
+    async def _search(request: Request) -> Response:
         form = await _form(request, forms.Search)
         farthest = np.inf if form.max_distance is None else form.max_distance
         found = await asyncio.to_thread(
-            passages().search, form.query, form.k, form.rank, farthest
+            _passages().search, form.query, form.k, form.rank, farthest
         )
         return as_json({"object": "list", "data": found})
 
     @app.get("/v1/passages/{chunk_id}")
-    async def passage(chunk_id: str) -> Response:
+    async def _passage(chunk_id: str) -> Response:
         if not (chunk_id.isascii() and chunk_id.isdigit() and len(chunk_id) < 19):
             raise RefusalError(f"{chunk_id!r:.100} is no id of a passage", status=404)
-        return as_json(await asyncio.to_thread(passages().passage, int(chunk_id)))
+        return as_json(await asyncio.to_thread(_passages().passage, int(chunk_id)))
 
     @app.get("/v1/documents/{document_id:path}")
-    async def document(document_id: str) -> Response:
-        return as_json(await asyncio.to_thread(passages().document, document_id))
+    async def _document(document_id: str) -> Response:
+        return as_json(await asyncio.to_thread(_passages().document, document_id))
 
     @app.post("/v1/documents")
-    async def add(request: Request) -> Response:
-        passages().check_changes()
+    async def _add(request: Request) -> Response:
+        _passages().check_changes()
         form = await _form(request, forms.Documents)
         documents = [each.model_dump(exclude_none=True) for each in form.documents]
-        return as_json(await asyncio.to_thread(passages().add, documents))
+        return as_json(await asyncio.to_thread(_passages().add, documents))
 
     @app.put("/v1/documents/{document_id:path}")
-    async def replace(request: Request, document_id: str) -> Response:
-        passages().check_changes()
+    async def _replace(request: Request, document_id: str) -> Response:
+        _passages().check_changes()
         form = await _form(request, forms.Document)
         if form.id not in (None, document_id):
             raise RefusalError("id differs from that of the path", param="id")
         new = form.model_dump(exclude_none=True) | {"id": document_id}
-        return as_json(await asyncio.to_thread(passages().replace, new))
+        return as_json(await asyncio.to_thread(_passages().replace, new))
 
     @app.delete("/v1/documents/{document_id:path}")
-    async def delete(document_id: str) -> Response:
-        return as_json(await asyncio.to_thread(passages().delete, document_id))
+    async def _delete(document_id: str) -> Response:
+        return as_json(await asyncio.to_thread(_passages().delete, document_id))
 
 
 def _add_tokenizer(app: fastapi.FastAPI, served: Served) -> None:
@@ -324,7 +324,7 @@ def _add_tokenizer(app: fastapi.FastAPI, served: Served) -> None:
     tokenizer = served.tokenizer
 
     @app.post("/tokenize")
-    async def tokenize(request: Request) -> Response:
+    async def _tokenize(request: Request) -> Response:
         form = await _form(request, forms.Tokenize)
         if form.messages is not None:
             tokens, _ = _conversation(form.messages, tokenizer)
@@ -342,14 +342,14 @@ def _add_tokenizer(app: fastapi.FastAPI, served: Served) -> None:
         )
 
     @app.post("/detokenize")
-    async def detokenize(request: Request) -> Response:
+    async def _detokenize(request: Request) -> Response:
         form = await _form(request, forms.Detokenize)
         if form.tokens:
             _tokens(form.tokens, tokenizer)
         return as_json({"prompt": tokenizer.decode(form.tokens)})
 
     @app.get("/tokenizer_info")
-    async def tokenizer_info() -> Response:
+    async def _tokenizer_info() -> Response:
         return as_json(
             {
                 "tokenizer_class": _OWNER,

@@ -112,8 +112,8 @@ class Completion(Generation):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
-            return [list(self.prompt)]  # type: ignore[arg-type]
-        return self.prompt  # type: ignore[return-value]
+            return [list(self.prompt)]
+        return self.prompt
 
 
 class TextPart(Form):
@@ -218,7 +218,7 @@ class _Wrong(pydantic_core.PydanticCustomError):
 
     def __new__(cls, field: str, problem: str):
         text = problem.replace("{", "(").replace("}", ")")
-        return super().__new__(cls, field, text)  # type: ignore[arg-type]
+        return super().__new__(cls, field, text)
 
 
 Kind = TypeVar("Kind", bound=Form)

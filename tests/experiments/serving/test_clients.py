@@ -16,11 +16,11 @@ from tests.served_model import until
 
 
 @contextlib.contextmanager
-def listening(application):
+def listening(application, lifespan="off"):
     """Serves an application at a free port; gives its address."""
     port = free_port()
     config = uvicorn.Config(
-        application, host="127.0.0.1", port=port, log_level="error", lifespan="off"
+        application, host="127.0.0.1", port=port, log_level="error", lifespan=lifespan
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

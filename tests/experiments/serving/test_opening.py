@@ -57,7 +57,9 @@ def test_a_text_is_that_of_generation_with_its_sources(
     answer = client.post("/v1/completions", json=_ASKED | {"ignore_eos": True})
     assert answer.status_code == 200, answer.text
     (choice,) = answer.json()["choices"]
-    assert choice["text"] == tokenizer.decode(alone.tokens).strip("\ufffd")
+    # Half a character at the end is not shown.
+    said = tokenizer.decode(alone.tokens)
+    assert choice["text"].rstrip("\ufffd") == said.rstrip("\ufffd")
     read = [source for source in alone.sources if source.stop > len(tokens)]
     for span, source in zip(choice["sources"], read, strict=True):
         told = [passage["chunk_id"] for passage in span["passages"]]
