@@ -304,7 +304,7 @@ def _is_confined(files: Mapping) -> bool:
 
 def _file_system(scheme: str, timeout_s: float):
     """The store's file system of fsspec, which asks the store anew every time."""
-    library, options = {
+    known: dict[str, tuple[str, dict]] = {
         "s3": (
             "s3fs",
             {
@@ -316,7 +316,8 @@ def _file_system(scheme: str, timeout_s: float):
             },
         ),
         "gs": ("gcsfs", {"requests_timeout": timeout_s}),
-    }[scheme]
+    }
+    library, options = known[scheme]
     try:
         import fsspec
 

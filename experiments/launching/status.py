@@ -40,13 +40,14 @@ def _row(unit: Unit) -> dict:
     steps, step = number(train.get("steps")), number(newest.get("step")) or 0
     rate, state = number(newest.get("tokens_per_s")), _state(status)
     left_s = None
-    sizes = (
-        train.get("batch_size"),
-        data.get("sequence_chunks"),
-        data.get("chunk_len"),
-    )
-    if rate and steps and state == "running" and None not in map(number, sizes):
-        left_s = max(0, steps - step) * math.prod(map(float, sizes)) / rate
+    sizes = [
+        number(train.get("batch_size")),
+        number(data.get("sequence_chunks")),
+        number(data.get("chunk_len")),
+    ]
+    known = [float(size) for size in sizes if size is not None]
+    if rate and steps and state == "running" and len(known) == len(sizes):
+        left_s = max(0, steps - step) * math.prod(known) / rate
     return {
         "unit": unit.name,
         "settings": sweeps.label(unit.point),

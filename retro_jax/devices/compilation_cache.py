@@ -20,9 +20,10 @@ _LEAST_S = 0.3  # of compiling: what takes less is not kept
 
 def keep_compiled() -> Path | None:
     """Keeps what this process compiles; gives the folder, None if there is none to use."""
-    if jax.config.jax_compilation_cache_dir is not None:  # the user has said where
-        return Path(jax.config.jax_compilation_cache_dir)
-    if not jax.config.jax_enable_compilation_cache:
+    given = jax.config.values["jax_compilation_cache_dir"]
+    if given is not None:  # the user has said where
+        return Path(given)
+    if not jax.config.values["jax_enable_compilation_cache"]:
         return None
     try:
         folder = _folder()

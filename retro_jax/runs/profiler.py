@@ -13,7 +13,7 @@ class Profile:
     """A trace from the begin of one step to the end of another."""
 
     def __init__(self, folder: Path, steps: Sequence[int], *, writes: bool = True):
-        """With no `steps` there is no trace; all processes but the first have `writes` off."""
+        """Nothing is traced without `steps`, nor with `writes` off, as in all processes but one."""
         self._folder, self._running = folder, False
         self._first, self._last = steps if steps and writes else (0, 0)
 

@@ -5,6 +5,7 @@ import logging
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from retro_jax.config import WatchConfig
 
@@ -35,10 +36,11 @@ class WandbRun:
         import wandb  # seconds
 
         logging.getLogger("wandb").setLevel(logging.ERROR)
+        mode: Any = cfg.wandb_mode  # one of WANDB_MODES
         try:
             self._run = wandb.init(
                 project=cfg.wandb,
-                mode=cfg.wandb_mode,
+                mode=mode,
                 id=_id(folder / _ID_FILE),
                 resume="allow" if cfg.wandb_mode == "online" else None,
                 name=folder.absolute().parent.name,

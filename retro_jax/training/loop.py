@@ -66,10 +66,11 @@ def train(
     optimizer = make_optimizer(optimizer_cfg, cfg.steps)
     new = functools.partial(initial_state, model_cfg, optimizer, cfg.seed, trained)
     shardings = sharding.state_shardings(jax.eval_shape(new), mesh)
-    folder = workdir / "metrics"
-    keeper = checkpoints.Checkpoints(
-        workdir / "checkpoints", keep=cfg.keep_checkpoints, saved=saved
+    step_fn = functools.partial(
+        train_step, model_cfg, optimizer, cfg.accumulation, trained=trained
     )
+    folder, kept = workdir / "metrics", workdir / "checkpoints"
+    keeper = checkpoints.Checkpoints(kept, keep=cfg.keep_checkpoints, saved=saved)
     with (
         goodput.measured(folder, writes=jax.process_index() == 0) as stopwatch,
         _closing_in("checkpoint", stopwatch, keeper),
@@ -77,34 +78,21 @@ def train(
     ):
         step, train_state = _begin_or_go_on(new, shardings, keeper, run, backbone, cfg)
         stopwatch.resumed(step)
-        update = _update(model_cfg, optimizer, cfg, trained, shardings, stopwatch)
-        log = TrainingLog(
-            folder,
-            optimizer_cfg,
-            cfg,
-            step,
-            stopwatch=stopwatch,
-            watch=watch,
-            settings=run,
-        )
-
-        def after(train_state: TrainState, batch: Batch):
-            if encodings is not None:
-                batch = encodings.added_to(train_state["params"], batch)
-            return update(train_state, to_devices(model_cfg, batch, mesh))
-
+        log = TrainingLog(folder, optimizer_cfg, cfg, step, stopwatch, watch, run)
+        inputs = functools.partial(_inputs, model_cfg, mesh, encodings)
+        update = _update(step_fn, shardings, inputs, stopwatch)
+        batches, told = batches_from(step), {**run, **told}
         with contextlib.closing(log), preemption.watch() as reached:
-            batches, told = batches_from(step), {**run, **told}
             stopwatch.enter("steps")
             return _to_the_end(
-                step, train_state, after, batches, cfg, keeper, told, log, reached
+                step, train_state, update, batches, cfg, keeper, told, log, reached
             )
 
 
 def _to_the_end(
     step: int,
     train_state: TrainState,
-    after: Callable[[TrainState, Batch], tuple[TrainState, dict]],
+    update: Callable[[TrainState, Batch], tuple[TrainState, dict]],
     batches: Iterator[Batch],
     cfg: TrainConfig,
     keeper: checkpoints.Checkpoints,
@@ -115,13 +103,13 @@ def _to_the_end(
     """Takes the steps that are left, and saves where the settings or a signal say so.
 
     Args:
-        after: the state after a step, and the step's sums.
+        update: gives the state after a step, and the step's sums.
         told: JSON that checkpoints keep.
         reached: is told of each step, and says whether to stop there.
     """
     while step < cfg.steps:
         with log.step(step + 1):
-            train_state, sums = after(train_state, log.timed(lambda: next(batches)))
+            train_state, sums = update(train_state, log.timed(lambda: next(batches)))
         step += 1
         log.after_step(step, sums)
         keeper.check()
@@ -158,20 +146,27 @@ def _begin_or_go_on(make_state, shardings, keeper, run, backbone, cfg: TrainConf
     return step, train_state
 
 
-def _update(model_cfg, optimizer, cfg: TrainConfig, trained, shardings, stopwatch):
+def _inputs(
+    model_cfg: ModelConfig, mesh, encodings: Encodings | None, params: Parameters, batch
+):
+    """What a step reads of a batch, on the devices."""
+    if encodings is not None:
+        batch = encodings.added_to(params, batch)
+    return to_devices(model_cfg, batch, mesh)
+
+
+def _update(step_fn, shardings, inputs, stopwatch: goodput.Stopwatch):
     """Gives the update, which is compiled once for each kind of batch."""
-    step_fn = functools.partial(
-        train_step, model_cfg, optimizer, cfg.accumulation, trained=trained
-    )
     jitted = jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
     known: dict = {}  # for batches with neighbours, with what is kept and without
 
-    def update(train_state: TrainState, batch):
-        names = frozenset(batch)
+    def update(train_state: TrainState, batch: Batch):
+        read = inputs(train_state["params"], batch)
+        names = frozenset(read)
         if names not in known:
             with stopwatch.part("compile"):
-                known[names] = compiled(jitted, train_state, batch)
-        return known[names](train_state, batch)
+                known[names] = compiled(jitted, train_state, read)
+        return known[names](train_state, read)
 
     return update
 

@@ -32,11 +32,11 @@ class TrainingLog:
         optimizer_cfg: OptimizerConfig,
         cfg: TrainConfig,
         first_step: int,
-        clock=time.perf_counter,
-        *,
         stopwatch: goodput.Stopwatch | None = None,
         watch: WatchConfig = _NO_MORE,
         settings: Mapping = MappingProxyType({}),
+        *,
+        clock=time.perf_counter,
     ):
         """Opens the files.
 

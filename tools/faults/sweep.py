@@ -26,7 +26,7 @@ from retro_jax.runs.metrics import read_metrics
 from tools.benchmark.result import Result, Row, describe_machine, positive, progress
 from tools.faults import small_database, toy_embedder
 
-_DATA = {"chunk_len": 64, "neighbour_len": 128, "shard_size_bytes": 1_000_000}
+_DATA: dict = {"chunk_len": 64, "neighbour_len": 128, "shard_size_bytes": 1_000_000}
 _CONFIG = """\
 import pathlib
 
@@ -156,7 +156,7 @@ def _row(unit: work_units.Unit, said: Sequence[tuple[float, str]]) -> Row:
     row: Row = {
         "unit": unit.name,
         "was": _DONE_TO.get(unit.name, (0, "left alone"))[1],
-        "state": unit.status().get("state"),
+        "state": str(unit.status().get("state")),
         "processes that trained": len(trained),
         "steps": trained[-1]["step"] if trained else 0,
         "to the first step (s)": ", ".join(first),

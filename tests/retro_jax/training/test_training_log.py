@@ -27,7 +27,7 @@ def _sums(loss_nats: float, tokens: int, updates: int) -> dict:
 
 
 def _log(folder, clock=time.perf_counter):
-    return contextlib.closing(TrainingLog(folder, OPTIMIZER, CFG, 0, clock))
+    return contextlib.closing(TrainingLog(folder, OPTIMIZER, CFG, 0, clock=clock))
 
 
 def test_a_line_is_the_mean_over_tokens_of_the_steps_since_the_last(tmp_path, capsys):
