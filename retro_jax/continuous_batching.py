@@ -205,12 +205,12 @@ class ContinuousBatch:
             effects = self._decoder.log_probs_without(text, place, made)
             text.add_effects(more, effects)
         tokens, log_probs, source = text.said_last(more)
-        likeliest = made.likeliest if wanted.likeliest else None
+        tokens_MA, log_probs_MA = (np.asarray(x_BMA)[place] for x_BMA in made.likeliest)
         return Said(
             tokens=tokens,
             log_probs=log_probs,
-            likeliest_tokens_LA=likeliest and likeliest.tokens_BMA[place, :more],
-            likeliest_log_probs_LA=likeliest and likeliest.log_probs_BMA[place, :more],
+            likeliest_tokens_LA=tokens_MA[:more] if wanted.likeliest else None,
+            likeliest_log_probs_LA=log_probs_MA[:more] if wanted.likeliest else None,
             source=source if wanted.num_neighbours != 0 else None,
             finish=text.finish,
         )

@@ -475,7 +475,7 @@ class Decoder:
             self._draws._replace(is_done_B=is_done_B),
             self._rows,
             np.int32(count),
-            np.broadcast_to(np.int32(eod_id), len(texts)),
+            np.broadcast_to(np.asarray(eod_id, np.int32), len(texts)),
             np.bool_(likeliest),
         )
         draws = self._draws
