@@ -30,6 +30,8 @@ _COMMANDS = [
     "experiments.main",
     "experiments.database",
     "experiments.launch",
+    "experiments.mcp_server",
+    "experiments.server",
     *(f"experiments.database {name}" for name in _DATABASE),
     "data_pipeline.service.shard_server",
     "data_pipeline.service.router",
