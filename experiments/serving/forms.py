@@ -187,7 +187,7 @@ class Document(Form):
 
 
 class Documents(Form):
-    """The body of POST and PUT of /v1/documents."""
+    """The body of POST /v1/documents."""
 
     documents: list[Document]
 

@@ -60,7 +60,7 @@ export async function documentOf(id) {
 export async function change(kind, { id, title, text }) {
   const sent = {
     add: ["/v1/documents", "POST", { documents: [{ id, title, text }] }],
-    replace: ["/v1/documents", "PUT", { documents: [{ id, title, text }] }],
+    replace: [placeOf(id), "PUT", { title, text }],
     delete: [placeOf(id), "DELETE", undefined],
   };
   const [path, method, body] = sent[kind];

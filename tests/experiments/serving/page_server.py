@@ -151,8 +151,7 @@ def _handler(documents: Documents) -> type[http.server.BaseHTTPRequestHandler]:
         def do_PUT(self):
             """A document takes another's place."""
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            for each in body["documents"]:
-                documents.by_id[each["id"]] = each
+            documents.by_id[self._name()] |= body
             self._changed()
 
         def do_DELETE(self):
