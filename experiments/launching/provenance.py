@@ -1,6 +1,7 @@
 """Where the numbers of a launch come from: command, commit, machine, data and time."""
 
 import datetime
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def of_launch(units: Sequence[Unit]) -> dict:
         date = datetime.datetime.fromtimestamp(max(ends_s), datetime.UTC).date()
     first = told[0]
     sweep = "--sweep" if any(unit.point for unit in units) else ""
-    words = ("retro launch", first.get("launched_as", ""), sweep, "--out=DIR")
+    launched_as = _without_places(first.get("launched_as", ""))
+    words = ("retro launch", launched_as, sweep, "--out=DIR")
     return {
         "command": " ".join(filter(None, words)),
         "commit": first.get("commit"),
@@ -40,6 +42,16 @@ def of_launch(units: Sequence[Unit]) -> dict:
         "unit_seconds": sum(map(_seconds, statuses)),
         "databases": [_described(path) for path in _databases(units)],
     }
+
+
+def _without_places(flags: str) -> str:
+    """The flags, of whose paths on one machine the last part is left."""
+    told = []
+    for flag in shlex.split(flags):
+        name, equals, value = flag.partition("=")
+        is_place = value.startswith(("/", "~"))
+        told.append(f"{name}{equals}{Path(value).name if is_place else value}")
+    return shlex.join(told)
 
 
 def _seconds(status: dict) -> float:

@@ -34,7 +34,8 @@ def _launched(tmp_path) -> list[work_units.Unit]:
         )
         told = json.loads((made.folder / "unit.json").read_text())
         told |= {
-            "launched_as": "--config=tiny --config.train.steps=3",
+            "launched_as": "--config=tiny --config.train.steps=3 "
+            "--config.train.encodings_folder=/home/me/kept",
             "commit": "abc",
             "environment": {"cores": 2},
         }
@@ -48,7 +49,8 @@ def _launched(tmp_path) -> list[work_units.Unit]:
 def test_command_machine_data_and_time_of_a_launch(tmp_path):
     told = provenance.of_launch(_launched(tmp_path))
     assert told == {
-        "command": "retro launch --config=tiny --config.train.steps=3 --sweep --out=DIR",
+        "command": "retro launch --config=tiny --config.train.steps=3 "
+        "--config.train.encodings_folder=kept --sweep --out=DIR",
         "commit": "abc",
         "date": "2001-09-09",
         "machine": {"cores": 2},
