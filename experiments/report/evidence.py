@@ -245,7 +245,7 @@ def _conditions(variants: Mapping[str, Mapping], names: Mapping[str, str]) -> Ta
 
 
 def _condition(values: Mapping) -> list[str]:
-    gain = ["0", "", "", f"of {values['seeds']}"]
+    gain = ["0", "", "", ""]
     if "minus_off" in values:
         below = round(values["share_below_off"] * values["seeds"])
         gain = [
