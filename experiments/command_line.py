@@ -343,10 +343,17 @@ def settings(argv: list[str]) -> str:
         if part != (part := setting.name.rpartition(".")[0]):
             lines.append("")
         is_open = setting.value is dataclasses.MISSING
-        value = "..." if is_open else shlex.quote(str(setting.value))
+        value = "..." if is_open else _quoted(str(setting.value))
         name = f"--config.{setting.name}={value}"
         lines += _entry(name, f"{setting.type}; {setting.meaning}")
     return "\n".join(lines)
+
+
+def _quoted(value: str) -> str:
+    """The value as one types it in a shell, with the fewest signs."""
+    if "'" in value and not set(value) & set('"$`!\\'):
+        return f'"{value}"'
+    return shlex.quote(value)
 
 
 def _entry(flag: str, meaning: str) -> list[str]:

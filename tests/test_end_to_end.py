@@ -233,40 +233,6 @@ def test_generation_through_a_service_is_the_databases(
                 generate_from_service(cfg, trained[1], database)
 
 
-def test_other_settings_are_refused_or_put_the_old_run_aside(
-    trained, tiny_database, tiny_corpus_folder, monkeypatch
-):
-    _, workdir = trained
-    begun = []
-    monkeypatch.setattr("experiments.jobs.job.train", lambda *_, **__: begun.append(1))
-    other = {"ffw_width": 48, "depth": 1, "cca_layers": (1,), "steps": 1}
-    job = _again(trained, tiny_database, tiny_corpus_folder, **other)
-    with pytest.raises(
-        ValueError, match="other settings .*depth is 2 there and 1 here"
-    ):
-        job.train(restart=False)
-    assert (workdir / "report.html").exists() and not begun
-    job.train(restart=True)
-    assert begun
-    assert (workdir / "previous-1" / "report.html").exists()
-    assert list((workdir / "previous-1" / "report_files").glob("*.png"))
-    assert (workdir / "previous-1" / "checkpoints" / "20").exists()
-    assert not (workdir / "report.html").exists()
-
-
-def test_a_dataset_of_another_database_is_refused(
-    trained, tiny_database, tiny_corpus_folder
-):
-    job = _again(trained, tiny_database, tiny_corpus_folder)
-    known = dict(tiny_database.manifest)
-    try:
-        tiny_database.manifest["fingerprint"] = "another"
-        with pytest.raises(ValueError, match="another version of the database"):
-            job._sequences("train")
-    finally:
-        tiny_database.manifest.update(known)
-
-
 _LOAD = """
 import sys
 import numpy as np
@@ -318,3 +284,37 @@ def test_a_name_of_the_hub_gives_the_model_again_without_tensorflow_or_torch(
     arrays = map(jnp.asarray, given.values())
     expected_BLV = parameters.rebuild(job._cfg.model, params)(*arrays)
     np.testing.assert_array_equal(np.load(paths[1]), expected_BLV)
+
+
+def test_other_settings_are_refused_or_put_the_old_run_aside(
+    trained, tiny_database, tiny_corpus_folder, monkeypatch
+):
+    _, workdir = trained
+    begun = []
+    monkeypatch.setattr("experiments.jobs.job.train", lambda *_, **__: begun.append(1))
+    other = {"ffw_width": 48, "depth": 1, "cca_layers": (1,), "steps": 1}
+    job = _again(trained, tiny_database, tiny_corpus_folder, **other)
+    with pytest.raises(
+        ValueError, match="other settings .*depth is 2 there and 1 here"
+    ):
+        job.train(restart=False)
+    assert (workdir / "report.html").exists() and not begun
+    job.train(restart=True)
+    assert begun
+    assert (workdir / "previous-1" / "report.html").exists()
+    assert list((workdir / "previous-1" / "report_files").glob("*.png"))
+    assert (workdir / "previous-1" / "checkpoints" / "20").exists()
+    assert not (workdir / "report.html").exists()
+
+
+def test_a_dataset_of_another_database_is_refused(
+    trained, tiny_database, tiny_corpus_folder
+):
+    job = _again(trained, tiny_database, tiny_corpus_folder)
+    known = dict(tiny_database.manifest)
+    try:
+        tiny_database.manifest["fingerprint"] = "another"
+        with pytest.raises(ValueError, match="another version of the database"):
+            job._sequences("train")
+    finally:
+        tiny_database.manifest.update(known)

@@ -209,7 +209,7 @@ class HeldOut:
         overlap = (cfg.sequence_chunks - self._stride) * cfg.chunk_len
         text = packing.texts(
             self.text,
-            self.database.tokenizer,
+            self.database.tokenizer.token_bytes_V,
             cfg,
             ids_BC,
             np.where(chosen_B > 0, overlap, 0),

@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 
 from data_pipeline.config import DataConfig
 from data_pipeline.database import Snapshot
-from data_pipeline.text.tokenizer import Tokenizer
 
 _AT_ONCE = 256  # sequences that are gathered together: the fewer reads of a shard
 
@@ -113,7 +112,11 @@ def blocks(
         # Scored in the window before; the first window has none.
         scored_before_B = np.where(first + start + np.arange(len(ids_BC)), overlap, 0)
         text = texts(
-            database.chunks(split), database.tokenizer, cfg, ids_BC, scored_before_B
+            database.chunks(split),
+            database.tokenizer.token_bytes_V,
+            cfg,
+            ids_BC,
+            scored_before_B,
         )
         own_BC = text["documents_C"]
         yield {**text, **_neighbours(database, split, cfg, ids_BC, own_BC)}
@@ -121,7 +124,7 @@ def blocks(
 
 def texts(
     table: Chunks,
-    tokenizer: Tokenizer,
+    token_bytes_V: Int[np.ndarray, " V"],
     cfg: DataConfig,
     ids_BC: Int[np.ndarray, "B C"],
     scored_before_B: Int[np.ndarray, " B"],
@@ -130,6 +133,7 @@ def texts(
 
     Args:
         table: what has their chunks.
+        token_bytes_V: bytes of each token's text.
         ids_BC: chunks; -1 is padding.
         scored_before_B: positions at the beginning that are context alone.
     """
@@ -157,7 +161,7 @@ def texts(
         "loss_weights_L": ((own_BL == next_BL) & (own_BL > 0) & is_new_BL).view(
             np.uint8
         ),
-        "target_bytes_L": tokenizer.token_bytes_V[targets_BL],
+        "target_bytes_L": token_bytes_V[targets_BL],
         "segments_L": own_BL,
         "documents_C": documents_BC[:, :-1],
     }

@@ -434,8 +434,6 @@ class Job:
             stopwatch.enter("evaluation")
             results = self._measure(sequences, text, path, results)
             stopwatch.write()
-            results["goodput"] = goodput.summary(self._workdir)
-            _write_if_first(path, results)
             self._tell(path)
 
     def _tell(self, path: Path) -> None:

@@ -23,7 +23,7 @@ from retro_jax.training import step
 
 
 def head_gains(
-    cfg: ModelConfig, backbone: Parameters, batch: Mapping[str, jax.Array]
+    cfg: ModelConfig, backbone: Parameters, batch: Mapping[str, jax.Array | np.ndarray]
 ) -> Float[np.ndarray, "T H"]:
     """Measures what the heads of all layers would gain, as shares of what the best would.
 

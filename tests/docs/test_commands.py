@@ -91,6 +91,8 @@ _PARSED = {
     "retro launch --config=tiny --sweep --out=work/sweep --parallel=2": _SWEEPS,
     "make launch CONFIG=tiny ARGS='--sweep --out=work/sweep'": _SWEEPS,
     "retro launch status work/sweep": _SWEEPS,
+    "retro launch dashboard work/sweep": _SWEEPS,
+    "make dashboard DIR=work/sweep": _SWEEPS,
     "retro launch --config=retro:172m --sweep --out=/share/sweep --executor=slurm "
     "--accelerator=h100:8 --hosts=4": _SWEEPS,
     "python3.11 -m venv xm": _XMANAGER,

@@ -13,7 +13,8 @@ def test_each_document_answers_every_question(tmp_path, monkeypatch):
         sys, "argv", ["fact_bank", f"--out={out}", "--documents=40", "--seed=3"]
     )
     fact_bank.main()
-    records = [json.loads(line) for line in (out / "facts.jsonl").open()]
+    lines = (out / "facts.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
     assert len({record["title"] for record in records}) == len(records) == 40
     asked = [
         question
