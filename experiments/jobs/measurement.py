@@ -7,7 +7,7 @@ Letters here: X chunks, D documents.
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -53,6 +53,10 @@ def conditions(measured: Measured) -> dict:
     """
     cfg, sequences = measured.cfg, measured.sequences
     losses = {"off": _losses(measured, "off")}
+    if not losses["off"].bytes_X.sum():  # a text of one token is followed by its end
+        raise ValueError(
+            "the held-out text is too short: no byte of it is predicted; give more"
+        )
     results: dict = {}
     for name in cfg.evaluation.conditions if cfg.has_cca else ():
         if name == "knn":
@@ -95,16 +99,23 @@ def conditions(measured: Measured) -> dict:
 
 def in_words(results: Mapping) -> str:
     """What was measured, a line for each condition."""
-    size = f"{results['documents']} documents, {results['bytes']:,.0f} bytes"
+    size = f"documents: {results['documents']}; bytes: {results['bytes']:,.0f}"
     what = "bits per byte and difference to off, with 95 % intervals over documents"
     lines = [f"{size}; {what}"]
     for name, values in results["conditions"].items():
-        (low, high), (least, most) = values["interval"], values["minus_off_interval"]
         lines.append(
-            f"{name:>12}  {values['bits_per_byte']:.4f} [{low:.4f}, {high:.4f}]  "
-            f"{values['minus_off']:+.4f} [{least:+.4f}, {most:+.4f}]"
+            f"{name:>12}  {values['bits_per_byte']:.4f} {_ends(values['interval'], '')}  "
+            f"{values['minus_off']:+.4f} {_ends(values['minus_off_interval'], '+')}"
         )
     return "\n".join(lines)
+
+
+def _ends(interval: Sequence[float], sign: str) -> str:
+    """An interval in brackets; one document has none."""
+    low, high = interval
+    if not np.isfinite([low, high]).all():
+        return "[no interval]"
+    return f"[{low:{sign}.4f}, {high:{sign}.4f}]"
 
 
 def _copied(measured: Measured, losses: leakage.Losses, longest_X) -> dict:

@@ -177,3 +177,19 @@ def test_limits_are_never_chosen_on_other_text(run):
             made._limits({}, 3)
     finally:
         (workdir / "kept.json").rename(workdir / "reading.json")
+
+
+def test_one_document_has_no_interval_in_words():
+    values = {"bits_per_byte": 1.5, "minus_off": -0.25}
+    none, known = [np.nan, np.nan], [-0.5, 0.0]
+    results = {
+        "documents": 1,
+        "bytes": 1619.0,
+        "conditions": {
+            "on": values | {"interval": none, "minus_off_interval": none},
+            "random": values | {"interval": known, "minus_off_interval": known},
+        },
+    }
+    _, on, random = measurement.in_words(results).splitlines()
+    assert on == "          on  1.5000 [no interval]  -0.2500 [no interval]"
+    assert random.endswith("[-0.5000, 0.0000]  -0.2500 [-0.5000, +0.0000]")
