@@ -11,7 +11,7 @@ the same path, the folder of the database. `python -m experiments.build_database
 import contextlib
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,10 +78,14 @@ def is_stored() -> bool:
     return object_store.is_url(DATABASE.value or "")
 
 
-def database() -> Path:
-    """The folder of the database, as the flags say; a checked copy of a stored one."""
+def database(wanted: Callable[[str], bool] = lambda file: True) -> Path:
+    """The folder of the database, as the flags say; a checked copy of a stored one.
+
+    Args:
+        wanted: of a stored one, whether a file is copied.
+    """
     if is_stored():
-        return object_store.fetched(str(DATABASE.value))
+        return object_store.fetched(str(DATABASE.value), wanted)
     if DATABASE.value is None:
         return workdir() / "database"
     if not DATABASE.value:

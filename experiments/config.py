@@ -218,7 +218,7 @@ class Experiment:
 
         Not the number of steps, so that a run can be made longer, nor what only says how
         often something is written or when to give up. What a retrofit starts from is
-        added when it is known (`Job.train`).
+        added when it is known (`Run.begin`).
         """
         settings = dataclasses.asdict(self)
         for name in (

@@ -64,6 +64,12 @@ _ON_OTHER_RUN = flags.DEFINE_enum(
     "If the workdir holds a run with other settings: refuse to train, or put that run aside "
     "as previous-N and train anew, also if only the database has changed.",
 )
+_STREAM = flags.DEFINE_bool(
+    "stream",
+    False,
+    "Of a stored database fetch training sequences when they are read, and for training "
+    "nothing that it does not read.",
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, for a run in several processes."
 )
@@ -128,7 +134,7 @@ def _cluster() -> processes.Cluster | None:
 def _build(cluster: processes.Cluster | None) -> None:
     """Builds what `--job=train` reads; several processes can't build one database."""
     if build_database.is_stored():
-        build_database.database()  # copied, or refused, before anything else begins
+        _database()  # copied, or refused, before anything else begins
     elif cluster is None:
         build_database.build([])
     elif not (build_database.database() / "manifest.json").exists():
@@ -136,6 +142,22 @@ def _build(cluster: processes.Cluster | None) -> None:
             f"{build_database.database()} is not there: several processes train on a "
             "database that one has built; build it with `retro database`"
         )
+
+
+def _database() -> Path:
+    """The folder of the database; with --stream, of a stored one as much as the job reads."""
+    if not _STREAM.value:
+        return build_database.database()
+    if not build_database.is_stored():
+        raise ValueError(
+            "--stream is for a database in a store (--database=s3://... or gs://...)"
+        )
+    from data_pipeline.sequences import streamed
+
+    trains = _JOB.value in ("database", "train")
+    return build_database.database(
+        streamed.is_read_by_training if trains else streamed.is_no_sequence
+    )
 
 
 def _do_job() -> None:
@@ -174,7 +196,7 @@ def _do_job() -> None:
             with contextlib.closing(database):
                 jobs.generate_from_service(cfg, workdir, database)
         return
-    folder = build_database.database()
+    folder = _database()
     if command_line.is_given("config.data.corpus"):
         workdirs.check_corpus(folder, cfg.data.corpus)
     if _JOB.value == "train":

@@ -35,7 +35,7 @@ def trained(tiny_corpus_folder, tiny_database, tmp_path_factory):
     """A workdir with a trained, evaluated run."""
     workdir = tmp_path_factory.mktemp("run")
     job = Job(experiment(tiny_corpus_folder), workdir, tiny_database.folder)
-    job.database = tiny_database  # whose embedder is loaded
+    job.run.database = tiny_database  # whose embedder is loaded
     (workdir / "settings.json").write_text("{}")
     job.train(restart=False)
     job.evaluate()
@@ -44,7 +44,7 @@ def trained(tiny_corpus_folder, tiny_database, tmp_path_factory):
 
 def _again(trained, tiny_database, corpus, **changes) -> Job:
     job = Job(experiment(corpus, **changes), trained[1], tiny_database.folder)
-    job.database = tiny_database
+    job.run.database = tiny_database
     return job
 
 
@@ -180,7 +180,7 @@ def test_generation_continues_and_cites(
     trained, tiny_corpus_folder, tiny_database, capsys
 ):
     job = _again(trained, tiny_database, tiny_corpus_folder)
-    job._cfg.evaluation.prompt = tiny_corpus.PLANTED
+    job.run.cfg.evaluation.prompt = tiny_corpus.PLANTED
     job.generate()
     said = capsys.readouterr().out
     assert tiny_corpus.PLANTED in said
@@ -207,7 +207,7 @@ def test_generation_through_a_service_is_the_databases(
     trained, tiny_database, tiny_corpus_folder, capsys
 ):
     job = _again(trained, tiny_database, tiny_corpus_folder)
-    job._cfg.evaluation.prompt = tiny_corpus.PLANTED
+    job.run.cfg.evaluation.prompt = tiny_corpus.PLANTED
     job.generate()
     expected = capsys.readouterr().out
     assert "[1] " in expected
@@ -280,9 +280,9 @@ def test_a_name_of_the_hub_gives_the_model_again_without_tensorflow_or_torch(
     )
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
     # On one device, as those who load a folder have it.
-    params = jax.tree.map(jnp.asarray, sharding.on_host(job._parameters()[1]))
+    params = jax.tree.map(jnp.asarray, sharding.on_host(job.run.restored()[1]))
     arrays = map(jnp.asarray, given.values())
-    expected_BLV = parameters.rebuild(job._cfg.model, params)(*arrays)
+    expected_BLV = parameters.rebuild(job.run.cfg.model, params)(*arrays)
     np.testing.assert_array_equal(np.load(paths[1]), expected_BLV)
 
 
@@ -291,7 +291,9 @@ def test_other_settings_are_refused_or_put_the_old_run_aside(
 ):
     _, workdir = trained
     begun = []
-    monkeypatch.setattr("experiments.jobs.job.train", lambda *_, **__: begun.append(1))
+    monkeypatch.setattr(
+        "experiments.jobs.training.train", lambda *_, **__: begun.append(1)
+    )
     other = {"ffw_width": 48, "depth": 1, "cca_layers": (1,), "steps": 1}
     job = _again(trained, tiny_database, tiny_corpus_folder, **other)
     with pytest.raises(
@@ -315,6 +317,6 @@ def test_a_dataset_of_another_database_is_refused(
     try:
         tiny_database.manifest["fingerprint"] = "another"
         with pytest.raises(ValueError, match="another version of the database"):
-            job._sequences("train")
+            job.run.sequences("train")
     finally:
         tiny_database.manifest.update(known)

@@ -7,6 +7,7 @@ TensorFlow runs on the CPU alone and never sees an accelerator.
 """
 
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from data_pipeline.sequences.dataset import VERSION, check_names
 from data_pipeline.storage.confined import check_links
 from data_pipeline.storage.files import read_json
 from data_pipeline.storage.stage_record import read_stage
+from data_pipeline.storage.streamed_files import StreamedFiles
 
 Batch = dict[str, np.ndarray]
 
@@ -58,7 +60,12 @@ class Sequences:
             )
         check_links(folder)
         self._described = _described(folder)
+        self._streamed = StreamedFiles(folder.parent.parent)
+        self._failed: Exception | None = None  # why a file could not be fetched
         for path, entry in self._described.items():
+            if path in self._streamed:
+                self._streamed.check(path, entry)
+                continue
             integrity.check_size(path, entry)
             if path.suffix == ".json":
                 integrity.check_sum(path, entry)
@@ -89,7 +96,8 @@ class Sequences:
         """
         import tensorflow as tf
 
-        records = tf.data.TFRecordDataset(self._info.filepaths).shard(every, every // 2)
+        files = self._files(self._info.filepaths)
+        records = tf.data.TFRecordDataset(files).shard(every, every // 2)
         parse = functools.partial(_parsed, features=self._features)
         for batch in self._read(records.batch(batch_size).map(parse)):
             yield padded(named(batch, self._num_neighbours), batch_size)
@@ -129,7 +137,8 @@ class Sequences:
             seed, first_step * batch_size, num_steps * batch_size
         )
 
-        def records_of(file, count, file_seed, skip):
+        def records_of(file, of_file):
+            count, file_seed, skip = of_file
             records = tf.data.TFRecordDataset(file).batch(count).get_single_element()
             order = tf.random.experimental.stateless_shuffle(
                 tf.range(count), [file_seed, 0]
@@ -141,7 +150,8 @@ class Sequences:
             batch = _parsed(tf.gather(records_B, mine), self._features)
             return batch, tf.reduce_any(lengths[_LENGTHS] > 0)
 
-        plan = tf.data.Dataset.from_tensor_slices((files, counts, seeds, skips))
+        of_files = tf.data.Dataset.from_tensor_slices((counts, seeds, skips))
+        plan = tf.data.Dataset.zip((self._files(files), of_files))
         records = plan.flat_map(records_of).batch(batch_size, drop_remainder=True)
         batches = records.take(num_steps - first_step)
         batches = batches.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
@@ -153,18 +163,38 @@ class Sequences:
                 del batch[name]
             yield named(batch, self._num_neighbours)
 
+    def _files(self, paths: Sequence[str | os.PathLike]):
+        """The files, in this order; what lies in a store is fetched before it is read."""
+        import tensorflow as tf
+
+        if not any(Path(path) in self._streamed for path in paths):
+            return tf.data.Dataset.from_tensor_slices(list(map(os.fspath, paths)))
+
+        def fetched() -> Iterator[str]:
+            try:
+                yield from map(str, self._streamed.in_turn(map(Path, paths)))
+            except (OSError, ValueError) as error:
+                self._failed = error
+                raise
+
+        name = tf.TensorSpec((), tf.string)
+        made = tf.data.Dataset.from_generator(fetched, output_signature=name)
+        return made.prefetch(1)  # no more: `in_turn` lets files go
+
     def _read(self, batches) -> Iterator:
         """Reads batches, and names the file that a damaged record is in.
 
-        TensorFlow sees the damage, but does not say where it is.
+        TensorFlow sees the damage, but does not say where it is; nor what a store has said.
         """
         import tensorflow as tf
 
         try:
             yield from batches.as_numpy_iterator()
         except tf.errors.OpError:
+            if self._failed is not None:
+                raise self._failed from None
             for path in map(Path, self._info.filepaths):
-                if path in self._described:
+                if path in self._described and path not in self._streamed:
                     integrity.check_sum(path, self._described[path])
             raise
 

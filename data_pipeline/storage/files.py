@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from data_pipeline.storage.system_errors import explained
+
 
 def fingerprint(value) -> str:
     """16 hexadecimal digits for anything that is JSON."""
@@ -17,11 +19,15 @@ def fingerprint(value) -> str:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Writes a file that is there whole or not at all, in place of an older one."""
+    """Writes a file that is there whole or not at all, in place of an older one.
+
+    Raises:
+        OSError: if the system can't write it; names it and says what to do.
+    """
     data = content.encode() if isinstance(content, str) else content
     temporary = _temporary(path)
     try:
-        with temporary.open("xb") as file:
+        with explained(path), temporary.open("xb") as file:
             file.write(data)
             file.flush()
             # Else a power cut may leave the new name with nothing in it.

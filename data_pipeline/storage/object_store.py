@@ -10,11 +10,12 @@ import json
 import os
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.storage import streamed_files
 from data_pipeline.storage.extras import install_command
 from data_pipeline.storage.files import (
     fingerprint,
@@ -99,25 +100,43 @@ class ObjectStore:
         marker = json.dumps({**made, "checksum": fingerprint(made)}, indent=1).encode()
         self._tried(f"write {COMPLETE}", "pipe_file", self._key(name, COMPLETE), marker)
 
-    def get(self, name: str, folder: Path) -> None:
+    def get(
+        self,
+        name: str,
+        folder: Path,
+        wanted: Callable[[str], bool] = lambda file: True,
+    ) -> None:
         """Makes a local copy of a folder, which appears once every file is right.
 
+        Args:
+            wanted: whether a file is copied; the copy says which of them it lacks
+                (`streamed_files`).
         Raises:
             StoreError: if the store can't be read.
             ValueError: if the folder is not whole, or an object is not what was stored.
         """
         described = self.described(name)
+        files = [file for file in described if wanted(file)]
         with new_folder(folder) as temporary:
-            for file in described:
+            for file in files:
                 (temporary / file).parent.mkdir(parents=True, exist_ok=True)
 
             def receive(file: str) -> None:
-                self._receive(name, file, described[file], temporary / file)
+                self.receive(name, file, described[file], temporary / file)
 
             with ThreadPoolExecutor(_AT_ONCE) as pool:
-                list(pool.map(receive, described))
+                list(pool.map(receive, files))
+            left = {f: entry for f, entry in described.items() if f not in set(files)}
+            if left:
+                streamed_files.record(temporary, self.url, left)
 
-    def _receive(self, name: str, file: str, entry: Mapping, path: Path) -> None:
+    def receive(self, name: str, file: str, entry: Mapping, path: Path) -> None:
+        """Makes a local copy of a file, whose size and checksum an entry tells.
+
+        Raises:
+            StoreError: if the store can't be read.
+            ValueError: if the object is not there, or is not what was stored.
+        """
         key = self._key(name, file)
         with self._missing_is_damage(key):
             moves = entry["size_bytes"]
@@ -246,12 +265,14 @@ class ObjectStore:
         return None
 
 
-def fetched(url: str) -> Path:
+def fetched(url: str, wanted: Callable[[str], bool] = lambda file: True) -> Path:
     """A checked local copy of a stored folder, in `$RETRO_CACHE` or `~/.cache/retro-jax`.
 
     A folder that is stored anew is copied anew, beside the older copy. Processes that want
     the same wait for the one that copies.
 
+    Args:
+        wanted: whether a file is copied; all by default.
     Raises:
         StoreError: if the store can't be read.
         ValueError: if the folder is not whole, or an object is not what was stored.
@@ -260,16 +281,18 @@ def fetched(url: str) -> Path:
     described = store.described("")
     chosen = os.environ.get("RETRO_CACHE") or "~/.cache/retro-jax"
     cache = Path(chosen).expanduser().absolute()
-    cache = cache / fingerprint([store.url, described])
+    kept = {file: entry for file, entry in described.items() if wanted(file)}
+    lacks = [] if kept == described else [sorted(kept)]
+    cache = cache / fingerprint([store.url, described, *lacks])
     cache.mkdir(parents=True, exist_ok=True)
     copy = cache / (store.url.rpartition("/")[2] or "folder")
     with locked(cache / ".copying", "copying to", waits=True):
         remove_temporaries(cache)
         if not copy.exists():
-            size_gb = sum(entry["size_bytes"] for entry in described.values()) / 1e9
+            size_gb = sum(entry["size_bytes"] for entry in kept.values()) / 1e9
             say(f"copying {store.url} ({size_gb:.3f} GB) to {copy}")
-            store.get("", copy)
-        _check_sizes(copy, described)
+            store.get("", copy, wanted)
+        _check_sizes(copy, kept)
     return copy
 
 

@@ -22,6 +22,7 @@ _TRAINS_LIKE = "a training as those that are run, with another configuration"
 _MEASURES = "tests/experiments/jobs/test_measurement.py measures other text"
 _LARGE = "a training at the paper's size"
 _SWEEPS = "tests/experiments/test_launch.py starts sweeps"
+_CLUSTERS = "tests/experiments/launching/test_clusters.py renders files of clusters"
 _XMANAGER = "it wants an environment of its own"
 _REMOTE = "it needs another machine"
 _SERVES = "it serves at a fixed port; tests/data_pipeline/service/ serve and ask"
@@ -95,6 +96,21 @@ _PARSED = {
     "make dashboard DIR=work/sweep": _SWEEPS,
     "retro launch --config=retro:172m --sweep --out=/share/sweep --executor=slurm "
     "--accelerator=h100:8 --hosts=4": _SWEEPS,
+    "retro launch --config=retro:172m,v5e:4x4 --accelerator=v5e:4x4 "
+    "--hosts=4 --executor=gke --out=/share/172m "
+    "--database=/share/database --image=IMAGE --claim=NAME --volume=/share": _CLUSTERS,
+    "retro launch --config=retro:7.5b,v5p:4x4x4 --accelerator=v5p:4x4x4 "
+    "--hosts=16 --executor=gke --out=/share/7b "
+    "--database=/share/database --image=IMAGE --claim=NAME --volume=/share": _CLUSTERS,
+    "retro launch --config=retro:425m,v5e:4x8 --accelerator=v5e:4x8 "
+    "--hosts=8 --executor=skypilot --out=/share/425m --database=/share/database": _CLUSTERS,
+    "retro launch --config=retro:1.5b,h100:32 --accelerator=h100:8 "
+    "--hosts=4 --executor=slurm --out=/share/1b --database=/share/database": _CLUSTERS,
+    "retro launch --config=retro:172m,h100:8 --accelerator=h100:8 --executor=skypilot "
+    "--out=/share/172m-h100 --database=/share/database": _CLUSTERS,
+    "xm/bin/xmanager launch experiments/launch_xm.py -- --config=retro:172m,h100:8 "
+    "--out=work/172m --database=work/database": _XMANAGER,
+    "python -m tools.aot.plan": "tests/tools/aot/test_plan.py makes its table",
     "python3.11 -m venv xm": _XMANAGER,
     "xm/bin/pip install -U pip": _XMANAGER,
     "xm/bin/pip install xmanager==0.8.5.post1": _XMANAGER,

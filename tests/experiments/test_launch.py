@@ -1,5 +1,6 @@
 """Launching from the command line: what is refused, what is skipped, and one real sweep."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -291,6 +292,31 @@ def test_a_folder_that_can_not_be_written_is_named(config, database, ends, tmp_p
     tmp_path.chmod(0o500)
     with pytest.raises(ValueError, match="can't write to"):
         launch.main([config, f"--out={tmp_path / 'out'}", database])
+
+
+@pytest.mark.parametrize("fits", range(4))
+def test_a_disk_that_is_full_in_the_middle_launches_nothing(
+    fits, config, database, ends, tmp_path, monkeypatch, capsys
+):
+    """Whichever file is the first that has no room; the same words then go on."""
+    out = tmp_path / "out"
+    words = [config, "--sweep", f"--out={out}", database]
+    written, real = [], os.fsync
+
+    def fsync(number):
+        written.append(number)
+        if len(written) > fits:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        assert launch.run(words) == command_line.USER_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "make room" in line.lower()
+    assert not any(_runs(out).values()) if out.exists() else True
+    assert launch.run(words) == 0
+    assert list(_runs(out).values()) == [1, 1, 1]
 
 
 @pytest.fixture

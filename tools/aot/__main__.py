@@ -6,7 +6,7 @@
 The TPU compiler runs on any Linux machine (`make install-aot`); nothing is run on a TPU.
 Each topology, with retrieval and without, is compiled by a process of its own, one after
 the other. `--out` gets the result as JSON. Without a mesh and an accumulation of your
-own the command takes those that it found best, where it knows the size and topology.
+own the paper's models get those of `experiments/configs/retro.py`.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ from ml_collections import config_flags
 
 from experiments import command_line
 from experiments.config import Experiment
+from experiments.configs import retro
 from tools.aot import roofline, table
 from tools.benchmark import result
 
@@ -47,22 +48,6 @@ _EFFORT = flags.DEFINE_float(
     "two to three times as fast, moves about the same and peaks at somewhat more memory.",
 )
 _ROW = flags.DEFINE_string("row", None, "Internal: compile here and write this file.")
-
-# Mesh (data x model) and micro-batches, found by trying: what fits with room to spare and is
-# fastest by the roofline. Fewer micro-batches gather the parameters less often; 'model' is
-# 1 where 'data' can take all chips, which on 256 it can't: 896, the encoder's width, is no
-# multiple of 256.
-_CHOSEN = {
-    ("172m", "v5e:4x4"): (16, 1, 8),
-    ("7.5b", "v4:4x4x4"): (64, 1, 8),
-    ("7.5b", "v5e:16x16"): (128, 2, 8),
-    ("7.5b", "v5p:4x4x4"): (64, 1, 4),
-    ("7.5b", "v6e:16x16"): (128, 2, 4),
-    ("7.5b,fused", "v4:4x4x4"): (64, 1, 4),
-    ("7.5b,fused", "v5e:16x16"): (128, 2, 4),
-    ("7.5b,fused", "v5p:4x4x4"): (64, 1, 2),
-    ("7.5b,fused", "v6e:16x16"): (128, 2, 2),
-}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -143,18 +128,26 @@ def jobs(
     found = []
     for topology in topologies:
         overrides = own
-        chosen = _CHOSEN.get((config.partition(":")[2], topology))
-        if chosen is not None and not decides & given.keys():
-            names = ("mesh.data", "mesh.model", "train.accumulation")
-            overrides += tuple(
-                f"--config.{name}={value}"
-                for name, value in zip(names, chosen, strict=True)
+        if (
+            Path(config.partition(":")[0]).stem == "retro"
+            and not decides & given.keys()
+        ):
+            model, accumulation = _layout(config.partition(":")[2], topology)
+            overrides += (
+                f"--config.mesh.model={model}",
+                f"--config.train.accumulation={accumulation}",
             )
         found += [
             Job(config, overrides, topology, retrieval, effort)
             for retrieval in conditions
         ]
     return found
+
+
+def _layout(argument: str, topology: str) -> retro.Layout:
+    """How the paper's model of an argument is shared out on a slice."""
+    cfg = retro.get_config(*filter(None, [argument]))
+    return retro.layout(argument, topology, cfg.train.batch_size)
 
 
 def _compile_all(todo: Sequence[Job], out: Path | None) -> result.Result:

@@ -15,8 +15,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from retro_jax.config import ModelConfig
 
 BATCH_SIZE, CHUNKS, CHUNK_LEN, NEIGHBOURS = 8, 2, 8, 1
 
@@ -77,12 +81,11 @@ def main(argv: list[str]) -> None:
             sys.exit(status)
 
 
-def _train(task: Task) -> None:
-    from retro_jax.config import MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
-    from retro_jax.devices import sharding
-    from retro_jax.training import loop
+def model() -> "ModelConfig":
+    """The tiny model that is trained."""
+    from retro_jax.config import ModelConfig
 
-    model = ModelConfig(
+    return ModelConfig(
         vocab_size=64,
         depth=1,
         width=16,
@@ -99,6 +102,13 @@ def _train(task: Task) -> None:
         encoder_ffw_width=32,
         remat="none",
     )
+
+
+def _train(task: Task) -> None:
+    from retro_jax.config import MeshConfig, OptimizerConfig, TrainConfig
+    from retro_jax.devices import sharding
+    from retro_jax.training import loop
+
     cfg = TrainConfig(
         steps=task.steps,
         batch_size=BATCH_SIZE,
@@ -120,7 +130,7 @@ def _train(task: Task) -> None:
             yield {name: array[rows] for name, array in made.items()}
 
     loop.train(
-        model, OptimizerConfig(), cfg, mesh, batches_from, folder, {"data": "drill"}
+        model(), OptimizerConfig(), cfg, mesh, batches_from, folder, {"data": "drill"}
     )
     print("done", flush=True)
 

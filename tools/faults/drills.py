@@ -21,6 +21,7 @@ from pathlib import Path
 
 from retro_jax.runs.metrics import read_metrics
 from tools.benchmark.result import ROOT, Row, progress, significant
+from tools.faults import small_database, toy_embedder
 from tools.faults.drill_worker import BATCH_SIZE
 
 _LONGEST_S = 600.0  # that any process may take; then the drill has hung
@@ -31,6 +32,21 @@ _XLA = (
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300 "
     "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 )
+# The configuration of a run that reads sequences of a database.
+_OF_DATABASE = """\
+import pathlib
+
+from experiments.configs import tiny
+from tools.faults import drill_worker, small_database
+
+
+def get_config(arg=""):
+    cfg = tiny.get_config()
+    cfg.data = small_database.config(pathlib.Path({corpus!r}))
+    cfg.model = drill_worker.model()
+    cfg.train.steps, cfg.train.batch_size = 2, drill_worker.BATCH_SIZE
+    return cfg
+"""
 
 
 @dataclasses.dataclass
@@ -131,6 +147,31 @@ class Drills:
             outcome = self._compared(folder, _ended(self._start(folder, 1, 8, (8, 1))))
         return outcome, ended.seconds, ended.line
 
+    def missing_shard(self) -> tuple[str, float, str]:
+        """A file of training sequences is gone; once it is back the same command goes on."""
+        folder = self._folder("shard")
+        corpus = small_database.write_corpus(folder / "corpus", seed=0)
+        with toy_embedder.in_place_of_all():
+            small_database.make(corpus, folder / "database")
+        config = folder / "drill.py"
+        config.write_text(_OF_DATABASE.format(corpus=str(corpus)))
+        words = [
+            *("tools.faults.toy_embedder", "experiments.main", "--job=train"),
+            f"--config={config}",
+            f"--workdir={folder / 'run'}",
+            f"--database={folder / 'database'}",
+        ]
+        shard = next((folder / "database" / "dataset").rglob("retro-train.tfrecord-*"))
+        away = shard.rename(folder / shard.name)
+        (ended,) = _ended([_process(words, _environment(1))])
+        away.rename(shard)
+        if (outcome := _named(ended, shard.name)) != "named error":
+            return outcome, ended.seconds, ended.line
+        (last,) = _ended([_process(words, _environment(1))])
+        if last.status:
+            outcome = f"wrong: status {last.status} once it was back, {last.line}"
+        return outcome, ended.seconds, ended.line
+
     def refused_store(self) -> tuple[str, float, str]:
         """A store at an address where nobody answers."""
         environment = _environment(1) | {
@@ -218,6 +259,7 @@ DRILLS: dict[str, Callable[[Drills], tuple[str, float, str]]] = {
     "clock skew": Drills.clock_skew,
     "wrong device count": Drills.wrong_device_count,
     "full disk": Drills.full_disk,
+    "missing shard": Drills.missing_shard,
     "refused store": Drills.refused_store,
     "SIGTERM": lambda drills: drills.asked_to_stop(signal.SIGTERM),
     "SIGUSR2": lambda drills: drills.asked_to_stop(signal.SIGUSR2),

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import shutil
 import types
 
 import numpy as np
@@ -235,3 +236,15 @@ def test_metadata_says_what_it_was_made_from(folder, tiny_database):
     assert metadata["database"] == tiny_database.fingerprint
     assert metadata["data"]["chunk_len"] == 8
     assert metadata["data"]["seed"] == 0
+
+
+def test_a_record_file_that_is_gone_is_named(tiny_database, tmp_path):
+    """Before anything is read, and where it goes after that."""
+    copy = shutil.copytree(tiny_database.folder / "dataset", tmp_path / "dataset")
+    opened = Sequences(copy / "all", "train")
+    (shard,) = copy.rglob("retro-train.tfrecord-*")
+    shard.unlink()
+    with pytest.raises(ValueError, match=f"{shard.name} is missing: restore it, or"):
+        Sequences(copy / "all", "train")
+    with pytest.raises(OSError, match=shard.name):
+        next(opened.shuffled(BATCH, seed=3, num_steps=1))

@@ -11,7 +11,7 @@ import pytest
 
 from experiments import workdirs
 from experiments.config import Experiment
-from experiments.configs import ablations
+from experiments.configs import ablations, retro
 from retro_jax.config import MeshConfig
 from retro_jax.devices import sharding
 from retro_jax.model import parameters
@@ -25,7 +25,7 @@ _CONFIGS = sorted(
     path.stem
     for path in (Path(__file__).parents[3] / "experiments" / "configs").glob("*.py")
     # Those of runs and of pretrained decoders are made of files.
-    if path.stem not in ("__init__", "run", "retrofit")
+    if path.stem not in ("__init__", "run", "retrofit", "finetuned")
 )
 # Retrofits are made from a unit of their sweep; the sweeps' tests check them.
 _ROWS = [row for row in ablations.ROWS if not row.startswith("retrofit")]
@@ -254,3 +254,24 @@ def test_shapes_of_decoders_have_their_parameters(shape, millions):
 def test_an_unknown_shape_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match="no shape '9b'; there are 1.7b, 8b, 70b"):
         _config("decoder_shapes", "9b")
+
+
+@pytest.mark.parametrize(
+    ("model", "place", "found"),
+    [
+        ("7.5b", "v5p:4x4x4", (1, 4)),  # as it was found
+        ("172m", "h100:8", (1, 16)),  # two sequences a device
+        ("172m", "v5e:16x16", (2, 1)),  # no parameter can be cut into 256 parts
+        ("7.5b,retrofit", "v5p:4x4x4", (1, 2)),
+    ],
+)
+def test_a_place_shares_out_a_step(model, place, found):
+    cfg = retro.get_config(f"{model},{place}")
+    assert (cfg.mesh.model, cfg.train.accumulation) == found
+    cfg.validate()
+
+
+@pytest.mark.parametrize("place", ["v9:2x2", "v5e:4x", "v5e:0x4", "h100:", "h100:24"])
+def test_a_place_that_is_none_is_refused(place):
+    with pytest.raises(ValueError, match=f"{place} (is not|can't share)|of {place}"):
+        retro.get_config(f"172m,{place}")

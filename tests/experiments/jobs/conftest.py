@@ -32,7 +32,7 @@ def run(decoder, tmp_path_factory):
         made = tiny_retrofit.experiment(decoder, cfg.data.corpus, **changes)
         made.validate()
         found = Job(made, workdir, folder / "database")
-        found.database = database
+        found.run.database = database
         return found
 
     first = job()

@@ -53,7 +53,7 @@ def test_a_model_reads_the_passages_that_are_given(run):
     """And none beside: absent ones have no attention and no effect."""
     job, _ = run
     made = job()
-    _, params = made._parameters()
+    _, params = made.run.restored()
     tokenizer = made.database.tokenizer
     prompt = tokenizer.encode("The population of").tolist()
     passages = [tokenizer.encode(text).tolist() for text in ("is 12,345", "of 99", "a")]
@@ -62,7 +62,7 @@ def test_a_model_reads_the_passages_that_are_given(run):
         Read(prompt[:2], "12", 1, passages[:1], np.array([True])),  # left out
         Read(prompt[:3], "12", 2, passages[:2], np.array([True, False])),
     ]
-    first, second = attribution.scored(made._cfg, params, tokenizer, rows)
+    first, second = attribution.scored(made.run.cfg, params, tokenizer, rows)
     assert first.read is rows[0] and second.read is rows[2]
     assert first.attention_N.shape == first.effects_N.shape == (3,)
     assert second.attention_N.shape == (2,)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from experiments.jobs import decoder_start
-from experiments.jobs.job import Job
+from experiments.jobs.run import Run
+from experiments.jobs.training import Training
 from retro_jax import pretrained
 from retro_jax.config import MeshConfig
 from retro_jax.devices import sharding
@@ -40,7 +41,7 @@ def test_everything_is_measured_and_reported(run):
 
 def test_off_is_the_decoder_bit_for_bit(run, decoder):
     job, _ = run
-    _, params = job()._parameters()
+    _, params = job().run.restored()
     for name, array in pretrained.load(decoder).params.items():
         np.testing.assert_array_equal(array, params[name], err_msg=name)
     new = set(params) - set(pretrained.load(decoder).params)
@@ -51,7 +52,7 @@ def test_again_is_up_to_date_and_loads_neither_decoder_nor_model(
     run, capsys, monkeypatch
 ):
     job, workdir = run
-    for module, name in ((decoder_start, "start"), (Job, "_parameters")):
+    for module, name in ((decoder_start, "start"), (Run, "restored")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("loaded"))
     before = (workdir / "run.json").read_bytes()
     again = job()
@@ -60,17 +61,6 @@ def test_again_is_up_to_date_and_loads_neither_decoder_nor_model(
     said = capsys.readouterr().out
     assert "training: up to date" in said and "evaluation: up to date" in said
     assert (workdir / "run.json").read_bytes() == before
-
-
-def test_the_run_writes_text_with_its_sources(run, capsys):
-    job, workdir = run
-    # Random weights read nothing gladly: let every passage be read.
-    again = job()
-    again._cfg.evaluation.max_distance, again._cfg.evaluation.least_tokens = 9.0, 1
-    again._cfg.evaluation.prompt = "The population of Adele is " * 4
-    again.generate()
-    said = capsys.readouterr().out
-    assert ">>>" in said and "[1] " in said and str(workdir.parent / "corpus") in said
 
 
 def _mesh():
@@ -102,7 +92,7 @@ def test_heads_may_be_chosen_by_what_the_first_batch_would_gain(run, decoder, ca
     cfg.retrofit = dataclasses.replace(
         cfg.retrofit, chosen_by="gradient", num_cca_layers=1
     )
-    decoder_start.start(cfg, _mesh(), job()._first_batch)
+    decoder_start.start(cfg, _mesh(), Training(job().run).first_batch)
     assert len(cfg.model.cca_layers) == len(cfg.retrofit.open_heads) == 1
     assert cfg.retrofit.open_heads[0]
     assert "heads that gain, and how much" in capsys.readouterr().out

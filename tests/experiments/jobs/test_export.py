@@ -37,7 +37,7 @@ def test_the_folder_is_the_decoder_and_its_retro(run, decoder, tmp_path, capsys)
         assert (out / name).read_bytes() == (decoder / name).read_bytes()
     assert (out / "README.decoder.md").read_text() == "The decoder's own card."
     job, _ = run
-    _, params = job()._parameters()
+    _, params = job().run.restored()
     found = pretrained.load_retro(out)
     assert found.params.keys() == params.keys()
     assert all(np.array_equal(found.params[name], params[name]) for name in params)
@@ -66,7 +66,7 @@ def test_logits_of_the_reloaded_retrofit_are_the_runs(run, decoder, tmp_path):
         jnp.full(shape[:3], 20, jnp.int32),
     )
     # On one device, as those who load a folder have it.
-    params = jax.tree.map(jnp.asarray, sharding.on_host(run[0]()._parameters()[1]))
+    params = jax.tree.map(jnp.asarray, sharding.on_host(run[0]().run.restored()[1]))
     expected_BLV = _run_logits(cfg, params, inputs_BL, *read)
     np.testing.assert_array_equal(model(inputs_BL, *read), expected_BLV)
     assert pretrained.load_retro(tmp_path / "model").database == {}

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.configs import tiny
 from experiments.jobs import measurement
+from experiments.jobs.evaluation import Evaluation
 
 _ALL = (
     "off",
@@ -47,10 +48,12 @@ def _evaluated(run, **evaluation) -> dict:
     made = job()
     settings = {"prompt_sequences": 0, **evaluation}
     for name, value in settings.items():
-        setattr(made._cfg.evaluation, name, value)
-    made._cfg.evaluation.validate()
+        setattr(made.run.cfg.evaluation, name, value)
+    made.run.cfg.evaluation.validate()
     made.evaluate()
-    return json.loads((workdir / "evaluation" / f"{made._name}.json").read_text())
+    return json.loads(
+        (workdir / "evaluation" / f"{Evaluation(made.run).name}.json").read_text()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -165,18 +168,6 @@ def test_a_folder_is_measured_against_the_database(run, tmp_path):
 def test_a_report_without_retrieval_on_is_refused(run, reported):
     with pytest.raises(ValueError, match="the report shows retrieval on"):
         _evaluated(run, conditions=("off", "random"))
-
-
-def test_limits_are_never_chosen_on_other_text(run):
-    job, workdir = run
-    made = job()
-    made._cfg.evaluation.name = "other"
-    (workdir / "reading.json").rename(workdir / "kept.json")
-    try:
-        with pytest.raises(ValueError, match="limits of reading for step 3"):
-            made._limits({}, 3)
-    finally:
-        (workdir / "kept.json").rename(workdir / "reading.json")
 
 
 def test_one_document_has_no_interval_in_words():

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tools.aot import __main__, roofline, table
+from tools.aot import __main__, table
 
 _TINY = "experiments/configs/tiny.py"
 _SMALL = (
@@ -93,7 +93,7 @@ def _jobs(given: dict[str, object]) -> list[__main__.Job]:
     return __main__.jobs(config, given, slices, [True, False], effort=0.0)
 
 
-def test_known_slices_get_the_mesh_found_for_them():
+def test_slices_get_the_layout_of_the_papers_models():
     found = _jobs({"model.depth": 2})
     assert [(job.topology, job.retrieval) for job in found] == [
         ("v5p:4x4x4", True),
@@ -101,23 +101,22 @@ def test_known_slices_get_the_mesh_found_for_them():
         ("v5e:2x2", True),
         ("v5e:2x2", False),
     ]
-    names = [flag.partition("=")[0] for flag in found[0].overrides]
-    assert names == [
-        "--config.model.depth",
-        "--config.mesh.data",
-        "--config.mesh.model",
-        "--config.train.accumulation",
-    ]
-    assert found[2].overrides == ("--config.model.depth=2",)
+    assert found[0].overrides == (
+        "--config.model.depth=2",
+        "--config.mesh.model=1",
+        "--config.train.accumulation=4",
+    )
+    assert found[2].overrides[1:] == (
+        "--config.mesh.model=1",
+        "--config.train.accumulation=128",  # two sequences a chip
+    )
+
+
+def test_other_configs_keep_their_own_mesh():
+    (found,) = __main__.jobs(_TINY, {}, ["v5e:2x2"], [True], effort=0.0)
+    assert found.overrides == ()
 
 
 def test_a_mesh_of_ones_own_is_left_alone():
     for name in ("mesh.model", "train.accumulation", "train.batch_size"):
         assert _jobs({name: 8})[0].overrides == (f"--config.{name}=8",)
-
-
-def test_the_chosen_meshes_make_up_their_slices_and_split_the_batch():
-    for (size, topology), (data, model, accumulation) in __main__._CHOSEN.items():
-        assert data * model == roofline.parse_slice(topology).num_chips
-        batch_size = 1024 if size.startswith("7.5b") else 256
-        assert batch_size % (data * accumulation) == 0

@@ -29,3 +29,26 @@ def test_rows_that_are_missing_or_others_are_noticed(tmp_path):
     (tmp_path / "whole" / "order-2.jsonl").write_text(json.dumps(again) + "\n")
     with pytest.raises(ValueError, match="row 3 of step 1 was another"):
         drills._order(tmp_path / "whole")
+
+
+def test_a_missing_shard_is_named_and_the_run_goes_on_once_it_is_back(
+    tmp_path, monkeypatch
+):
+    """The files are moved for real; what the two processes would say is said for them."""
+    database = tmp_path / "shard" / "database"
+    found = []
+
+    def process(words, environment):
+        assert words[:2] == ["tools.faults.toy_embedder", "experiments.main"]
+        found.append(list(database.rglob("retro-train.tfrecord-*")))
+
+    def ended(started):
+        (shards,) = found[-1:]
+        line = "" if shards else "error: retro-train.tfrecord-00000-of-00001 is missing"
+        return [drills._Ended(0 if shards else 2, line, 1.0)]
+
+    monkeypatch.setattr(drills, "_process", process)
+    monkeypatch.setattr(drills, "_ended", ended)
+    row = drills.Drills(tmp_path).run("missing shard")
+    assert row["outcome"] == "named error"
+    assert [len(shards) for shards in found] == [0, 1]
