@@ -71,7 +71,7 @@ class Training:
                 self._cfg.optimizer,
                 self._cfg.train,
                 self._run.mesh,
-                self._batches_from,
+                self.batches_from,
                 self._run.workdir,
                 {name: made for name, made in identity.items() if name != "dataset"},
                 told={"dataset": identity["dataset"]},
@@ -152,7 +152,7 @@ class Training:
             self._run.mesh,
         )
 
-    def _batches_from(self, first_step: int) -> Iterator[Batch]:
+    def batches_from(self, first_step: int) -> Iterator[Batch]:
         """This process's rows of the batches that are left, in the run's order."""
         cfg, sequences = self._cfg, self._run.sequences("train")
         repeated = cfg.retrofit.distinct_steps if self._run.by_decoder else 0

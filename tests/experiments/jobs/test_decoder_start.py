@@ -63,6 +63,32 @@ def test_again_is_up_to_date_and_loads_neither_decoder_nor_model(
     assert (workdir / "run.json").read_bytes() == before
 
 
+def test_layers_that_are_named_by_hand_keep_the_heads_that_were_chosen(run):
+    job, _ = run
+    chosen = job().run.cfg
+    named = job(cca_layers=chosen.model.cca_layers).run.cfg
+    assert named.retrofit.open_heads == chosen.retrofit.open_heads != ()
+    assert not job(cca_layers=(1, 2)).run.cfg.retrofit.open_heads
+
+
+def test_other_numbers_are_drawn_by_step_and_the_same_in_each_pass(run):
+    job, _ = run
+    made = job().run
+    made.cfg.retrofit = dataclasses.replace(
+        made.cfg.retrofit, other_numbers_share=1.0, distinct_steps=2, unrelated_share=0
+    )
+    tokenizer, training = made.database.tokenizer, Training(made)
+    batches = [batch["inputs_BL"] for batch in training.batches_from(0)]
+    np.testing.assert_array_equal(batches[0], batches[2])
+    made.cfg.retrofit.other_numbers_share = 0.0
+    plain = [batch["inputs_BL"] for batch in Training(made).batches_from(0)]
+    for rows, true_rows in zip(batches, plain, strict=True):
+        for row, true_row in zip(rows, true_rows, strict=True):
+            text, true = tokenizer.decode(row), tokenizer.decode(true_row)
+            same = [ours == theirs for ours, theirs in zip(text, true, strict=True)]
+            assert same == [not letter.isdecimal() for letter in true]
+
+
 def _mesh():
     return sharding.make_mesh(MeshConfig())
 
