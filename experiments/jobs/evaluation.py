@@ -21,8 +21,6 @@ from retro_jax.model import parameters
 from retro_jax.runs import goodput
 from retro_jax.training import retrofit
 
-_REPORTED = "results"  # the file of results that the report shows
-
 
 class Evaluation:
     """What measures a run and writes its report."""
@@ -42,8 +40,10 @@ class Evaluation:
         if not self._cfg.evaluation.held_out and not self._run.has_held_out_text():
             say(f"{self._run.no_report}: the model is trained, and there is no report")
             return
-        is_on = "on" in self._cfg.evaluation.conditions
-        if self._is_reported and self._cfg.has_cca and not is_on:
+        asked = set(self._cfg.evaluation.conditions)
+        # Off alone is of a control, which is to read nothing.
+        shows_enough = "on" in asked or asked <= {"off"}
+        if self._is_reported and self._cfg.has_cca and not shows_enough:
             raise ValueError(
                 "the report shows retrieval on, which evaluation.conditions does not name: "
                 "add it, or give the results a file of their own "
@@ -70,10 +70,9 @@ class Evaluation:
         """Writes the run's report, or says what another measurement has found."""
         if not processes.is_first():
             return
-        if self._is_reported:
-            report.write(self._run.workdir, self._run.database)
-        else:
+        if not self._is_reported:
             say(f"{measurement.in_words(read_json(path) or {})}\nresults: {path}")
+        report.write(self._run.workdir, self._run.database, self.name)
 
     @property
     def name(self) -> str:
@@ -82,12 +81,12 @@ class Evaluation:
         stem = os.path.basename(os.path.normpath(cfg.held_out)).split(".")[0]
         # The name of a file may be anything.
         plain = re.sub(r"[^\w.-]+", "-", stem).strip("-.") if cfg.held_out else ""
-        return cfg.name or plain or _REPORTED
+        return cfg.name or plain or report.RUN
 
     @property
     def _is_reported(self) -> bool:
         """Whether the report of the run shows what is measured."""
-        return self.name == _REPORTED
+        return self.name == report.RUN
 
     def _text(self) -> held_out.Text | None:
         """The text that is searched for anew; None where the dataset holds all that is read."""

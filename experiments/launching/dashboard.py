@@ -17,6 +17,7 @@ from typing import Any
 from data_pipeline.storage.files import read_json, write_file
 from data_pipeline.storage.printing import printable
 from experiments.launching import status, sweeps, work_units
+from experiments.report import templates
 from retro_jax.runs import goodput
 from retro_jax.runs.metrics import duration, read_metrics
 
@@ -79,16 +80,11 @@ def page(units: Sequence[work_units.Unit], name: str) -> dict[str, Any]:
 
 def render(told: Mapping[str, Any]) -> str:
     """The page as HTML; all that it is told is escaped."""
-    import jinja2  # here: a launch needs none
-
     here = importlib.resources.files(__package__)
-    template = (here / "dashboard.html").read_text(encoding="utf-8")
     script = (here / "dashboard.js").read_text(encoding="utf-8")
     digest = hashlib.sha256(script.encode()).digest()
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    return environment.from_string(template).render(
+    environment = templates.environment(__package__, is_html=True)
+    return environment.get_template("dashboard.html").render(
         page=told, script=script, script_hash=base64.b64encode(digest).decode()
     )
 

@@ -190,7 +190,8 @@ def _of_launch(
 ) -> tuple[list[Table], list[plots.Plot]]:
     if scale is None:
         names = {label: label or "the default" for label in variants}
-        return [_conditions(variants, names)], _gains(name, variants, names)
+        beside = _beside_first(variants, names)
+        return [*beside, _conditions(variants, names)], _gains(name, variants, names)
     rows = table13.rows(variants, scale)
     caption = (
         "Bits per byte minus those of the default, on the same seeds and documents: the "
@@ -210,6 +211,35 @@ def _of_launch(
         table13.label(each): row for row, each in ablations.rows_of(scale).items()
     }
     return [table, _conditions(variants, names)], drawn
+
+
+def _beside_first(
+    variants: Mapping[str, Mapping], names: Mapping[str, str]
+) -> list[Table]:
+    """Each variant beside the first one, where there are several."""
+    found = {
+        names[label]: of_variant["minus_first"]
+        for label, of_variant in variants.items()
+        if "minus_first" in of_variant
+    }
+    if not found:
+        return []
+    caption = (
+        f"Bits per byte minus those of {names[next(iter(variants))]}, on the same seeds and "
+        "documents: each reads passages, unless it was measured without alone. Below 0 is "
+        "better."
+    )
+    rows = [
+        [
+            name,
+            verdict.signed(values["bits_per_byte"]),
+            _ends(values.get("interval")),
+            _ends(values.get("documents_interval")),
+        ]
+        for name, values in found.items()
+    ]
+    header = ("variant", "difference", "95 % over seeds", "95 % over documents")
+    return [Table(caption, header, rows)]
 
 
 def _gains(

@@ -188,8 +188,14 @@ def evaluation(results: Mapping) -> list[Fact]:
     """What the conditions were measured on."""
     documents = counted(results["documents"], "document")
     tokens = counted(results["tokens"], "token")
+    other, searched = results.get("held_out"), results.get("database")
+    text = Fact("text", code=(other,)) if other else Fact("split", results["split"])
+    found = [text]
+    if searched:
+        chunks = f"{counted(searched['chunks'], 'chunk')}, fingerprint"
+        found.append(Fact("searched", chunks, (searched["fingerprint"],)))
     return [
-        Fact("split", results["split"]),
+        *found,
         Fact("scored", f"{documents}, {tokens}, {megabytes(results['bytes'])}"),
         Fact("checkpoint", f"of step {results['step']:,}"),
     ]

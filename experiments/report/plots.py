@@ -28,8 +28,18 @@ COLOURS = {
     "on": "#0072b2",
     "random": "#d55e00",
     "prompt": "#a8508a",
+    "shuffled": "#b87900",
+    "match": "#2f6f9f",
+    "continuation": "#4a90b8",
+    "oracle": "#6b4fbb",
+    "knn": "#857000",
 }
 _MARKERS = {"off": "o", "untrained": "^", "on": "s", "random": "D", "prompt": "v"}
+_MARKERS |= {"shuffled": "d", "match": "<", "continuation": ">", "oracle": "*"}
+_MARKERS |= {"knn": "P"}
+_OTHER = "random"  # of whose colour and marker is what no page knows
+# More in one row of a figure could not be told apart.
+_BY_RUN = ("untrained", "on", "random")
 _CSS_NAMES = {INK: "--ink", FAINT: "--faint"} | {
     colour: f"--{name}" for name, colour in COLOURS.items()
 }
@@ -59,7 +69,7 @@ def of_results(conditions: Mapping) -> list[Plot]:
     """Bits per byte of each condition and what it changes, with their intervals."""
     if len(conditions) == 1:  # a baseline's
         return []
-    rows = {name: conditions[name] for name in verdict.ORDER if name in conditions}
+    rows = {name: conditions[name] for name in verdict.in_order(conditions)}
     values = [f"{name} {verdict.number(rows[name]['bits_per_byte'])}" for name in rows]
     height = 1.1 + 0.3 * len(rows)
     figure, axes = _empty(height, "Bits per byte on held-out text")
@@ -81,7 +91,9 @@ def of_prompt(beside: Mapping | None) -> list[Plot]:
         return []
     order = (*verdict.ORDER[1:], "prompt")
     rows = {n: beside["conditions"][n] for n in order if n in beside["conditions"]}
-    figure, axes = _empty(2.2, "Difference to retrieval off, on the same text")
+    figure, axes = _empty(
+        1.0 + 0.3 * len(rows), "Difference to retrieval off, on the same text"
+    )
     axes.axvline(0, color=COLOURS["off"], linewidth=1, zorder=1)
     _points(axes, rows, "minus_off", "minus_off_interval")
     axes.set_xlabel("bits per byte, 95 % interval (below 0 is better)", **_FONT)
@@ -94,7 +106,7 @@ def of_runs(bins: Sequence[Mapping]) -> list[Plot]:
     bins = [entry for entry in bins if entry["chunks"]]
     if not bins:
         return []
-    shown = [n for n in verdict.ORDER[1:] if n in bins[0]["conditions"]]
+    shown = [n for n in _BY_RUN if n in bins[0]["conditions"]]
     figure, axes = _empty(1.2 + 0.75 * len(bins), "Difference to retrieval off")
     axes.axvline(0, color=COLOURS["off"], linewidth=1, zorder=1)
     for place, entry in enumerate(bins):
@@ -339,10 +351,11 @@ def _point(
     interval: str = "minus_off_interval",
 ) -> None:
     """A marker, and a bar where its interval is known."""
-    colour, ends = COLOURS[name], values[interval]
+    colour, ends = COLOURS.get(name, COLOURS[_OTHER]), values[interval]
     if all(map(math.isfinite, ends)):
         axes.plot(ends, [height, height], color=colour, linewidth=2)
-    axes.plot([values[value]], [height], _MARKERS[name], color=colour, markersize=7)
+    marker = _MARKERS.get(name, _MARKERS[_OTHER])
+    axes.plot([values[value]], [height], marker, color=colour, markersize=7)
 
 
 def _as_rows(axes: Axes, count: int) -> None:

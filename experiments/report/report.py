@@ -4,7 +4,6 @@ Both are templates of one page, which is made from the files of the run: no numb
 by hand.
 """
 
-import importlib.resources
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,23 +13,40 @@ from data_pipeline.database import Database
 from data_pipeline.storage.files import read_json, write_file
 from data_pipeline.storage.printing import printable
 from data_pipeline.storage.progress import say
-from experiments.report import facts, markdown, plots, retrofit, verdict
+from experiments.report import (
+    curves,
+    facts,
+    markdown,
+    plots,
+    retrofit,
+    templates,
+    verdict,
+)
 from retro_jax.runs.metrics import read_metrics
 
 _SHARED_WORDS = 3  # as many in a row, at least, are marked
 
 
-def write(workdir: Path, database: Database) -> None:
-    """Writes `report.html`, `report.md` and `report_files/` into a run's folder.
+RUN = "results"  # the name of what a run's own report shows
+
+
+def write(workdir: Path, database: Database, name: str = RUN) -> None:
+    """Writes the page of an evaluation, as HTML and as Markdown with pictures.
+
+    Those of the run itself are `report.html`, `report.md` and `report_files/` in its folder;
+    those of others lie beside their results, `evaluation/NAME.html` and so on.
 
     Raises:
         ValueError: if the run has not been evaluated.
     """
-    results = read_json(workdir / "evaluation" / "results.json")
+    results = read_json(workdir / "evaluation" / f"{name}.json")
     if results is None:
         raise ValueError(f"{workdir} has no results to report: run --job=evaluate")
+    of_run = name == RUN
+    place, stem = (workdir, "report") if of_run else (workdir / "evaluation", name)
+    run = printable(workdir.absolute().name)
     page = make_page(
-        printable(workdir.absolute().name),
+        run if of_run else f"{run}, {name}",
         _printable(results),
         _printable(read_json(workdir / "settings.json") or {}),
         _printable(database.manifest),
@@ -39,11 +55,13 @@ def write(workdir: Path, database: Database) -> None:
     )
     drawn = [plot for part in page["parts"] for plot in part.drawn]
     drawn = [*page["results_plots"], *drawn, *page["training_plots"]]
-    write_pictures(workdir / "report_files", drawn)
-    for name in ("report.md", "report.html"):
-        write_file(workdir / name, render(page, name))
+    page |= {"of_run": of_run, "pictures": markdown.Markdown(f"{stem}_files")}
+    page |= {} if of_run else {"commands": []}  # those train the run again
+    write_pictures(place / page["pictures"], drawn)
+    for ending in ("md", "html"):
+        write_file(place / f"{stem}.{ending}", render(page, f"report.{ending}"))
     say(f"\n{page['headline']}\n")
-    say(f"report: {workdir / 'report.html'} (for terminals: report.md)")
+    say(f"report: {place / f'{stem}.html'} (for terminals: {stem}.md)")
 
 
 def make_page(
@@ -76,7 +94,7 @@ def make_page(
         "results_plots": plots.of_results(results["conditions"]),
         "parts": _parts(results, settings, limits),
         "is_prose": retrofit.is_one(results),
-        "samples": [_sample(sample) for sample in results["samples"]],
+        "samples": [_sample(sample) for sample in results.get("samples", ())],
         "training_plots": plots.of_training(rows),
         "facts": [
             ("Evaluation", facts.evaluation(results)),
@@ -98,12 +116,32 @@ class Part(NamedTuple):
 
 
 def _parts(results: Mapping, settings: Mapping, limits: Mapping) -> list[Part]:
-    """What only a pretrained decoder's report has, in order; what was not measured isn't."""
-    if not retrofit.is_one(results):
-        return []
-    evaluation = settings.get("config", {}).get("evaluation", {})
+    """What only some reports have, in order; what was not measured isn't there."""
+    found: list[tuple[str, str, retrofit.Section | None, Sequence]] = []
+    if retrofit.is_one(results):
+        evaluation = settings.get("config", {}).get("evaluation", {})
+        found += _of_retrofit(results, evaluation, limits)
+    for anchor, title, section in (
+        ("neighbours", "More and fewer passages", curves.neighbours(results)),
+        ("sizes", "Parts of the database", curves.database_sizes(results)),
+        ("overlap", "Where less can be copied", curves.overlap(results)),
+        ("clean", "Not in the database", curves.decontaminated(results)),
+        ("words", "Perplexity", curves.words(results)),
+    ):
+        found.append((anchor, title, section, []))
+    return [
+        Part(anchor, title, section, drawn)
+        for anchor, title, section, drawn in found
+        if section is not None
+    ]
+
+
+def _of_retrofit(
+    results: Mapping, evaluation: Mapping, limits: Mapping
+) -> list[tuple[str, str, retrofit.Section | None, Sequence]]:
+    """What only a pretrained decoder's report has."""
     bins = results.get("by_longest_run", [])
-    found: tuple[tuple[str, str, retrofit.Section | None, Sequence], ...] = (
+    return [
         (
             "copied",
             "What is copied and what is not",
@@ -130,11 +168,6 @@ def _parts(results: Mapping, settings: Mapping, limits: Mapping) -> list[Part]:
             retrofit.heads(results),
             plots.of_gates(results["gates"]),
         ),
-    )
-    return [
-        Part(anchor, title, section, drawn)
-        for anchor, title, section, drawn in found
-        if section is not None
     ]
 
 
@@ -151,18 +184,9 @@ def _printable(value):
 
 def render(page: Mapping[str, Any], template: str) -> str:
     """A page in the form of a template that stands here; others' text is escaped."""
-    import jinja2
     from markupsafe import Markup
 
-    is_html = template.endswith(".html")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_source),
-        autoescape=is_html,
-        finalize=None if is_html else markdown.escape,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = templates.environment(is_html=template.endswith(".html"))
     environment.filters |= {
         "number": verdict.number,
         "svg": lambda plot: Markup(plots.svg(plot)),  # has escaped its description
@@ -171,11 +195,6 @@ def render(page: Mapping[str, Any], template: str) -> str:
     }
     made = environment.get_template(template)
     return made.render(page=page, colours=plots.COLOURS)
-
-
-def _source(template: str) -> str:
-    place = importlib.resources.files("experiments.report") / template
-    return place.read_text(encoding="utf-8")
 
 
 def _sample(sample: Mapping) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def bin_name(entry: Mapping) -> str:
 def copied(results: Mapping) -> Section | None:
     """The gain where there is more or less to copy: what is copied and what is not."""
     bins = [entry for entry in results.get("by_longest_run", ()) if entry["chunks"]]
-    if not bins:
+    if not bins or "on" not in bins[0]["conditions"]:
         return None
     beside = [name for name in ("untrained", "random") if name in bins[0]["conditions"]]
     rows = []

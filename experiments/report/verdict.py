@@ -4,11 +4,18 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-ORDER = ("off", "untrained", "on", "random")
+ORDER = (
+    *("off", "untrained", "on", "random", "shuffled", "match", "continuation"),
+    *("oracle", "knn"),
+)
 LABELS = {  # else their names
     "untrained": "on, untrained",
     "random unlimited": "random, all read",
     "prompt": "in the prompt",
+    "match": "match alone",
+    "continuation": "continuation alone",
+    "oracle": "the true text",
+    "knn": "kNN-LM",
 }
 NOT_KNOWN = "n/a"
 # Ours: below this many documents a percentile bootstrap is visibly too narrow.
@@ -30,6 +37,22 @@ _MEANINGS = {
     "random": (
         "Passages drawn at random from the database in place of the nearest: what it "
         "does to read any passage, whatever it says."
+    ),
+}
+_CONTROLS = {
+    "shuffled": (
+        "Passages that were found for another sequence of the same text: of the subject of the "
+        "collection, not of the chunk."
+    ),
+    "match": "The same passages without what follows the chunk that was found.",
+    "continuation": "Of the same passages only what follows the chunk that was found.",
+    "oracle": (
+        "The chunk's own true text and what follows it, in place of the nearest passage: a "
+        "canary, for so much would be gained if the measured text stood in the database."
+    ),
+    "knn": (
+        "No passage is read. What the decoder alone says is mixed with the tokens behind the "
+        "states of the database that are nearest to its own (kNN-LM)."
     ),
 }
 _FROZEN = (
@@ -105,14 +128,15 @@ def percent(share: float, digits: int = 0) -> str:
 def table(results: Mapping) -> list[Row]:
     """The conditions that were measured, always in the same order."""
     measured = results["conditions"]
-    meanings = _MEANINGS if "on" in measured else {"off": _BASELINE}
+    meanings = {"off": _BASELINE} if _is_baseline(results) else _MEANINGS
     frozen = (results.get("init_from") or {}).get("freeze")
     if "gates" in results:  # a pretrained decoder reads itself
         meanings = _DECODER if frozen else _DECODER | {"off": _MEANINGS["off"]}
     elif frozen:
         meanings = meanings | {"off": _FROZEN}
+    meanings = _CONTROLS | meanings
     off_little, rows = measured["off"][_LITTLE_OVERLAP], []
-    for name in (name for name in ORDER if name in measured):
+    for name in in_order(measured):
         values, is_off = measured[name], name == "off"
         little = values[_LITTLE_OVERLAP]
         cells = (
@@ -125,15 +149,30 @@ def table(results: Mapping) -> list[Row]:
             number(little),
             "0" if is_off else signed(little - off_little),
         )
-        rows.append(Row(name, meanings[name], cells))
+        rows.append(Row(name, meanings.get(name, ""), cells))
     return rows
+
+
+def in_order(measured: Mapping) -> list[str]:
+    """The conditions that were measured as readers get them: known ones, then others."""
+    known = [name for name in ORDER if name in measured]
+    return [*known, *(name for name in measured if name not in ORDER)]
+
+
+def _is_baseline(results: Mapping) -> bool:
+    """Whether the model can read no passage; then nothing is known of what it could copy."""
+    return "on" not in results["conditions"] and "by_longest_run" not in results
 
 
 def caption(results: Mapping, chunk_len: int) -> str:
     """What the table's numbers are, and how they were measured."""
+    of_what = (
+        f"of the documents of {results['held_out']}"
+        if results.get("held_out")
+        else f"of the {results['split']} split's documents, which are not in the database"
+    )
     return (
-        f"Bits per byte of the {results['split']} split's documents, which are not in the "
-        "database; less is better. Intervals: bootstrap over whole documents; differences "
+        f"Bits per byte {of_what}; less is better. Intervals: bootstrap over whole documents; differences "
         "are taken on the same documents. Little overlap: the "
         f"{percent(results['little_overlap_share'])} of chunks that share at most "
         f"{chunk_len // 8} of their {chunk_len} tokens in a row with a passage retrieved "
@@ -159,8 +198,10 @@ def headline(results: Mapping) -> str:
         return "No held-out text was scored, so nothing can be said about this model."
     if "on" not in measured:
         ends = interval(off["interval"])
+        is_baseline = _is_baseline(results)
+        what = "This model was trained without" if is_baseline else "Without"
         return (
-            "This model was trained without retrieval: "
+            f"{what} retrieval: "
             f"{number(off['bits_per_byte'])} bits per byte on "
             f"{counted(documents, 'held-out document')} (95 % interval {ends})."
         )

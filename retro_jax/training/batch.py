@@ -47,6 +47,8 @@ def with_worse_neighbours(
     lengths_BCN = batch.get("neighbour_lengths_BCN")
     if lengths_BCN is None or absent_share + unrelated_share == 0:
         return batch
+    if absent_share == 1:  # a step that reads nothing computes nothing of it either
+        return {name: batch[name] for name in batch if name not in _NEIGHBOURS}
     batch_size, num_chunks, _ = lengths_BCN.shape
     drawn_BC = rng.random((batch_size, num_chunks))
     total = batch_size * num_chunks

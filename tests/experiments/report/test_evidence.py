@@ -119,7 +119,7 @@ def test_both_pages_hold_the_same_numbers_and_where_they_come_from(written):
 def test_what_was_not_measured_is_marked_and_few_seeds_are_no_claim(written):
     page, text, _ = written
     headline = (
-        "Of 11 claims were measured: 1 by five seeds, 2 by an observation. 8 were"
+        "Of 12 claims were measured: 1 by five seeds, 2 by an observation. 9 were"
     )
     assert headline in page and headline in text
     assert page.count("Not measured.") == len(claims.CLAIMS) - 3
@@ -190,3 +190,19 @@ def test_the_kept_results_make_a_report(tmp_path):
     # A place on somebody's machine is nobody's evidence.
     for path in evidence.RESULTS.glob("*.json"):
         assert not re.search(r'"/(home|work|tmp|root|Users)/', path.read_text()), path
+
+
+def test_variants_stand_beside_the_first_of_their_launch(tmp_path):
+    beside = {"bits_per_byte": 0.125, "interval": [0.1, 0.15]}
+    off = {"off": _conditions(5, 0.0)["off"]}
+    variants = {
+        "": {"conditions": _conditions(5, -0.2)},
+        "optimizer.learning_rate=0.0001": {"conditions": off, "minus_first": beside},
+    }
+    made = _made("finetuned", 10, variants)
+    (tmp_path / "finetuned.json").write_text(json.dumps(made))
+    evidence.write(tmp_path, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    row = "| optimizer.learning\\_rate=0.0001 | +0.1250 | +0.1000 to +0.1500 | n/a |"
+    assert row in text, text
+    assert "minus those of the default" in text

@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
+from experiments import config
 from experiments.report import report, verdict
 from tests import run_files
 
@@ -304,3 +305,44 @@ def test_what_must_be_known_first_stands_above_the_headline(tmp_path):
         headline = said.index("Retrieval lowers")
         assert said.index("intervals themselves are rough") < headline
         assert said.index("one run with one seed (train") < headline
+
+
+def test_every_condition_has_a_row_a_meaning_and_a_place_in_the_figures(tmp_path):
+    found = run_files.results()
+    for name in (*config.CONDITIONS, "of tomorrow"):
+        found["conditions"].setdefault(name, run_files.condition(1.95, ends=(-1, 1)))
+    page, text = written(tmp_path, found)
+    for name in verdict.in_order(found["conditions"]):
+        label = verdict.LABELS.get(name, name)
+        assert f"| {label} | " in text
+        assert [row for row in Structure(page).rows if row[0] == label]
+        assert f"{name} {found['conditions'][name]['bits_per_byte']:.4f}" in page
+    meanings = {row.condition: row.meaning for row in verdict.table(found)}
+    assert [name for name, meaning in meanings.items() if not meaning] == [
+        *("untrained", "of tomorrow"),  # the former of a retrofit alone
+    ]
+
+
+def test_other_text_gets_a_page_beside_its_results(tmp_path):
+    folder = tmp_path / "run" / "evaluation"
+    folder.mkdir(parents=True)
+    found = run_files.results() | {"held_out": "notes/<b>.txt"}
+    del found["samples"]
+    (folder / "notes.json").write_text(json.dumps(found))
+    report.write(
+        tmp_path / "run", types.SimpleNamespace(manifest=run_files.MANIFEST), "notes"
+    )
+    page, text = ((folder / f"notes.{ending}").read_text() for ending in ("html", "md"))
+    assert "run, notes" in page and "notes/&lt;b&gt;.txt" in page
+    assert "](notes_files/difference.png)" in text
+    assert (folder / "notes_files" / "difference.png").exists()
+    assert "Samples" not in page + text and "not in the database; less" not in page
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_off_alone_is_not_called_a_baseline_if_the_model_can_read(tmp_path):
+    found = run_files.results()
+    found["conditions"] = {"off": found["conditions"]["off"]}
+    assert verdict.headline(found).startswith("This model was trained without")
+    found["by_longest_run"] = []
+    assert verdict.headline(found).startswith("Without retrieval: ")

@@ -71,6 +71,10 @@ def test_a_share_of_chunks_reads_nothing_and_another_what_was_found_for_others()
 def test_without_shares_a_batch_stays_as_it_is():
     batch = _batch(0)
     assert with_worse_neighbours(batch, 0, 0, np.random.default_rng(0)) is batch
+    nothing = with_worse_neighbours(batch, 1.0, 0.0, np.random.default_rng(0))
+    assert nothing.keys() == batch.keys() - {
+        *("neighbours_BCNR", "neighbour_lengths_BCN"),
+    }
 
 
 def _numbered():
