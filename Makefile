@@ -111,8 +111,9 @@ bench: install  ## Measures the speed of embedder, indexes, input and tiny train
 	@$(PY) -m tools.benchmark train
 
 test: install  ## Runs the tests.
-	@# The tests of a file share what they compile and build: one process runs them all.
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q tests
+	@# The tests of a file share what they compile and build: one process runs them all. Three
+	@# keep two cores busy: tests wait for the programs that they start.
+	@$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -q tests
 
 lint: install  ## Checks style, formatting and types.
 	@$(VENV)/bin/ruff check .

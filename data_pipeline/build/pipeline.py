@@ -1,6 +1,7 @@
 """Makes a database, stage by stage; what is there and still right is used again."""
 
 import dataclasses
+import importlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -295,6 +296,9 @@ class Build:
         of_database = (self._folder, opened.fingerprint, opened.version, self._cfg)
         inputs = ("chunks", "neighbours", "tokenizer")
         if not self._is_finished("dataset", settings, inputs, _WHOLE):
+            # It takes seconds, which would count as those of the first shard: an engine
+            # judges by that one how long the others take.
+            importlib.import_module("tensorflow")
             self._stage(
                 "sequences",
                 settings,

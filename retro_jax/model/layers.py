@@ -24,14 +24,17 @@ class Keys:
     """Random keys, another at each call, which a seed determines.
 
     nnx.Rngs gives the same, but looks through all that was traced before each of them.
+    They are computed while a program is traced: in it, each would be a loop to compile.
     """
 
     def __init__(self, seed: int):
-        self._key = jax.random.key(seed)
+        with jax.ensure_compile_time_eval():
+            self._key = jax.random.key(seed)
         self._count = 0
 
     def __call__(self) -> jax.Array:
-        key = jax.random.fold_in(self._key, self._count)
+        with jax.ensure_compile_time_eval():
+            key = jax.random.fold_in(self._key, self._count)
         self._count += 1
         return key
 

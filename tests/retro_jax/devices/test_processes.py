@@ -32,7 +32,7 @@ def _environment(num_devices: int, cache: Path) -> dict[str, str]:
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices} "
         "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-        + PATIENT,
+        "--xla_cpu_parallel_codegen_split_count=1 " + PATIENT,
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     }

@@ -50,7 +50,8 @@ def _environment(folder: Path) -> dict[str, str]:
     """One device each, and what is compiled is kept."""
     return os.environ | {
         "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-        "--xla_cpu_use_fusion_emitters=false " + PATIENT,
+        "--xla_cpu_use_fusion_emitters=false "
+        "--xla_cpu_parallel_codegen_split_count=1 " + PATIENT,
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
