@@ -83,6 +83,8 @@ class EvaluationConfig:
     repetition_penalty: float = (
         1.0  # divides the logits of tokens that stand in the text
     )
+    presence_penalty: float = 0.0  # less for the logits of tokens that were generated
+    frequency_penalty: float = 0.0  # the same, for each time that they were
     stop: tuple[str, ...] = ()  # texts that end a continuation, and are not shown
     # how much likelier each passage made what was said; a pass more for each
     effects: bool = False
@@ -123,6 +125,11 @@ class EvaluationConfig:
                 "evaluation.repetition_penalty must be above 0, is "
                 f"{self.repetition_penalty}"
             )
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -2 <= getattr(self, name) <= 2:
+                raise ValueError(
+                    f"evaluation.{name} must be in -2..2, is {getattr(self, name)}"
+                )
         if "" in self.stop:
             raise ValueError("evaluation.stop must hold texts, one of them is empty")
 

@@ -389,6 +389,7 @@ class _Draws(NamedTuple):
     tokens_BM: Int[Array, "B M"]
     log_probs_BM: Float[Array, "B M"]
     seen_BV: Bool[Array, "B V"]
+    times_BV: Int[Array, "B V"]  # how often each token was drawn
     number_B: Int[Array, " B"]  # of all tokens that were drawn
     is_done_B: Bool[Array, " B"]
     likeliest: sampling.Likeliest  # of each token, where they are told
@@ -398,12 +399,13 @@ class _Draws(NamedTuple):
         batch, vocab_size = self.seen_BV.shape
         logits_BV = logits_BV[:, :vocab_size]
         token_B, log_prob_B = sampling.draw(
-            logits_BV, rows, self.seen_BV, self.number_B
+            logits_BV, rows, self.seen_BV, self.times_BV, self.number_B
         )
         return _Draws(
             self.tokens_BM.at[:, place].set(token_B),
             self.log_probs_BM.at[:, place].set(log_prob_B),
             self.seen_BV.at[jnp.arange(batch), token_B].set(True),
+            self.times_BV.at[jnp.arange(batch), token_B].add(1),
             self.number_B + 1,
             self.is_done_B | (token_B == eod_B),
             jax.lax.cond(
@@ -425,6 +427,7 @@ class _Draws(NamedTuple):
             jnp.zeros((batch, chunk_len), jnp.int32),
             jnp.zeros((batch, chunk_len), jnp.float32),
             jnp.asarray(seen_BV),
+            jnp.zeros(seen_BV.shape, jnp.int32),
             jnp.zeros(batch, jnp.int32),
             jnp.zeros(batch, bool),
             sampling.Likeliest.room((batch, chunk_len), vocab_size),

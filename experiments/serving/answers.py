@@ -274,6 +274,8 @@ class _Text:
                 top_p=form.top_p,
                 min_p=form.min_p,
                 repetition_penalty=form.repetition_penalty,
+                presence_penalty=form.presence_penalty,
+                frequency_penalty=form.frequency_penalty,
                 seed=(seed + self._index) % 2**32,
             ),
             eod_id=NEVER if form.ignore_eos else prompt.eod_id,

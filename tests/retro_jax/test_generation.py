@@ -153,6 +153,15 @@ def test_what_the_window_does_not_hold_is_not_asked_for():
     assert retriever.asked == [PROMPT[M:]]
 
 
+def test_penalties_count_the_tokens_of_this_text_alone():
+    """The prompt is none of them: the first token is what it is without."""
+    same = _generate([PROMPT], None, num_tokens=12)[0].tokens.tolist()
+    more = [Sampling(frequency_penalty=2.0, presence_penalty=2.0)]
+    other = _generate([PROMPT], None, num_tokens=12, settings=more)[0].tokens.tolist()
+    assert same[0] == other[0]
+    assert len(set(other)) > len(set(same))
+
+
 def test_tokens_that_the_tokenizer_does_not_have_are_never_drawn():
     """A model's vocabulary is rounded up, and its rest is hardly trained."""
     hot = [Sampling(temperature=50.0)]
