@@ -110,12 +110,14 @@ class ContinuousBatch:
         encodings: Encodings | None = None,
         sizes: Sequence[int] = (1, 4, 8),
         step_tokens: int = _STEP_TOKENS,
+        overlapped: bool = False,
     ):
         """Begins with no text.
 
         Args:
             sizes: rows that a step may have, the least first.
             step_tokens: how many tokens of a text a step draws, but for its first.
+            overlapped: whether retrieval is, see `generation.Library`.
         """
         # A fused kernel gains nothing on few rows, which no mesh divides.
         self._cfg = dataclasses.replace(cfg, attention="einsum", remat="none")
@@ -124,7 +126,9 @@ class ContinuousBatch:
         self.window_tokens = window_chunks * cfg.chunk_len
         self._sizes, self.most_texts = tuple(sizes), max(sizes)
         self._step_tokens = step_tokens
-        self._library = Library(retriever, cfg.neighbour_len, num_neighbours)
+        self._library = Library(
+            retriever, cfg.neighbour_len, num_neighbours, overlapped=overlapped
+        )
         self._decoder = Decoder(
             self._cfg, params, encodings, window_chunks, self._library
         )

@@ -15,6 +15,7 @@ Letters here: A likeliest tokens, told beside the one that was drawn; P tokens o
 that were drawn in one loop.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -117,6 +118,7 @@ def generate(
     encodings: Encodings | None = None,
     stop: Callable[[np.ndarray], int | None] | None = None,
     effects: bool = False,
+    overlapped: bool = False,
 ) -> list[Generated]:
     """Continues prompts, together.
 
@@ -136,6 +138,7 @@ def generate(
             kept if the text ends there, else None.
         effects: whether each neighbour's effect is measured, which takes as long again
             for each.
+        overlapped: see `Library`.
     Raises:
         ValueError: for an empty prompt, or settings by which nothing can be chosen.
     Source: Borgeaud et al. 2022, section 2 (retrieval while sampling); the left padding
@@ -147,7 +150,9 @@ def generate(
     if num_tokens > 0:
         # A fused kernel gains nothing on few rows, which no mesh divides.
         cfg = dataclasses.replace(cfg, attention="einsum", remat="none")
-        library = Library(retriever, cfg.neighbour_len, num_neighbours)
+        library = Library(
+            retriever, cfg.neighbour_len, num_neighbours, overlapped=overlapped
+        )
         library.retrieve(texts)
         decoder = Decoder(cfg, params, encodings, window_chunks, library)
         decoder.begin(texts, settings, vocab_size or cfg.vocab_size)
@@ -201,6 +206,7 @@ class Text:
         self._start = len(self.tokens)
         self._log_probs: list[float] = []
         self.found: dict[int, _Found] = {}  # by the number of the chunk
+        self.ahead: dict[int, Callable[[], _Found]] = {}  # what is looked for meanwhile
         self._mass: dict[int, np.ndarray] = {}  # of attention, in the chunk after it
         self._effects: dict[int, np.ndarray] = {}
         self.finish, self.num_said = "", 0  # '' = goes on; tokens that were kept
@@ -227,6 +233,10 @@ class Text:
         """The chunks of the window whose neighbours are not there yet."""
         first = max(self.num_chunks - self._window_chunks, 0)
         return [c for c in range(first, self.num_chunks) if c not in self.found]
+
+    def is_new(self, chunk: int) -> bool:
+        """Whether a chunk is none of the prompt's."""
+        return chunk * self.chunk_len >= self._start
 
     def real_tokens(self, chunk: int) -> np.ndarray:
         """The tokens of a chunk without padding."""
@@ -321,12 +331,25 @@ class Text:
 
 
 class Library:
-    """Retrieves for chunks, all of one length at once."""
+    """Retrieves for chunks, all of one length at once.
+
+    Overlapped, the neighbours of a new chunk are looked for while the next one is written,
+    and read by the one after that: the query is a chunk old. The prompt is looked for
+    before, so the first new chunk reads what it would read, and the second the same again.
+
+    Source: Jiang et al. 2024 (PipeRAG, arXiv 2403.05676), with passages as they are found.
+    """
 
     def __init__(
-        self, retriever: Retriever | None, neighbour_len: int, num_neighbours: int
+        self,
+        retriever: Retriever | None,
+        neighbour_len: int,
+        num_neighbours: int,
+        *,
+        overlapped: bool = False,
     ):
         self._retriever, self._num_neighbours = retriever, num_neighbours
+        self._pool = concurrent.futures.ThreadPoolExecutor(1) if overlapped else None
         absent_N = np.zeros(num_neighbours, np.int32)
         self.absent = _Found(
             np.zeros((num_neighbours, neighbour_len), np.int32),
@@ -342,29 +365,48 @@ class Library:
         """
         if self._retriever is None:
             return
-        asking: dict[int, list[tuple[Text, int]]] = {}
+        now, later = [], []
         for text in texts:
             for chunk in text.wanted() if text.num_neighbours != 0 else ():
-                length = len(text.real_tokens(chunk))
-                asking.setdefault(length, []).append((text, chunk))
-        for pairs in asking.values():
-            tokens_QM = np.stack([text.real_tokens(chunk) for text, chunk in pairs])
+                is_late = self._pool is not None and text.is_new(chunk)
+                (later if is_late else now).append((text, chunk))
+        for (text, chunk), found in zip(now, self._found(_asked(now)), strict=True):
+            text.found[chunk] = found
+        if self._pool is None or not later:
+            return
+        for text, chunk in later:
+            waited = text.ahead.pop(chunk, None)
+            text.found[chunk] = text.found[chunk - 1] if waited is None else waited()
+        looked_for = self._pool.submit(self._found, _asked(later))
+        for place, (text, chunk) in enumerate(later):
+            text.ahead[chunk + 1] = functools.partial(_of_place, looked_for, place)
+
+    def _found(self, asked: Sequence["_Asked"]) -> list[_Found]:
+        """What is found for each, in their order."""
+        found = [self.absent] * len(asked)
+        by_length: dict[int, list[int]] = {}
+        for place, one in enumerate(asked):
+            by_length.setdefault(len(one.tokens_M), []).append(place)
+        for places in by_length.values():
+            tokens_QM = np.stack([asked[place].tokens_M for place in places])
             try:
-                found = self._retriever.retrieve(tokens_QM, self._num_neighbours)
+                assert self._retriever is not None
+                answer = self._retriever.retrieve(tokens_QM, self._num_neighbours)
             except OSError as error:  # ConnectionError and TimeoutError among them
                 absent = dataclasses.replace(self.absent, problem=str(error))
-                for text, chunk in pairs:
-                    text.found[chunk] = absent
+                for place in places:
+                    found[place] = absent
                 continue
-            for row, (text, chunk) in enumerate(pairs):
-                most = text.num_neighbours or self._num_neighbours
+            for row, place in enumerate(places):
+                most = asked[place].num_neighbours or self._num_neighbours
                 is_read_N = np.arange(self._num_neighbours) < most
-                text.found[chunk] = _Found(
-                    found.tokens_QNR[row],
-                    np.where(is_read_N, found.lengths_QN[row], 0),
-                    np.where(is_read_N, found.chunk_ids_QN[row], -1),
-                    found.distances_QN[row],
+                found[place] = _Found(
+                    answer.tokens_QNR[row],
+                    np.where(is_read_N, answer.lengths_QN[row], 0),
+                    np.where(is_read_N, answer.chunk_ids_QN[row], -1),
+                    answer.distances_QN[row],
                 )
+        return found
 
     def batch(self, rows: Sequence[Sequence[_Found | None]], num_chunks: int) -> Batch:
         """Neighbours of each row's chunks; nothing where all are absent."""
@@ -381,6 +423,23 @@ class Library:
             "neighbours_BCNR": tokens_BCNR.astype(np.int32),
             "neighbour_lengths_BCN": lengths_BCN.astype(np.int32),
         }
+
+
+class _Asked(NamedTuple):
+    """A chunk whose neighbours are looked for, and how many of them; None = all."""
+
+    tokens_M: np.ndarray
+    num_neighbours: int | None
+
+
+def _asked(pairs: Sequence[tuple[Text, int]]) -> list[_Asked]:
+    return [
+        _Asked(text.real_tokens(chunk), text.num_neighbours) for text, chunk in pairs
+    ]
+
+
+def _of_place(looked_for: concurrent.futures.Future, place: int) -> _Found:
+    return looked_for.result()[place]
 
 
 class _Draws(NamedTuple):

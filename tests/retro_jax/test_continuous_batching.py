@@ -15,7 +15,9 @@ WINDOW_CHUNKS = 8
 PROMPTS = {"a": PROMPT, "b": PROMPT[:3], "c": [*PROMPT, 5, 3]}
 
 
-def _batch(retriever=None, sizes=(1, 4), step_tokens=2) -> ContinuousBatch:
+def _batch(
+    retriever=None, sizes=(1, 4), step_tokens=2, overlapped=False
+) -> ContinuousBatch:
     return ContinuousBatch(
         CFG,
         PARAMS,
@@ -25,6 +27,7 @@ def _batch(retriever=None, sizes=(1, 4), step_tokens=2) -> ContinuousBatch:
         vocab_size=V,
         sizes=sizes,
         step_tokens=step_tokens,
+        overlapped=overlapped,
     )
 
 
@@ -189,6 +192,20 @@ def test_what_a_text_read_that_ends_midway_is_known_so_far():
     np.testing.assert_allclose(
         told.attention_N, alone.sources[-1].attention_N, atol=1e-5
     )
+
+
+def test_overlapped_texts_read_what_each_reads_alone():
+    batch = _batch(overlapped=True)
+    batch.join("a", _wanted("a", num_tokens=3 * M))
+    said = _chunk_said(batch)
+    batch.join("b", _wanted("b", num_tokens=3 * M))
+    _all_said(batch, said)
+    for name in "ab":
+        alone = _alone(name, num_tokens=3 * M, retriever=Retriever(), overlapped=True)
+        assert _tokens(said[name]) == alone.tokens.tolist()
+        told = [source.chunk_ids_N[0] for source in _sources(said[name])]
+        assert told == [source.chunk_ids_N[0] for source in alone.sources][-3:]
+        assert told[0] == told[1] != told[2]
 
 
 def test_a_database_that_is_away_ends_no_text_and_is_told():
