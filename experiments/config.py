@@ -30,6 +30,7 @@ CONDITIONS = (
     "match",
     "continuation",
     "oracle",
+    "stale",
     "knn",
 )
 
@@ -47,7 +48,7 @@ class EvaluationConfig:
     name: str = ""
     # what is measured: off, on, untrained (a retrofit before training), random (passages),
     # shuffled (those of other sequences), match or continuation (that part of a passage
-    # alone), oracle (the true text), knn (kNN-LM)
+    # alone), oracle (the true text), stale (those of the chunk before), knn (kNN-LM)
     conditions: tuple[str, ...] = ("off", "on", "untrained", "random")
     # retrieval on with so many neighbours, a number after the other: "(0, 1, 2, 10)"
     neighbours: tuple[int, ...] = ()
@@ -83,6 +84,10 @@ class EvaluationConfig:
     repetition_penalty: float = (
         1.0  # divides the logits of tokens that stand in the text
     )
+    presence_penalty: float = 0.0  # less for the logits of tokens that were generated
+    frequency_penalty: float = 0.0  # the same, for each time that they were
+    # passages are looked for while a chunk is written, and read one chunk later
+    overlapped: bool = False
     stop: tuple[str, ...] = ()  # texts that end a continuation, and are not shown
     # how much likelier each passage made what was said; a pass more for each
     effects: bool = False
@@ -123,6 +128,11 @@ class EvaluationConfig:
                 "evaluation.repetition_penalty must be above 0, is "
                 f"{self.repetition_penalty}"
             )
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -2 <= getattr(self, name) <= 2:
+                raise ValueError(
+                    f"evaluation.{name} must be in -2..2, is {getattr(self, name)}"
+                )
         if "" in self.stop:
             raise ValueError("evaluation.stop must hold texts, one of them is empty")
 

@@ -1,14 +1,15 @@
 """Texts that share the steps of a decoder, and come and go between chunks.
 
-One step draws a chunk of every text. Its shape is one of few, whatever is under way: rows
-that nobody needs are computed in vain. What a text says does not depend on the others.
+One step draws a few tokens of every text, a single one where a text has none yet. Its shape
+is one of few, whatever is under way: rows that nobody needs are computed in vain. What a
+text says does not depend on the others, nor on how many tokens a step has.
 
 Letters here: A likeliest tokens.
 """
 
 import dataclasses
 import functools
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from retro_jax.numerics.sampling import NUM_LIKELIEST, Sampling
 from retro_jax.training.encodings import Encodings
 
 NEVER = -1  # the id of no token
+_STEP_TOKENS = 8  # fewer make each dearer, more make whoever reads along wait
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,9 @@ class Said:
 
     Attributes:
         likeliest_tokens_LA: None if they were not asked for; so are their log_probs.
-        source: what could be read; None where nothing was looked for.
+        source: gives what could be read for the chunk so far, None where nothing was
+            looked for. It measures effects, and must be called before the next step.
+        ends_chunk: whether the chunk or the text ends here; what was read is then known.
         finish: '' while the text goes on, else 'end' or 'length'.
     """
 
@@ -62,7 +66,8 @@ class Said:
     log_probs: np.ndarray
     likeliest_tokens_LA: np.ndarray | None = None
     likeliest_log_probs_LA: np.ndarray | None = None
-    source: Source | None = None
+    source: Callable[[], Source | None] | None = None
+    ends_chunk: bool = False
     finish: str = ""
 
 
@@ -104,11 +109,15 @@ class ContinuousBatch:
         vocab_size: int,
         encodings: Encodings | None = None,
         sizes: Sequence[int] = (1, 4, 8),
+        step_tokens: int = _STEP_TOKENS,
+        overlapped: bool = False,
     ):
         """Begins with no text.
 
         Args:
             sizes: rows that a step may have, the least first.
+            step_tokens: how many tokens of a text a step draws, but for its first.
+            overlapped: whether retrieval is, see `generation.Library`.
         """
         # A fused kernel gains nothing on few rows, which no mesh divides.
         self._cfg = dataclasses.replace(cfg, attention="einsum", remat="none")
@@ -116,22 +125,33 @@ class ContinuousBatch:
         self._vocab_size, self._window_chunks = vocab_size, window_chunks
         self.window_tokens = window_chunks * cfg.chunk_len
         self._sizes, self.most_texts = tuple(sizes), max(sizes)
-        self._library = Library(retriever, cfg.neighbour_len, num_neighbours)
+        self._step_tokens = step_tokens
+        self._library = Library(
+            retriever, cfg.neighbour_len, num_neighbours, overlapped=overlapped
+        )
         self._decoder = Decoder(
             self._cfg, params, encodings, window_chunks, self._library
         )
         self._idle = Text(cfg.chunk_len, np.zeros(1, np.int32), window_chunks, 0)
         self._idle.finish = "end"
-        self._rows: list[_Row | None] = [None]
-        self._decoder.begin([self._idle], [Sampling()], vocab_size)
+        self._rows: list[_Row | None] = []
 
     @property
     def num_texts(self) -> int:
         """How many texts are under way."""
         return sum(row is not None for row in self._rows)
 
+    @property
+    def num_free(self) -> int:
+        """How many texts may join now: none in the middle of a chunk."""
+        if self.num_texts and not self._decoder.is_between_chunks:
+            return 0
+        return self.most_texts - self.num_texts
+
     def join(self, name: Hashable, wanted: Wanted) -> None:
-        """Reads a prompt; its text goes on with the next step."""
+        """Reads a prompt, if a row is free; its text goes on with the next step."""
+        if not self.num_free:
+            raise ValueError("no row is free for another text")
         text = Text(
             self._cfg.chunk_len,
             wanted.prompt,
@@ -139,9 +159,16 @@ class ContinuousBatch:
             wanted.num_neighbours,
         )
         self._library.retrieve([text])
+        row = _Row(name, text, wanted)
+        if not self.num_texts:
+            # Anew, whatever became of what was kept before.
+            self._rows = [row, *[None] * (self._sizes[0] - 1)]
+            texts = [text, *[self._idle] * (len(self._rows) - 1)]
+            self._decoder.begin(texts, self._settings(), self._vocab_size)
+            return
         self._fit(self.num_texts + 1)
         place = self._rows.index(None)
-        self._rows[place] = _Row(name, text, wanted)
+        self._rows[place] = row
         self._decoder.enter(place, text, self._settings())
 
     def leave(self, name: Hashable) -> None:
@@ -151,15 +178,18 @@ class ContinuousBatch:
         ]
 
     def step(self) -> dict[Hashable, Said]:
-        """Adds a chunk to every text; those that end with it leave."""
+        """Adds some tokens to every text; those that end with them leave."""
         under_way = [row for row in self._rows if row is not None]
         if not under_way:
             return {}
-        self._fit(len(under_way))
-        self._library.retrieve([row.text for row in under_way])
-        made = self._decoder.next_chunk(
+        if self._decoder.is_between_chunks:
+            self._fit(len(under_way))
+            self._library.retrieve([row.text for row in under_way])
+        most = max(row.wanted.num_tokens - row.text.num_new for row in under_way)
+        is_first = any(row.text.num_new == 0 for row in under_way)
+        made = self._decoder.more(
             [self._idle if row is None else row.text for row in self._rows],
-            max(row.wanted.num_tokens - row.text.num_new for row in under_way),
+            min(most, 1 if is_first else self._step_tokens),
             [NEVER if row is None else row.wanted.eod_id for row in self._rows],
             likeliest=any(row.wanted.likeliest for row in under_way),
         )
@@ -201,19 +231,27 @@ class ContinuousBatch:
     def _said(self, place: int, row: _Row, made: Made) -> Said:
         text, wanted = row.text, row.wanted
         more = text.say(made, place, wanted.eod_id, None, wanted.num_tokens)
-        if wanted.effects and more:
-            effects = self._decoder.log_probs_without(text, place, made)
-            text.add_effects(more, effects)
-        tokens, log_probs, source = text.said_last(more)
-        tokens_MA, log_probs_MA = (np.asarray(x_BMA)[place] for x_BMA in made.likeliest)
+        tokens, log_probs = text.said_last(more)
+        tokens_PA = made.likeliest_tokens_BPA[place, :more]
+        log_probs_PA = made.likeliest_log_probs_BPA[place, :more]
         return Said(
             tokens=tokens,
             log_probs=log_probs,
-            likeliest_tokens_LA=tokens_MA[:more] if wanted.likeliest else None,
-            likeliest_log_probs_LA=log_probs_MA[:more] if wanted.likeliest else None,
-            source=source if wanted.num_neighbours != 0 else None,
+            likeliest_tokens_LA=tokens_PA if wanted.likeliest else None,
+            likeliest_log_probs_LA=log_probs_PA if wanted.likeliest else None,
+            source=functools.partial(self._source, place, row),
+            ends_chunk=self._decoder.is_between_chunks or bool(text.finish),
             finish=text.finish,
         )
+
+    def _source(self, place: int, row: _Row) -> Source | None:
+        """What a text could read for the chunk so far, with effects if they are wanted."""
+        text, wanted = row.text, row.wanted
+        if wanted.num_neighbours == 0 or text.last_source() is None:
+            return None
+        if wanted.effects:
+            text.add_effects(self._decoder.log_probs_without(text, place))
+        return text.last_source()
 
     def _fit(self, num_texts: int) -> None:
         """Gives the step the least shape that has room for so many texts."""

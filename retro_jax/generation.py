@@ -1,8 +1,9 @@
 """Text, token by token, with neighbours that are retrieved for every completed chunk.
 
-Where the neighbours come from is the caller's: anything that satisfies `Retriever`. The
-tokens of a chunk are made on the device, one after the other from what is kept of those
-before them (`model/incremental.py`); the host retrieves between two chunks.
+Where the neighbours come from is the caller's: anything that satisfies `Retriever`. Tokens
+are made on the device, one after the other from what is kept of those before them
+(`model/incremental.py`): a whole chunk in one loop, or a few at a time for those who show
+them at once. The host retrieves between two chunks.
 
 A model sees the window that it was trained on. When that is full its oldest chunk leaves,
 and what is kept is made anew of the others: nothing of the chunk is left in it, and all
@@ -10,9 +11,11 @@ places count from the window's beginning, as in training. So it makes no differe
 positions are distances (the paper), rotations, or rotations behind a token that opens every
 sequence (pretrained decoders).
 
-Letters here: A likeliest tokens, told beside the one that was drawn.
+Letters here: A likeliest tokens, told beside the one that was drawn; P tokens of a chunk
+that were drawn in one loop.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -115,6 +118,7 @@ def generate(
     encodings: Encodings | None = None,
     stop: Callable[[np.ndarray], int | None] | None = None,
     effects: bool = False,
+    overlapped: bool = False,
 ) -> list[Generated]:
     """Continues prompts, together.
 
@@ -134,6 +138,7 @@ def generate(
             kept if the text ends there, else None.
         effects: whether each neighbour's effect is measured, which takes as long again
             for each.
+        overlapped: see `Library`.
     Raises:
         ValueError: for an empty prompt, or settings by which nothing can be chosen.
     Source: Borgeaud et al. 2022, section 2 (retrieval while sampling); the left padding
@@ -145,16 +150,19 @@ def generate(
     if num_tokens > 0:
         # A fused kernel gains nothing on few rows, which no mesh divides.
         cfg = dataclasses.replace(cfg, attention="einsum", remat="none")
-        library = Library(retriever, cfg.neighbour_len, num_neighbours)
+        library = Library(
+            retriever, cfg.neighbour_len, num_neighbours, overlapped=overlapped
+        )
         library.retrieve(texts)
         decoder = Decoder(cfg, params, encodings, window_chunks, library)
         decoder.begin(texts, settings, vocab_size or cfg.vocab_size)
         while not all(text.finish for text in texts):
-            made = decoder.next_chunk(texts, num_tokens - texts[0].num_new, eod_id)
+            most = min(cfg.chunk_len, num_tokens - texts[0].num_new)
+            made = decoder.more(texts, most, eod_id)
             for row, text in enumerate(texts):
                 more = text.say(made, row, eod_id, stop, num_tokens)
                 if effects and more:
-                    text.add_effects(more, decoder.log_probs_without(text, row, made))
+                    text.add_effects(decoder.log_probs_without(text, row))
             library.retrieve([text for text in texts if not text.finish])
     return [text.generated() for text in texts]
 
@@ -171,16 +179,17 @@ class _Found:
 
 
 class Made(NamedTuple):
-    """The tokens of a chunk, on the host; the mass is None where nothing was read."""
+    """Some tokens of a chunk, on the host; the mass is None where nothing was read."""
 
-    tokens_BM: np.ndarray
-    log_probs_BM: np.ndarray
-    mass_BMN: np.ndarray | None
-    likeliest: sampling.Likeliest
+    tokens_BP: np.ndarray
+    log_probs_BP: np.ndarray
+    mass_BPN: np.ndarray | None
+    likeliest_tokens_BPA: np.ndarray
+    likeliest_log_probs_BPA: np.ndarray
 
 
 class Text:
-    """A row: its tokens, in whole chunks, and what was retrieved with each of them."""
+    """A row: its tokens, and what was retrieved with each whole chunk of them."""
 
     def __init__(
         self,
@@ -197,7 +206,8 @@ class Text:
         self._start = len(self.tokens)
         self._log_probs: list[float] = []
         self.found: dict[int, _Found] = {}  # by the number of the chunk
-        self._attention: dict[int, np.ndarray] = {}  # of the new chunk after it
+        self.ahead: dict[int, Callable[[], _Found]] = {}  # what is looked for meanwhile
+        self._mass: dict[int, np.ndarray] = {}  # of attention, in the chunk after it
         self._effects: dict[int, np.ndarray] = {}
         self.finish, self.num_said = "", 0  # '' = goes on; tokens that were kept
 
@@ -213,7 +223,8 @@ class Text:
     def last_chunks(self, most: int) -> tuple[int, np.ndarray, np.ndarray]:
         """The number of the first of the last chunks, their tokens and segments."""
         first = max(self.num_chunks - most, 0)
-        tokens_L = np.array(self.tokens[first * self.chunk_len :], np.int32)
+        end = self.num_chunks * self.chunk_len
+        tokens_L = np.array(self.tokens[first * self.chunk_len : end], np.int32)
         segments_L = np.ones_like(tokens_L)
         segments_L[: max(self.padding - first * self.chunk_len, 0)] = 0
         return first, tokens_L, segments_L
@@ -223,6 +234,10 @@ class Text:
         first = max(self.num_chunks - self._window_chunks, 0)
         return [c for c in range(first, self.num_chunks) if c not in self.found]
 
+    def is_new(self, chunk: int) -> bool:
+        """Whether a chunk is none of the prompt's."""
+        return chunk * self.chunk_len >= self._start
+
     def real_tokens(self, chunk: int) -> np.ndarray:
         """The tokens of a chunk without padding."""
         start = chunk * self.chunk_len
@@ -230,9 +245,9 @@ class Text:
         return np.array(self.tokens[max(start, self.padding) : end], np.int32)
 
     def say(self, made: "Made", row: int, eod_id: int, stop, num_tokens: int) -> int:
-        """Adds a chunk's tokens; gives how many of them are kept."""
-        self.tokens += made.tokens_BM[row].tolist()
-        self._log_probs += made.log_probs_BM[row].tolist()
+        """Adds tokens of one chunk; gives how many of them are kept."""
+        self.tokens += made.tokens_BP[row].tolist()
+        self._log_probs += made.log_probs_BP[row].tolist()
         if self.finish:
             return 0
         before, new = self.num_said, np.array(self.tokens[self._start :], np.int32)
@@ -246,25 +261,28 @@ class Text:
         if kept is not None:
             self.num_said, self.finish = kept, "stop"
         more = max(self.num_said - before, 0)
-        if made.mass_BMN is not None and more:
-            mass_N = made.mass_BMN[row, :more].sum(axis=0)
-            self._attention[self._read_chunk(before)] = mass_N / max(
-                mass_N.sum(), 1e-30
-            )
+        if made.mass_BPN is not None and more:
+            chunk, mass_N = self._last_read, made.mass_BPN[row, :more].sum(axis=0)
+            self._mass[chunk] = self._mass.get(chunk, 0) + mass_N
         return more
 
-    def _read_chunk(self, said: int) -> int:
-        """The chunk whose neighbours a new token reads that begins a chunk."""
-        return (self._start + said) // self.chunk_len - 1
+    @property
+    def _last_start(self) -> int:
+        """Where the chunk begins whose tokens came last."""
+        return (len(self.tokens) - 1) // self.chunk_len * self.chunk_len
 
-    def add_effects(self, more: int, log_probs_PM: np.ndarray | None) -> None:
-        """Keeps what each neighbour did to the tokens that were said last."""
-        if log_probs_PM is None:
+    @property
+    def _last_read(self) -> int:
+        """The chunk whose neighbours the tokens that came last could read."""
+        return self._last_start // self.chunk_len - 1
+
+    def add_effects(self, log_probs_NM: np.ndarray | None) -> None:
+        """Keeps what each neighbour did to what was said of the last chunk."""
+        if log_probs_NM is None:
             return
-        start = self.num_said - more
+        start, chunk = self._last_start - self._start, self._last_read
         said = np.array(self._log_probs[start : self.num_said])
-        effects_N = said.sum() - log_probs_PM[:, :more].sum(axis=1)
-        chunk = self._read_chunk(start)
+        effects_N = said.sum() - log_probs_NM[:, : len(said)].sum(axis=1)
         is_there_N = self.found[chunk].lengths_N > 0
         self._effects[chunk] = np.where(is_there_N, effects_N, 0.0)
 
@@ -279,38 +297,59 @@ class Text:
             finish=self.finish or "length",
         )
 
-    def said_last(self, more: int) -> tuple[np.ndarray, np.ndarray, Source | None]:
-        """The last tokens that are kept, their log-probabilities and what they read."""
-        before = self.num_said - more
-        start, chunk = self._start + before, self._read_chunk(before)
+    def said_last(self, more: int) -> tuple[np.ndarray, np.ndarray]:
+        """The last tokens that are kept, and their log-probabilities."""
+        before, start = self.num_said - more, self._start
         return (
-            np.array(self.tokens[start : start + more], np.int32),
+            np.array(self.tokens[start + before : start + self.num_said], np.int32),
             np.array(self._log_probs[before : self.num_said], np.float32),
-            self._source(chunk) if chunk in self.found else None,
+        )
+
+    def last_source(self) -> Source | None:
+        """What the last chunk could read; None if nothing was said or looked for."""
+        is_said = self._start + self.num_said > self._last_start
+        return (
+            self._source(self._last_read)
+            if is_said and self._last_read in self.found
+            else None
         )
 
     def _source(self, chunk: int) -> Source:
         """What was retrieved with a chunk, and which tokens could read it."""
         found, start = self.found[chunk], (chunk + 1) * self.chunk_len
         reach = self.chunk_len if self._window_chunks > 1 else 1
+        mass_N = self._mass.get(chunk)
         return Source(
             start=start - self.padding,
             stop=min(start + reach, self._start + self.num_said) - self.padding,
             chunk_ids_N=found.chunk_ids_N,
             distances_N=found.distances_N,
             problem=found.problem,
-            attention_N=self._attention.get(chunk),
+            attention_N=None if mass_N is None else mass_N / max(mass_N.sum(), 1e-30),
             effects_N=self._effects.get(chunk),
         )
 
 
 class Library:
-    """Retrieves for chunks, all of one length at once."""
+    """Retrieves for chunks, all of one length at once.
+
+    Overlapped, the neighbours of a new chunk are looked for while the next one is written,
+    and read by the one after that: the query is a chunk old. The prompt is looked for
+    before, so the first new chunk reads what it would read, and the second the same again.
+
+    Source: Jiang et al. 2024 (PipeRAG, arXiv 2403.05676), with passages as they are found.
+    """
 
     def __init__(
-        self, retriever: Retriever | None, neighbour_len: int, num_neighbours: int
+        self,
+        retriever: Retriever | None,
+        neighbour_len: int,
+        num_neighbours: int,
+        *,
+        overlapped: bool = False,
     ):
         self._retriever, self._num_neighbours = retriever, num_neighbours
+        self._pool = concurrent.futures.ThreadPoolExecutor(1) if overlapped else None
         absent_N = np.zeros(num_neighbours, np.int32)
         self.absent = _Found(
             np.zeros((num_neighbours, neighbour_len), np.int32),
@@ -326,29 +365,48 @@ class Library:
         """
         if self._retriever is None:
             return
-        asking: dict[int, list[tuple[Text, int]]] = {}
+        now, later = [], []
         for text in texts:
             for chunk in text.wanted() if text.num_neighbours != 0 else ():
-                length = len(text.real_tokens(chunk))
-                asking.setdefault(length, []).append((text, chunk))
-        for pairs in asking.values():
-            tokens_QM = np.stack([text.real_tokens(chunk) for text, chunk in pairs])
+                is_late = self._pool is not None and text.is_new(chunk)
+                (later if is_late else now).append((text, chunk))
+        for (text, chunk), found in zip(now, self._found(_asked(now)), strict=True):
+            text.found[chunk] = found
+        if self._pool is None or not later:
+            return
+        for text, chunk in later:
+            waited = text.ahead.pop(chunk, None)
+            text.found[chunk] = text.found[chunk - 1] if waited is None else waited()
+        looked_for = self._pool.submit(self._found, _asked(later))
+        for place, (text, chunk) in enumerate(later):
+            text.ahead[chunk + 1] = functools.partial(_of_place, looked_for, place)
+
+    def _found(self, asked: Sequence["_Asked"]) -> list[_Found]:
+        """What is found for each, in their order."""
+        found = [self.absent] * len(asked)
+        by_length: dict[int, list[int]] = {}
+        for place, one in enumerate(asked):
+            by_length.setdefault(len(one.tokens_M), []).append(place)
+        for places in by_length.values():
+            tokens_QM = np.stack([asked[place].tokens_M for place in places])
             try:
-                found = self._retriever.retrieve(tokens_QM, self._num_neighbours)
+                assert self._retriever is not None
+                answer = self._retriever.retrieve(tokens_QM, self._num_neighbours)
             except OSError as error:  # ConnectionError and TimeoutError among them
                 absent = dataclasses.replace(self.absent, problem=str(error))
-                for text, chunk in pairs:
-                    text.found[chunk] = absent
+                for place in places:
+                    found[place] = absent
                 continue
-            for row, (text, chunk) in enumerate(pairs):
-                most = text.num_neighbours or self._num_neighbours
+            for row, place in enumerate(places):
+                most = asked[place].num_neighbours or self._num_neighbours
                 is_read_N = np.arange(self._num_neighbours) < most
-                text.found[chunk] = _Found(
-                    found.tokens_QNR[row],
-                    np.where(is_read_N, found.lengths_QN[row], 0),
-                    np.where(is_read_N, found.chunk_ids_QN[row], -1),
-                    found.distances_QN[row],
+                found[place] = _Found(
+                    answer.tokens_QNR[row],
+                    np.where(is_read_N, answer.lengths_QN[row], 0),
+                    np.where(is_read_N, answer.chunk_ids_QN[row], -1),
+                    answer.distances_QN[row],
                 )
+        return found
 
     def batch(self, rows: Sequence[Sequence[_Found | None]], num_chunks: int) -> Batch:
         """Neighbours of each row's chunks; nothing where all are absent."""
@@ -367,15 +425,54 @@ class Library:
         }
 
 
+class _Asked(NamedTuple):
+    """A chunk whose neighbours are looked for, and how many of them; None = all."""
+
+    tokens_M: np.ndarray
+    num_neighbours: int | None
+
+
+def _asked(pairs: Sequence[tuple[Text, int]]) -> list[_Asked]:
+    return [
+        _Asked(text.real_tokens(chunk), text.num_neighbours) for text, chunk in pairs
+    ]
+
+
+def _of_place(looked_for: concurrent.futures.Future, place: int) -> _Found:
+    return looked_for.result()[place]
+
+
 class _Draws(NamedTuple):
     """The tokens of a chunk as far as they are there, and what the next ones need."""
 
     tokens_BM: Int[Array, "B M"]
     log_probs_BM: Float[Array, "B M"]
     seen_BV: Bool[Array, "B V"]
+    times_BV: Int[Array, "B V"]  # how often each token was drawn
     number_B: Int[Array, " B"]  # of all tokens that were drawn
     is_done_B: Bool[Array, " B"]
     likeliest: sampling.Likeliest  # of each token, where they are told
+
+    def one_more(self, logits_BV, place, rows, eod_B, likeliest) -> "_Draws":
+        """These with a token of each row more, at this place of the chunk."""
+        batch, vocab_size = self.seen_BV.shape
+        logits_BV = logits_BV[:, :vocab_size]
+        token_B, log_prob_B = sampling.draw(
+            logits_BV, rows, self.seen_BV, self.times_BV, self.number_B
+        )
+        return _Draws(
+            self.tokens_BM.at[:, place].set(token_B),
+            self.log_probs_BM.at[:, place].set(log_prob_B),
+            self.seen_BV.at[jnp.arange(batch), token_B].set(True),
+            self.times_BV.at[jnp.arange(batch), token_B].add(1),
+            self.number_B + 1,
+            self.is_done_B | (token_B == eod_B),
+            jax.lax.cond(
+                likeliest,
+                lambda: self.likeliest.told(logits_BV, place),
+                lambda: self.likeliest,
+            ),
+        )
 
     @classmethod
     def before(cls, texts: Sequence[Text], vocab_size: int) -> "_Draws":
@@ -389,6 +486,7 @@ class _Draws(NamedTuple):
             jnp.zeros((batch, chunk_len), jnp.int32),
             jnp.zeros((batch, chunk_len), jnp.float32),
             jnp.asarray(seen_BV),
+            jnp.zeros(seen_BV.shape, jnp.int32),
             jnp.zeros(batch, jnp.int32),
             jnp.zeros(batch, bool),
             sampling.Likeliest.room((batch, chunk_len), vocab_size),
@@ -410,19 +508,27 @@ class Decoder:
         self._window_chunks, self._library = window_chunks, library
         self._num_places = window_chunks * cfg.chunk_len
         self._table = _distances(cfg, self._num_places, params)
+        self._place = 0  # of the next token in its chunk
         self._starts: list[incremental.Cache] = []  # of the last chunk, to say it again
+        self._is_moving = False  # before the chunk's second token is drawn
+        self._mass_BMN: jax.Array | None = None
+
+    @property
+    def is_between_chunks(self) -> bool:
+        """Whether texts can come and go: all have whole chunks."""
+        return self._place == 0
 
     def begin(
         self, texts: Sequence[Text], settings: Sequence[Sampling], vocab_size: int
     ) -> None:
         """Reads the prompts, as far as they are in the window."""
         each = [*settings] * (len(texts) if len(settings) == 1 else 1)
-        self._rows = sampling.rows(each)
+        self._rows, self._place = sampling.rows(each), 0
         self._draws = _Draws.before(texts, vocab_size)
         self._cache = self._filled(texts, self._window_chunks)
 
     def enter(self, row: int, text: Text, settings: Sequence[Sampling]) -> None:
-        """Reads a prompt into a row, in place of the text that was there.
+        """Reads a prompt into a row, in place of the text that was there; between chunks.
 
         Args:
             settings: of all rows.
@@ -437,81 +543,123 @@ class Decoder:
         self._cache, self._draws = _entered((kept, self._draws), new, row)
 
     def take(self, rows: Sequence[int], settings: Sequence[Sampling]) -> None:
-        """Goes on with some of the rows, in this order."""
+        """Goes on with some of the rows, in this order; between chunks."""
         self._rows = sampling.rows(settings)
         kept = self._cache._replace(read=None, readable_BNS=None)
         self._cache, self._draws = _taken((kept, self._draws), np.array(rows))
 
-    def next_chunk(
+    def more(
         self,
         texts: Sequence[Text],
         most: int,
         eod_id: int | Sequence[int],
         *,
         likeliest: bool = False,
-    ) -> "Made":
-        """Draws a chunk of each row, `most` tokens of it, less if all rows end before.
+    ) -> Made:
+        """Draws up to `most` tokens of each row; a chunk's end and all rows' end it.
 
         Args:
+            texts: what `begin`, `enter` and `take` have made of the rows; each has been
+                given what was drawn before.
             eod_id: the token that ends a text, or that of each row.
             likeliest: whether the likeliest tokens are told beside those drawn.
         """
-        cfg, count = self._cfg, min(self._cfg.chunk_len, most)
-        is_full = max(text.num_chunks for text in texts) >= self._window_chunks
+        first, chunk_len = self._place, self._cfg.chunk_len
+        stop = min(first + most, chunk_len)
+        is_done_B = jnp.array([bool(text.finish) for text in texts])
+        self._draws = self._draws._replace(is_done_B=is_done_B)
+        eod_B = np.broadcast_to(np.asarray(eod_id, np.int32), len(texts))
+        how = (self._rows, eod_B, np.bool_(likeliest))
+        if first == 0:
+            logits_BV, mass_BN = self._begin_chunk(texts)
+            self._draws, self._mass_BMN = _first_drawn(
+                self._draws, logits_BV, mass_BN, *how
+            )
+        if stop > max(first, 1):
+            self._move_window(texts)
+            self._cache, self._draws, self._mass_BMN = _drawn(
+                self._cfg,
+                self._params,
+                self._table,
+                (self._cache, self._mass_BMN),
+                self._draws,
+                *how,
+                np.int32(max(first, 1)),
+                np.int32(stop),
+            )
+        self._place = stop % chunk_len
+        return self._made(first, stop)
+
+    def _made(self, first: int, stop: int) -> Made:
+        """The tokens of these places. The whole chunk is sent: few shapes are compiled."""
+        draws = self._draws
+        whole = (draws.tokens_BM, draws.log_probs_BM, self._mass_BMN, *draws.likeliest)
+        return Made(*jax.tree.map(lambda x: x[:, first:stop], sharding.on_host(whole)))
+
+    def _begin_chunk(self, texts: Sequence[Text]):
+        """Reads the last token of each row; gives the logits of the next, and the mass."""
         self._starts = [self._cache]
-        if is_full and most > 1:
-            self._starts.append(self._filled(texts, self._window_chunks - 1))
-        read = self._with_encodings(
+        self._is_moving = max(text.num_chunks for text in texts) >= self._window_chunks
+        self._read = self._with_encodings(
             self._library.batch([[_last_found(text)] for text in texts], 1)
         )
-        token_B = np.array([text.tokens[-1] for text in texts], np.int32)
-        start = self._completed(self._starts, token_B, read)
-        is_done_B = jnp.array([bool(text.finish) for text in texts])
-        self._cache, self._draws, mass_BMN = _drawn_chunk(
-            cfg,
-            self._params,
-            self._table,
-            start,
-            self._draws._replace(is_done_B=is_done_B),
-            self._rows,
-            np.int32(count),
-            np.broadcast_to(np.asarray(eod_id, np.int32), len(texts)),
-            np.bool_(likeliest),
+        self._token_B = np.array([text.tokens[-1] for text in texts], np.int32)
+        self._cache, logits_BV, mass_BN = self._completed(
+            self._cache, self._token_B, self._read
         )
-        draws = self._draws
-        made = (draws.tokens_BM[:, :count], draws.log_probs_BM[:, :count], mass_BMN)
-        return Made(*sharding.on_host((*made, draws.likeliest)))
+        return logits_BV, mass_BN
+
+    def _move_window(self, texts: Sequence[Text]) -> None:
+        """Lets the oldest chunk leave a full window.
+
+        The first token of the chunk belongs to the window before, in which the chunk that
+        leaves was still to be seen.
+        """
+        if not self._is_moving:
+            return
+        self._is_moving = False
+        self._starts.append(self._filled(texts, self._window_chunks - 1))
+        self._cache = self._moved(self._starts[1], self._token_B, self._read)
+
+    def _moved(self, cache: incremental.Cache, token_B, read: Batch):
+        """The cache that goes on in the new window; a window of a chunk begins empty."""
+        if self._window_chunks == 1:
+            return jax.tree.map(jnp.copy, cache)  # what goes on is written over
+        return self._completed(cache, token_B, read)[0]
 
     def log_probs_without(
-        self, text: Text, row: int, made: "Made"
+        self, text: Text, row: int
     ) -> Float[np.ndarray, "N M"] | None:
-        """Log-probabilities of what a row said last with each neighbour absent in turn.
+        """Log-probabilities of the tokens that came last with each neighbour absent.
 
-        None if nothing was read.
+        None if nothing was read. What is behind them in the chunk is of no meaning.
         """
-        count = made.tokens_BM.shape[1]
-        first = len(text.tokens) - count
-        found = text.found.get(first // self._cfg.chunk_len - 1)
+        chunk_len = self._cfg.chunk_len
+        first = (len(text.tokens) - 1) // chunk_len * chunk_len
+        found = text.found.get(first // chunk_len - 1)
         if found is None or not found.lengths_N.any():
             return None
         size = len(found.lengths_N)
         lengths_BCN = np.repeat(found.lengths_N[None, None], size, axis=0)
         lengths_BCN[np.arange(size), 0, np.arange(size)] = 0
-        read = {
-            "neighbours_BCNR": np.repeat(found.tokens_NR[None, None], size, axis=0),
-            "neighbour_lengths_BCN": lengths_BCN,
-        }
+        read = self._with_encodings(
+            {
+                "neighbours_BCNR": np.repeat(found.tokens_NR[None, None], size, axis=0),
+                "neighbour_lengths_BCN": lengths_BCN,
+            }
+        )
         starts = [
             jax.tree.map(lambda x: jnp.repeat(x[row : row + 1], size, axis=0), start)
             for start in self._starts
         ]
         token_B = np.full(size, text.tokens[first - 1], np.int32)
-        cache, logits_BV, _ = self._completed(
-            starts, token_B, self._with_encodings(read)
-        )
+        cache, logits_BV, _ = self._completed(starts[0], token_B, read)
+        if len(starts) > 1:
+            cache = self._moved(starts[1], token_B, read)
         # One shape is compiled, whatever the length.
-        tokens_BM = np.zeros((size, self._cfg.chunk_len), np.int32)
-        tokens_BM[:, :count] = made.tokens_BM[row]
+        tokens_BM = np.zeros((size, chunk_len), np.int32)
+        said = text.tokens[first:]
+        tokens_BM[:, : len(said)] = said
         vocab_size = self._draws.seen_BV.shape[1]
         scored_BM = _scored(
             self._cfg,
@@ -524,21 +672,11 @@ class Decoder:
         )
         return sharding.on_host(scored_BM)
 
-    def _completed(self, starts, token_B, read: Batch):
-        """The cache that a chunk goes on from, and the logits of its first token.
-
-        If the window has moved the first token belongs to the one before, in which the
-        chunk that leaves was still to be seen.
-        """
-        complete = functools.partial(_completed, self._cfg, self._params, self._table)
+    def _completed(self, cache: incremental.Cache, token_B, read: Batch):
+        """The cache with the last token of a chunk, the next one's logits, and the mass."""
         # New neighbours take the old ones' place.
-        starts = [cache._replace(read=None, readable_BNS=None) for cache in starts]
-        cache, logits_BV, mass_BN = complete(starts[0], token_B, read)
-        if len(starts) > 1:
-            cache = starts[1]
-            if self._window_chunks > 1:
-                cache, _, _ = complete(cache, token_B, read)
-        return cache, logits_BV, mass_BN
+        cache = cache._replace(read=None, readable_BNS=None)
+        return _completed(self._cfg, self._params, self._table, cache, token_B, read)
 
     def _with_encodings(self, batch: Batch) -> Batch:
         if self._encodings is None:
@@ -629,56 +767,50 @@ def _taken(all_rows, which_B):
     return jax.tree.map(lambda x: x[which_B], all_rows)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _drawn_chunk(cfg, params, table, start, draws, rows, count, eod_B, likeliest):
-    """Draws the tokens of a chunk one after the other, until all rows have ended.
-
-    Args:
-        start: what `_completed` gives.
-        likeliest: whether the likeliest tokens are told as well.
-    """
-    model = parameters.rebuild(cfg, params)
-    cache, logits_BV, mass_BN = start
-    batch, vocab_size = draws.seen_BV.shape
+@jax.jit
+def _first_drawn(draws, logits_BV, mass_BN, rows, eod_B, likeliest):
+    """Draws the first token of a chunk."""
+    batch, chunk_len = draws.tokens_BM.shape
     mass_BMN = None
     if mass_BN is not None:
-        shape = (batch, cfg.chunk_len, mass_BN.shape[1])
+        shape = (batch, chunk_len, mass_BN.shape[1])
         mass_BMN = jnp.zeros(shape).at[:, 0].set(mass_BN)
+    return draws.one_more(logits_BV, 0, rows, eod_B, likeliest), mass_BMN
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
+def _drawn(cfg, params, table, start, draws, rows, eod_B, likeliest, first, stop):
+    """Draws tokens of a chunk one after the other, until all rows have ended.
+
+    The last of them is not read yet: the next one does that.
+
+    Args:
+        start: the cache with all tokens before the last one, and the mass of attention
+            so far. They are written over.
+        likeliest: whether the likeliest tokens are told as well.
+        first, stop: the places in the chunk, the first at least 1.
+    """
+    model = parameters.rebuild(cfg, params)
 
     def goes_on(carry):
-        place, _, _, draws, _ = carry
-        return (place < count) & ~jnp.all(draws.is_done_B)
+        place, _, draws, _ = carry
+        return (place < stop) & ~jnp.all(draws.is_done_B)
 
     def one_more(carry):
-        """Draws a token of each row and reads it."""
-        place, cache, logits_BV, draws, mass_BMN = carry
-        token_B, log_prob_B = sampling.draw(
-            logits_BV[:, :vocab_size], rows, draws.seen_BV, draws.number_B
-        )
-        draws = _Draws(
-            draws.tokens_BM.at[:, place].set(token_B),
-            draws.log_probs_BM.at[:, place].set(log_prob_B),
-            draws.seen_BV.at[jnp.arange(batch), token_B].set(True),
-            draws.number_B + 1,
-            draws.is_done_B | (token_B == eod_B),
-            jax.lax.cond(
-                likeliest,
-                lambda: draws.likeliest.told(logits_BV[:, :vocab_size], place),
-                lambda: draws.likeliest,
-            ),
-        )
+        """Reads a token of each row and draws the next."""
+        place, cache, draws, mass_BMN = carry
+        token_B = draws.tokens_BM[:, place - 1]
         cache, logits_BV, mass_BN = incremental.step(
-            model, table, cache, token_B, place
+            model, table, cache, token_B, place - 1
         )
         if mass_BN is not None:
-            # The next token's; there is none after the last.
-            mass_BMN = mass_BMN.at[:, place + 1].set(mass_BN, mode="drop")
-        return place + 1, cache, logits_BV, draws, mass_BMN
+            mass_BMN = mass_BMN.at[:, place].set(mass_BN)
+        draws = draws.one_more(logits_BV, place, rows, eod_B, likeliest)
+        return place + 1, cache, draws, mass_BMN
 
-    first = (jnp.int32(0), cache, logits_BV, draws, mass_BMN)
-    _, cache, _, draws, mass_BMN = jax.lax.while_loop(goes_on, one_more, first)
-    # The last token is read again, with the neighbours of the chunk that it completes.
-    return cache._replace(num_tokens_B=cache.num_tokens_B - 1), draws, mass_BMN
+    cache, mass_BMN = start
+    carry = jax.lax.while_loop(goes_on, one_more, (first, cache, draws, mass_BMN))
+    return carry[1:]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

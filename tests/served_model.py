@@ -20,7 +20,7 @@ from retro_jax.continuous_batching import Said, Scores, Wanted
 from retro_jax.generation import Source
 from tests import fast_tokenizers
 
-CHUNK_LEN, WINDOW, VOCAB = 4, 64, 405
+CHUNK_LEN, STEP_TOKENS, WINDOW, VOCAB = 4, 2, 64, 405
 SAYS = (
     " the capital of number 7 isn't it: caf\u00e9 \U0001f99c 49, and so on, and so on."
 )
@@ -47,7 +47,9 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 class ScriptedModel:
-    """Says the same to everybody, a chunk a step, and tells how likely it all was.
+    """Says the same to everybody, and tells how likely it all was.
+
+    A chunk takes several steps, and texts join between chunks, as with a real one.
 
     Attributes:
         hold: while it is cleared no step is done.
@@ -59,6 +61,7 @@ class ScriptedModel:
         self.tokens, self.most_texts, self.window_tokens = tokens, most_texts, WINDOW
         self._passages = passages
         self._texts: dict = {}
+        self._place = 0  # in the chunk
         self.hold = threading.Event()
         self.hold.set()
         self.joined: list[Wanted] = []
@@ -72,7 +75,15 @@ class ScriptedModel:
     def num_texts(self) -> int:
         return len(self._texts)
 
+    @property
+    def num_free(self) -> int:
+        if self._texts and self._place:
+            return 0
+        return self.most_texts - len(self._texts)
+
     def join(self, name, wanted: Wanted) -> None:
+        assert self.num_free
+        self._place = 0
         self.joined.append(wanted)
         self._texts[name] = [wanted, 0]
 
@@ -87,14 +98,17 @@ class ScriptedModel:
             error, self.error = self.error, None
             raise error
         self.most_at_once = max(self.most_at_once, len(self._texts))
-        return {name: self._said(name) for name in list(self._texts)}
+        is_first = any(done == 0 for _, done in self._texts.values())
+        most = 1 if is_first else min(STEP_TOKENS, CHUNK_LEN - self._place)
+        self._place = (self._place + most) % CHUNK_LEN
+        return {name: self._said(name, most) for name in list(self._texts)}
 
-    def _said(self, name) -> Said:
+    def _said(self, name, most: int) -> Said:
         wanted, done = self._texts[name]
         script = np.resize(self.tokens, 4000)
         if wanted.eod_id >= 0:
             script = np.append(self.tokens, wanted.eod_id)
-        more = script[done : min(done + CHUNK_LEN, wanted.num_tokens)]
+        more = script[done : min(done + most, wanted.num_tokens)]
         finish = "length" if done + len(more) >= wanted.num_tokens else ""
         if wanted.eod_id in more:
             more, finish = more[: list(more).index(wanted.eod_id)], "end"
@@ -102,7 +116,7 @@ class ScriptedModel:
         likeliest = np.stack([more, *[np.full_like(more, 7 + n) for n in range(4)]], 1)
         source = None
         if self._passages is not None and wanted.num_neighbours != 0:
-            source = self._source(more, wanted)
+            source = functools.partial(self._source, wanted)
         if finish:
             del self._texts[name]
         return Said(
@@ -114,10 +128,11 @@ class ScriptedModel:
             if wanted.likeliest
             else None,
             source=source,
+            ends_chunk=bool(finish) or self._place == 0,
             finish=finish,
         )
 
-    def _source(self, tokens, wanted: Wanted) -> Source:
+    def _source(self, wanted: Wanted) -> Source:
         most = wanted.num_neighbours or 2
         absent = np.full(most, -1)
         if self.problem:

@@ -13,6 +13,13 @@ from jaxtyping import Int
 from data_pipeline.database import Snapshot
 from data_pipeline.sequences.batches import Batch
 
+_FOUND = (
+    "neighbours_BCNR",
+    "neighbour_lengths_BCN",
+    "neighbour_ids_BCN",
+    "neighbour_distances_BCN",
+)
+
 
 def with_random_neighbours(
     batches: Iterable[Batch], snapshot: Snapshot, seed: int
@@ -134,16 +141,24 @@ def with_true_text(batches: Iterable[Batch]) -> Iterator[Batch]:
         }
 
 
+def with_stale_neighbours(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Every chunk with the neighbours of the chunk before it.
+
+    So overlapped retrieval reads them: they are looked for while the chunk is written. The
+    first chunk of a document, and of a sequence, keeps its own, as the end of a prompt does.
+    """
+    for batch in batches:
+        documents_BC = batch["documents_BC"]
+        before_BC = np.tile(np.arange(documents_BC.shape[1]), (len(documents_BC), 1))
+        before_BC[:, 1:] -= documents_BC[:, 1:] == documents_BC[:, :-1]
+        rows_B1 = np.arange(len(documents_BC))[:, None]
+        yield {**batch, **{name: batch[name][rows_B1, before_BC] for name in _FOUND}}
+
+
 def with_fewer_neighbours(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
     """The nearest so many neighbours of each chunk, at least one."""
-    names = (
-        "neighbours_BCNR",
-        "neighbour_lengths_BCN",
-        "neighbour_ids_BCN",
-        "neighbour_distances_BCN",
-    )
     for batch in batches:
-        yield {**batch, **{name: batch[name][:, :, :most] for name in names}}
+        yield {**batch, **{name: batch[name][:, :, :most] for name in _FOUND}}
 
 
 def _with_ids(batch: Batch, snapshot: Snapshot, ids_BCN: np.ndarray) -> Batch:

@@ -59,6 +59,7 @@ def continuation(
         encodings=encodings(cfg),
         stop=functools.partial(_kept_tokens, tokenizer, cfg.evaluation.stop),
         effects=cfg.evaluation.effects,
+        overlapped=cfg.evaluation.overlapped,
     )
     # The others were read for the prompt alone.
     read = [source for source in made.sources if source.stop > len(tokens)]

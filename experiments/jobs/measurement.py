@@ -314,6 +314,8 @@ def _read(measured: Measured, name: str) -> Iterator[Batch]:
             found = controls.with_continuations_alone(found, chunk_len)
         case "oracle":
             found = controls.with_true_text(found)
+        case "stale":
+            found = controls.with_stale_neighbours(found)
     if measured.limits == reading.ALL:
         return found
     if name in _DRAWN:

@@ -218,6 +218,16 @@ class _Span:
     source: Source
 
 
+@dataclasses.dataclass(slots=True)
+class _Chunk:
+    """Tokens of a chunk of the model, as far as they are said."""
+
+    start: int  # in characters
+    log_prob: float = 0.0
+    num_tokens: int = 0
+    source: Callable[[], Source | None] | None = None
+
+
 class _Text:
     """One text of an answer; what it takes it takes in the model's thread."""
 
@@ -238,6 +248,7 @@ class _Text:
         self._logprobs: list[tuple[str, float | None, dict[str, float] | None]] = []
         self._num_shown = self._num_told = 0
         self._spans: list[_Span] = []  # whose text is not shown yet
+        self._chunk = _Chunk(0)
         self.num_new = 0
         is_scored = prompt.echo and prompt.num_logprobs is not None
         # The next token of a prompt that is scored is there in the same pass.
@@ -263,6 +274,8 @@ class _Text:
                 top_p=form.top_p,
                 min_p=form.min_p,
                 repetition_penalty=form.repetition_penalty,
+                presence_penalty=form.presence_penalty,
+                frequency_penalty=form.frequency_penalty,
                 seed=(seed + self._index) % 2**32,
             ),
             eod_id=NEVER if form.ignore_eos else prompt.eod_id,
@@ -313,9 +326,13 @@ class _Text:
 
     def _said(self, said: Said) -> bool:
         """Takes what a step has added."""
-        start, count = self._transcript.num_decoded, len(said.tokens)
+        if not self._chunk.num_tokens:
+            self._chunk = _Chunk(self._transcript.num_decoded)
         self._transcript.add(said.tokens, is_last=bool(said.finish))
-        self.num_new += count
+        self.num_new += len(said.tokens)
+        self._chunk.num_tokens += len(said.tokens)
+        self._chunk.log_prob += float(said.log_probs.sum())
+        self._chunk.source = said.source or self._chunk.source
         if self._prompt.num_logprobs is not None:
             for place, token in enumerate(said.tokens):
                 likeliest = said.likeliest_tokens_LA, said.likeliest_log_probs_LA
@@ -324,14 +341,21 @@ class _Text:
                     said.log_probs[place],
                     *(() if all_A is None else all_A[place] for all_A in likeliest),
                 )
-        if said.source is not None and count:
-            end, log_prob = self._transcript.num_decoded, float(said.log_probs.sum())
-            self._spans.append(_Span(start, end, "", log_prob, said.source))
         finish = {"": None, "end": "stop"}.get(said.finish, "length")
         if self._transcript.stopped:
             finish = "stop"
+        if finish or said.ends_chunk:
+            self._end_chunk()
         self._show(finish)
         return finish is not None
+
+    def _end_chunk(self) -> None:
+        """Keeps what was read for the chunk that ends here, if anything was said in it."""
+        chunk, end = self._chunk, self._transcript.num_decoded
+        self._chunk = _Chunk(end)
+        source = chunk.source() if chunk.source and chunk.num_tokens else None
+        if source is not None:
+            self._spans.append(_Span(chunk.start, end, "", chunk.log_prob, source))
 
     def _note(self, token, log_prob, tokens_A, log_probs_A) -> None:
         """Keeps a token and how likely it was."""

@@ -74,9 +74,6 @@ class Generation(Form):
     def _can_be_obeyed(self):
         if self.stream_options is not None and not self.stream:
             raise _Wrong("stream_options", "is for stream: true")
-        for name in ("presence_penalty", "frequency_penalty"):
-            if getattr(self, name):
-                raise _Wrong(name, "is not supported: use repetition_penalty")
         if self.logit_bias:
             raise _Wrong("logit_bias", "is not supported")
         if "" in self.stops:

@@ -13,7 +13,7 @@ _COUNTERS = {
     "refused": "Requests for which the queue had no room.",
     "cancelled": "Texts that nobody waited for any more.",
     "failed": "Texts that ended with an error.",
-    "steps": "Steps of the model, a chunk of every text each.",
+    "steps": "Steps of the model, some tokens of every text each.",
     "step_seconds": "Time that they took.",
     "prompt_tokens": "Tokens of prompts.",
     "generated_tokens": "Tokens that were generated.",

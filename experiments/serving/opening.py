@@ -67,6 +67,7 @@ def served(
         num_neighbours=cfg.data.num_neighbours,
         vocab_size=tokenizer.vocab_size,
         encodings=continuations.encodings(cfg),
+        overlapped=cfg.evaluation.overlapped,
         sizes=[*(size for size in _FEW if size < most), most],
     )
     return Served(

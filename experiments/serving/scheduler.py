@@ -16,7 +16,7 @@ import numpy as np
 from experiments.serving.refusals import RefusalError
 from retro_jax.continuous_batching import Said, Scores, Wanted
 
-_STEPS_KEPT = 32  # of which the time is told to those who are to come again
+_TEXTS_KEPT = 32  # whose time tells others when to come again
 
 
 class Model(Protocol):
@@ -26,7 +26,7 @@ class Model(Protocol):
     window_tokens: int
 
     @property
-    def num_texts(self) -> int: ...
+    def num_free(self) -> int: ...
     def join(self, name: Hashable, wanted: Wanted) -> None: ...
     def leave(self, name: Hashable) -> None: ...
     def step(self) -> dict[Hashable, Said]: ...
@@ -76,11 +76,11 @@ class Scheduler:
         """Begins to work on what is submitted, until `close`."""
         self._model, self._most_waiting = model, most_waiting
         self._waiting: collections.deque[Task] = collections.deque()
-        self._under_way: dict[Hashable, Task] = {}
+        self._under_way: dict[Task, float] = {}  # when each began
         self._changed = threading.Condition()
         self._is_closed, self.counts = False, Counts()
         self._durations_s: collections.deque[float] = collections.deque(
-            maxlen=_STEPS_KEPT
+            maxlen=_TEXTS_KEPT
         )
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
@@ -135,7 +135,7 @@ class Scheduler:
         self._thread.join(timeout=60)
 
     def _wait_s(self) -> int:
-        """When to come again, in whole seconds, by what the last steps took."""
+        """When to come again, in whole seconds, by what the last texts took."""
         mean_s = sum(self._durations_s) / max(len(self._durations_s), 1)
         rounds = 1 + len(self._waiting) / max(self._model.most_texts, 1)
         return max(1, min(round(mean_s * rounds), 60))
@@ -155,27 +155,27 @@ class Scheduler:
     def _drop(self) -> None:
         """Lets go of what was cancelled or has had its time."""
         now = time.monotonic()
-        for name, task in list(self._under_way.items()):
-            if task.is_cancelled or now > task.deadline_s:
-                self._model.leave(name)
-                self._end(name, task)
+        for task in list(self._under_way):
+            if self._is_over(task, now):
+                self._model.leave(task)
+                self._end(task)
         with self._changed:
             kept = [t for t in self._waiting if not self._is_over(t, now)]
             gone = [t for t in self._waiting if self._is_over(t, now)]
             self._waiting = collections.deque(kept)
         for task in gone:
-            self._end(None, task)
+            self._end(task)
 
     @staticmethod
     def _is_over(task: Task, now: float) -> bool:
         return task.is_cancelled or now > task.deadline_s
 
-    def _end(self, name: Hashable | None, task: Task) -> None:
+    def _end(self, task: Task) -> None:
         """Ends a task early: by its time, unless nobody waits for it."""
-        self._under_way.pop(name, None)
+        has_begun = self._under_way.pop(task, None) is not None
         if task.is_cancelled:
             self.counts.cancelled += 1
-        elif name is None:
+        elif not has_begun:
             message = "the time for this request was over before it could begin"
             task.fail(RefusalError(message, status=503, code="timeout"))
         else:
@@ -184,7 +184,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Lets waiting tasks join, as far as there is room."""
-        while self._model.num_texts < self._model.most_texts:
+        while self._model.num_free:
             with self._changed:
                 if not self._waiting:
                     return
@@ -200,7 +200,7 @@ class Scheduler:
                 if task.take(scores) or task.wanted is None:
                     return
             if task.wanted is not None:
-                self._under_way[task] = task
+                self._under_way[task] = time.monotonic()
                 self.counts.prompt_tokens += len(task.wanted.prompt)
                 self._model.join(task, task.wanted)
         except Exception as error:  # noqa: BLE001  one's failure is not the others'
@@ -218,20 +218,19 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001  later texts may do better
             self._fail_all(error, waiting=False)
             return
-        duration_s = time.monotonic() - start_s
-        self._durations_s.append(duration_s)
         self.counts.steps += 1
-        self.counts.step_seconds += duration_s
-        for name, piece in said.items():
-            task = self._under_way[name]
+        self.counts.step_seconds += time.monotonic() - start_s
+        for task in list(self._under_way):
+            piece = said[task]
             self.counts.generated_tokens += len(piece.tokens)
             if task.take(piece) or piece.finish:
-                del self._under_way[name]
-                self._model.leave(name)
+                began_s = self._under_way.pop(task)
+                self._durations_s.append(time.monotonic() - began_s)
+                self._model.leave(task)
 
     def _fail_all(self, error: Exception, *, waiting: bool = True) -> None:
         with self._changed:
-            tasks = list(self._under_way.values())
+            tasks = list(self._under_way)
             if waiting:
                 tasks += self._waiting
                 self._waiting.clear()

@@ -22,6 +22,9 @@ class Sampling:
     top_p: float = 1.0  # and of these from the likeliest that have this share
     min_p: float = 0.0  # and of these from those with this share of the likeliest's
     repetition_penalty: float = 1.0  # divides the logits of what stands in the text
+    # what is subtracted from the logits of what was drawn: once, and each time
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int = 0  # of what is drawn
 
     def validate(self) -> None:
@@ -31,6 +34,8 @@ class Sampling:
             ("top_k", 0, np.inf),
             ("top_p", 0.0, 1.0),
             ("min_p", 0.0, 1.0),
+            ("presence_penalty", -2.0, 2.0),
+            ("frequency_penalty", -2.0, 2.0),
         ):
             if not least <= getattr(self, name) <= most:
                 raise ValueError(
@@ -50,6 +55,8 @@ class Rows(NamedTuple):
     top_p_B: Float[Array, " B"]
     min_p_B: Float[Array, " B"]
     repetition_penalty_B: Float[Array, " B"]
+    presence_penalty_B: Float[Array, " B"]
+    frequency_penalty_B: Float[Array, " B"]
     seed_B: Array  # uint32
 
 
@@ -61,7 +68,7 @@ def rows(settings: Sequence[Sampling]) -> Rows:
     """
     for each in settings:
         each.validate()
-    dtypes = (np.float32, np.int32, np.float32, np.float32, np.float32, np.uint32)
+    dtypes = (np.float32, np.int32, *[np.float32] * 5, np.uint32)
     names = [field.name for field in dataclasses.fields(Sampling)]
     return Rows(
         *(
@@ -102,6 +109,7 @@ def draw(
     logits_BV: Float[Array, "B V"],
     settings: Rows,
     seen_BV: Bool[Array, "B V"],
+    times_BV: Int[Array, "B V"],
     number_B: Int[Array, " B"],
 ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
     """Chooses a token of each row; gives its log-probability by the model alone.
@@ -109,7 +117,8 @@ def draw(
     What a row draws depends on its seed and number, not on what else is in the batch.
 
     Args:
-        seen_BV: tokens that stand in a row's text, for the penalty.
+        seen_BV: tokens that stand in a row's text, for the penalty of repetition.
+        times_BV: how often each was drawn, for those of presence and frequency.
         number_B: how many tokens of the row were drawn before.
     """
     penalty_B1 = settings.repetition_penalty_B[:, None]
@@ -117,6 +126,8 @@ def draw(
         logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1
     )
     wanted_BV = jnp.where(seen_BV, punished_BV, logits_BV)
+    wanted_BV -= settings.presence_penalty_B[:, None] * (times_BV > 0)
+    wanted_BV -= settings.frequency_penalty_B[:, None] * times_BV
     likeliest_B = jnp.argmax(wanted_BV, axis=-1)
     is_drawn_B = settings.temperature_B > 0
     # Most texts are greedy, and sorting a vocabulary takes as long as a small model.

@@ -62,6 +62,8 @@ def test_settings_have_their_defaults_or_their_values():
         ("top_p", 0.0, r"top_p must be in \(0, 1\], is 0.0"),
         ("min_p", 2.0, r"min_p must be in 0\.\.1, is 2.0"),
         ("repetition_penalty", 0.0, "repetition_penalty must be above 0, is 0.0"),
+        ("presence_penalty", 2.5, r"presence_penalty must be in -2\.\.2, is 2.5"),
+        ("frequency_penalty", -3.0, r"frequency_penalty must be in -2\.\.2"),
         ("stop", ("",), "stop must hold texts"),
         ("conditions", ("on", "of"), "conditions must be of off, on, .*'of'"),
         ("neighbours", (1, -1), "neighbours must be whole numbers from 0"),

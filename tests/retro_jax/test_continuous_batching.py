@@ -1,5 +1,7 @@
 """Texts that share steps say what they say alone, whenever they come and go."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,9 @@ WINDOW_CHUNKS = 8
 PROMPTS = {"a": PROMPT, "b": PROMPT[:3], "c": [*PROMPT, 5, 3]}
 
 
-def _batch(retriever=None, sizes=(1, 4)) -> ContinuousBatch:
+def _batch(
+    retriever=None, sizes=(1, 4), step_tokens=2, overlapped=False
+) -> ContinuousBatch:
     return ContinuousBatch(
         CFG,
         PARAMS,
@@ -22,6 +26,8 @@ def _batch(retriever=None, sizes=(1, 4)) -> ContinuousBatch:
         num_neighbours=N,
         vocab_size=V,
         sizes=sizes,
+        step_tokens=step_tokens,
+        overlapped=overlapped,
     )
 
 
@@ -46,23 +52,43 @@ def _alone(name: str, *, num_tokens=2 * M + 1, retriever=None, eod_id=NEVER, **m
     return made
 
 
+def _step(batch: ContinuousBatch, said: dict[str, list]) -> None:
+    """Takes a step, and asks what each chunk read when it ends."""
+    for name, piece in batch.step().items():
+        source = piece.source() if piece.ends_chunk else None
+        kept = dataclasses.replace(piece, source=lambda source=source: source)
+        said.setdefault(name, []).append(kept)
+
+
+def _chunk_said(batch: ContinuousBatch, said=None) -> dict[str, list]:
+    """Goes on to the end of the chunk."""
+    said = {} if said is None else said
+    _step(batch, said)
+    while batch.num_texts and not batch.num_free:
+        _step(batch, said)
+    return said
+
+
 def _all_said(batch: ContinuousBatch, said=None) -> dict[str, list]:
     said = {} if said is None else said
     while batch.num_texts:
-        for name, piece in batch.step().items():
-            said.setdefault(name, []).append(piece)
+        _step(batch, said)
     return said
+
+
+def _sources(pieces) -> list:
+    return [piece.source() for piece in pieces if piece.ends_chunk]
 
 
 def _tokens(pieces) -> list[int]:
     return np.concatenate([piece.tokens for piece in pieces]).tolist()
 
 
-def test_texts_that_join_midway_say_what_they_say_alone():
-    batch, said = _batch(), {}
+@pytest.mark.parametrize("step_tokens", [1, 3, 8])
+def test_texts_that_join_midway_say_what_they_say_alone(step_tokens):
+    batch, said = _batch(step_tokens=step_tokens), {}
     batch.join("a", _wanted("a"))
-    for name, piece in batch.step().items():
-        said.setdefault(name, []).append(piece)
+    _chunk_said(batch, said)
     batch.join("b", _wanted("b"))
     batch.join("c", _wanted("c", num_neighbours=0))
     _all_said(batch, said)
@@ -71,18 +97,37 @@ def test_texts_that_join_midway_say_what_they_say_alone():
         assert _tokens(said[name]) == alone.tokens.tolist()
         log_probs = np.concatenate([piece.log_probs for piece in said[name]])
         np.testing.assert_allclose(log_probs, alone.log_probs, atol=1e-4)
-        assert [piece.finish for piece in said[name]] == ["", "", "length"]
-    assert all(piece.source is None for piece in said["c"])
+        *before, last = [piece.finish for piece in said[name]]
+        assert set(before) == {""} and last == "length"
+        sizes = [len(piece.tokens) for piece in said[name]]
+        assert sizes[0] == 1 < max(sizes) + (step_tokens == 1)
+        assert max(sizes) <= step_tokens
+        assert sum(piece.ends_chunk for piece in said[name]) == 3
+    assert set(_sources(said["c"])) == {None}
+
+
+def test_the_first_token_of_a_text_does_not_wait_for_a_chunk():
+    batch = _batch(step_tokens=8)
+    batch.join("a", _wanted("a"))
+    (piece,) = batch.step().values()
+    assert len(piece.tokens) == 1 and not piece.ends_chunk
+    assert batch.num_free == 0  # others wait for the end of the chunk
+    with pytest.raises(ValueError, match="no row is free"):
+        batch.join("b", _wanted("b"))
+    _chunk_said(batch)
+    assert batch.num_free == 3
 
 
 def test_a_text_that_leaves_makes_room_and_changes_no_other():
     batch = _batch(sizes=(1, 2))
     batch.join("a", _wanted("a"))
     batch.join("b", _wanted("b"))
-    said = {name: [piece] for name, piece in batch.step().items()}
+    said = {}
+    _step(batch, said)
     batch.leave("a")
     batch.leave("a")  # it is gone already
     assert batch.num_texts == 1
+    _chunk_said(batch, said)
     batch.join("c", _wanted("c"))
     _all_said(batch, said)
     for name in "bc":
@@ -90,6 +135,17 @@ def test_a_text_that_leaves_makes_room_and_changes_no_other():
             _tokens(said[name]) == _alone(name, retriever=Retriever()).tokens.tolist()
         )
     assert len(said["a"]) == 1
+
+
+def test_where_all_have_left_midway_others_begin_at_once():
+    batch = _batch()
+    batch.join("a", _wanted("a"))
+    batch.step()
+    batch.leave("a")
+    assert batch.num_free == batch.most_texts
+    batch.join("b", _wanted("b"))
+    said = _all_said(batch)["b"]
+    assert _tokens(said) == _alone("b", retriever=Retriever()).tokens.tolist()
 
 
 def test_each_text_ends_by_its_own_token_and_length():
@@ -112,17 +168,44 @@ def test_sources_and_effects_are_those_of_generation():
     said = _all_said(batch)
     alone = _alone("a", retriever=Retriever(), effects=True)
     sources = [source for source in alone.sources if source.stop > len(PROMPTS["a"])]
-    assert len(said["a"]) == len(sources) > 1
-    for piece, source in zip(said["a"], sources, strict=True):
-        assert piece.source.chunk_ids_N.tolist() == source.chunk_ids_N.tolist()
-        np.testing.assert_allclose(
-            piece.source.attention_N, source.attention_N, atol=1e-5
-        )
-        np.testing.assert_allclose(piece.source.effects_N, source.effects_N, atol=1e-4)
-    for piece in said["b"]:
-        assert (
-            piece.source.chunk_ids_N[1:] == -1
-        ).all() and piece.source.effects_N is None
+    assert len(sources) > 1
+    for told, source in zip(_sources(said["a"]), sources, strict=True):
+        assert (told.start, told.stop) == (source.start, source.stop)
+        assert told.chunk_ids_N.tolist() == source.chunk_ids_N.tolist()
+        np.testing.assert_allclose(told.attention_N, source.attention_N, atol=1e-5)
+        np.testing.assert_allclose(told.effects_N, source.effects_N, atol=1e-4)
+    for told in _sources(said["b"]):
+        assert (told.chunk_ids_N[1:] == -1).all() and told.effects_N is None
+
+
+def test_what_a_text_read_that_ends_midway_is_known_so_far():
+    """A stop string may end it, or its time."""
+    batch = _batch()
+    batch.join("a", _wanted("a", effects=True))
+    batch.step()
+    (piece,) = batch.step().values()
+    assert not piece.ends_chunk
+    told = piece.source()
+    alone = _alone("a", num_tokens=3, retriever=Retriever(), effects=True)
+    assert (told.start, told.stop) == (M * 2, M * 2 + 3)
+    np.testing.assert_allclose(told.effects_N, alone.sources[-1].effects_N, atol=1e-4)
+    np.testing.assert_allclose(
+        told.attention_N, alone.sources[-1].attention_N, atol=1e-5
+    )
+
+
+def test_overlapped_texts_read_what_each_reads_alone():
+    batch = _batch(overlapped=True)
+    batch.join("a", _wanted("a", num_tokens=3 * M))
+    said = _chunk_said(batch)
+    batch.join("b", _wanted("b", num_tokens=3 * M))
+    _all_said(batch, said)
+    for name in "ab":
+        alone = _alone(name, num_tokens=3 * M, retriever=Retriever(), overlapped=True)
+        assert _tokens(said[name]) == alone.tokens.tolist()
+        told = [source.chunk_ids_N[0] for source in _sources(said[name])]
+        assert told == [source.chunk_ids_N[0] for source in alone.sources][-3:]
+        assert told[0] == told[1] != told[2]
 
 
 def test_a_database_that_is_away_ends_no_text_and_is_told():
@@ -130,7 +213,7 @@ def test_a_database_that_is_away_ends_no_text_and_is_told():
     batch.join("a", _wanted("a"))
     said = _all_said(batch)
     assert _tokens(said["a"]) == _alone("a").tokens.tolist()
-    assert {piece.source.problem for piece in said["a"]} == {"the service is away"}
+    assert {told.problem for told in _sources(said["a"])} == {"the service is away"}
 
 
 def test_likeliest_tokens_begin_with_the_one_that_greed_takes():

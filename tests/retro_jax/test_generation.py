@@ -131,6 +131,35 @@ def test_a_decoder_that_reads_neighbours_itself_keeps_what_it_read():
     assert kept.held_bytes > 0
 
 
+def test_overlapped_retrieval_reads_what_the_chunk_before_found(greedy):
+    """The prompt is looked for before: the first new chunk reads what it always does."""
+    retriever = FakeRetriever()
+    stale = _generate([PROMPT], retriever, overlapped=True, num_tokens=15)[0]
+    text = PROMPT + stale.tokens.tolist()
+    chunks = [text[start : start + M] for start in range(0, len(text), M)]
+    # Chunk 2 is the first new one: its neighbours are those of chunk 1, once more.
+    reads = [sum(chunks[number]) for number in (0, 1, 1, 2, 3)]
+    assert [source.chunk_ids_N[0] for source in stale.sources] == reads
+    assert retriever.asked[:4] == chunks[:4]
+
+    def neighbours_of(chunk):
+        number = chunks.index(chunk)
+        return _neighbours_of(chunks[number - 1] if number > 1 else chunk)
+
+    _check(CFG, PARAMS, PROMPT, stale, 8, neighbours_of)
+    # The first chunk is that of fresh passages, the next is not.
+    fresh, stale_log_probs = greedy[1].log_probs, stale.log_probs[:9]
+    np.testing.assert_allclose(stale_log_probs[:M], fresh[:M], atol=1e-5)
+    assert not np.allclose(stale_log_probs[M:], fresh[M:], atol=1e-3)
+
+
+def test_overlapped_retrieval_from_a_service_that_is_away_is_retrieval_off():
+    off = _generate([PROMPT], None)[0]
+    away = _generate([PROMPT], FakeRetriever(away=range(99)), overlapped=True)[0]
+    np.testing.assert_array_equal(away.tokens, off.tokens)
+    assert {source.problem for source in away.sources} == {"the service is away"}
+
+
 def test_retrieval_changes_the_text(greedy):
     without = _generate([PROMPT], None)[0]
     assert without.tokens.tolist() != greedy[1].tokens.tolist()
@@ -151,6 +180,15 @@ def test_what_the_window_does_not_hold_is_not_asked_for():
     retriever = FakeRetriever()
     _generate([PROMPT], retriever, window_chunks=1, num_tokens=1)
     assert retriever.asked == [PROMPT[M:]]
+
+
+def test_penalties_count_the_tokens_of_this_text_alone():
+    """The prompt is none of them: the first token is what it is without."""
+    same = _generate([PROMPT], None, num_tokens=12)[0].tokens.tolist()
+    more = [Sampling(frequency_penalty=2.0, presence_penalty=2.0)]
+    other = _generate([PROMPT], None, num_tokens=12, settings=more)[0].tokens.tolist()
+    assert same[0] == other[0]
+    assert len(set(other)) > len(set(same))
 
 
 def test_tokens_that_the_tokenizer_does_not_have_are_never_drawn():

@@ -1,4 +1,4 @@
-// One run: its own settings, and its text as it comes, chunk by chunk.
+// One run: its own settings, and its text as it comes.
 
 import { complete } from "./api.js";
 import { find, make, stretches } from "./elements.js";

@@ -137,6 +137,27 @@ def test_the_true_text_is_the_chunk_and_what_follows_in_its_document(originals):
     assert not after["neighbour_distances_BCN"][:, :, 0].any()
 
 
+def test_stale_neighbours_are_those_of_the_chunk_before_in_its_document(originals):
+    changed = (*_NEIGHBOURS, "neighbour_distances_BCN")
+    num_stale = 0
+    for before, after in zip(
+        originals, controls.with_stale_neighbours(originals), strict=True
+    ):
+        _assert_same_text(before, after, changed)
+        documents_BC = before["documents_BC"]
+        for row, chunk in np.ndindex(documents_BC.shape):
+            is_first = (
+                chunk == 0 or documents_BC[row, chunk - 1] != documents_BC[row, chunk]
+            )
+            asked = chunk if is_first else chunk - 1
+            num_stale += not is_first
+            for name in changed:
+                np.testing.assert_array_equal(
+                    after[name][row, chunk], before[name][row, asked]
+                )
+    assert num_stale > 20
+
+
 def test_fewer_neighbours_are_the_nearest(originals):
     (found,) = controls.with_fewer_neighbours(originals[:1], 1)
     for name in (*_NEIGHBOURS, "neighbour_distances_BCN"):

@@ -17,6 +17,7 @@ _ALL = (
     "match",
     "continuation",
     "oracle",
+    "stale",
     "knn",
 )
 
@@ -91,6 +92,12 @@ def test_text_that_is_searched_anew_has_the_datasets_losses(reported, side_by_si
     for name in ("off", "on", "random"):
         for what, value in before[name].items():
             assert found[name][what] == pytest.approx(value, rel=1e-6), (name, what)
+
+
+def test_stale_passages_are_other_passages(side_by_side):
+    stale, on = (side_by_side["conditions"][name] for name in ("stale", "on"))
+    assert stale["bits_per_byte"] != on["bits_per_byte"]
+    assert stale["bits_per_byte"] != side_by_side["conditions"]["off"]["bits_per_byte"]
 
 
 def test_curves_end_in_the_conditions(side_by_side):

@@ -150,6 +150,13 @@ def test_each_text_of_a_request_draws_by_its_own_seed(stub):
     assert seeds == [2**32 - 1, 0, 1]
 
 
+def test_penalties_reach_the_model(stub):
+    given = {"presence_penalty": -2, "frequency_penalty": 1.5}
+    stub.ask(prompt="hi", max_tokens=1, **given)
+    sampling = stub.model.joined[-1].sampling
+    assert sampling.presence_penalty == -2 and sampling.frequency_penalty == 1.5
+
+
 def test_infinitely_unlikely_is_a_number_in_json(stub, monkeypatch):
     def impossible(prompt, num_neighbours):
         scores = scored(prompt, num_neighbours)

@@ -17,6 +17,6 @@ def test_counts_are_those_of_the_scheduler():
         for family in text_string_to_metric_families(content.decode())
         for sample in family.samples
     }
-    assert found["retro_requests_total"] == 1 and found["retro_steps_total"] == 2
+    assert found["retro_requests_total"] == 1 and found["retro_steps_total"] == 4
     assert found["retro_generated_tokens_total"] == 6
     assert found["retro_active_texts"] == found["retro_waiting_texts"] == 0

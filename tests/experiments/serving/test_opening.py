@@ -1,5 +1,8 @@
 """A real model, small and random, with the tiny database, as a client of it sees them."""
 
+import concurrent.futures
+import json
+
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -66,6 +69,41 @@ def test_a_text_is_that_of_generation_with_its_sources(
         assert told == [chunk for chunk in source.chunk_ids_N if chunk >= 0]
         shares = [passage["attention"] for passage in span["passages"]]
         np.testing.assert_allclose(sum(shares), 1, atol=1e-4)
+
+
+def _streamed(client, body: dict) -> list[dict]:
+    """The choices of a stream."""
+    answer = client.post("/v1/completions", json=body | {"stream": True})
+    lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+    return [json.loads(line)["choices"][0] for line in lines[:-1]]
+
+
+def test_streams_of_several_clients_say_what_whole_answers_say(client):
+    """Tokens come in small groups; the text, its end and its sources are the same."""
+    asked = [
+        _ASKED | {"prompt": _PROMPT[:length], "max_tokens": 20, "ignore_eos": True}
+        for length in (20, 7, 11)
+    ]
+    whole = [client.post("/v1/completions", json=body).json() for body in asked]
+    stops = [answer["choices"][0]["text"][9:12] for answer in whole]
+    asked += [body | {"stop": stop} for body, stop in zip(asked, stops, strict=True)]
+    whole += [client.post("/v1/completions", json=body).json() for body in asked[3:]]
+    with concurrent.futures.ThreadPoolExecutor(len(asked)) as pool:
+        streams = [*pool.map(lambda body: _streamed(client, body), asked)]
+    num_shown = num_spans = 0
+    for answer, pieces, body in zip(whole, streams, asked, strict=True):
+        (choice,) = answer["choices"]
+        assert "".join(piece["text"] for piece in pieces) == choice["text"]
+        assert pieces[-1]["finish_reason"] == choice["finish_reason"]
+        assert (choice["finish_reason"] == "stop") == ("stop" in body)
+        spans = [span for piece in pieces for span in piece.get("sources", [])]
+        assert [(span["start"], span["end"]) for span in spans] == [
+            (span["start"], span["end"]) for span in choice["sources"]
+        ]
+        assert spans and spans[-1]["end"] == len(choice["text"])
+        num_shown += sum(bool(piece["text"]) for piece in pieces)
+        num_spans += len(spans)
+    assert num_shown > num_spans  # not chunk by chunk
 
 
 def test_retrieval_off_reads_nothing(client):

@@ -13,14 +13,15 @@ _draw = jax.jit(sampling.draw)
 _kept = jax.jit(sampling.kept)
 
 
-def _drawn(logits_V, num=1, seen=(), **setting):
+def _drawn(logits_V, num=1, seen=(), said=(), **setting):
     """Tokens that are drawn one after the other, and their log-probabilities."""
-    size = len(logits_V)
+    size, said = len(logits_V), np.array(said, np.int64)
     seen_BV = np.zeros((num, size), bool)
     seen_BV[:, list(seen)] = True
+    times_BV = np.tile(np.bincount(said, minlength=size).astype(np.int32), (num, 1))
     rows = sampling.rows([Sampling(**setting)] * num)
     logits_BV = np.repeat(np.float32(logits_V)[None], num, axis=0)
-    return _draw(logits_BV, rows, seen_BV, np.arange(num, dtype=np.int32))
+    return _draw(logits_BV, rows, seen_BV, times_BV, np.arange(num, dtype=np.int32))
 
 
 logits = st.lists(st.floats(-8, 8, width=32), min_size=_SIZE, max_size=_SIZE).map(
@@ -83,16 +84,37 @@ def test_what_stands_in_the_text_is_less_wanted(logits_V, expected):
     assert log_prob == pytest.approx(float(jax.nn.log_softmax(jnp.array(logits_V))[2]))
 
 
+def test_penalties_count_what_was_drawn_and_not_the_prompt():
+    logits_V = [1.0, 3.0, 2.2, -4.0]
+    assert _drawn(logits_V, seen=[1], presence_penalty=2.0)[0] == 1
+    assert _drawn(logits_V, said=[1, 1, 1], presence_penalty=0.7)[0] == 1
+    assert _drawn(logits_V, said=[1, 1, 1], presence_penalty=0.9)[0] == 2
+    assert _drawn(logits_V, said=[1], frequency_penalty=0.7)[0] == 1
+    assert _drawn(logits_V, said=[1, 1], frequency_penalty=0.7)[0] == 2
+    both = {"presence_penalty": 0.2, "frequency_penalty": 0.35}
+    assert _drawn(logits_V, said=[1], **both)[0] == 1
+    assert _drawn(logits_V, said=[1, 1], **both)[0] == 2
+    # Below 0 they ask for more of the same.
+    token, log_prob = _drawn(logits_V, said=[2], presence_penalty=-1.0)
+    assert token == 2
+    assert log_prob == pytest.approx(float(jax.nn.log_softmax(jnp.array(logits_V))[2]))
+
+
 def test_a_row_does_not_depend_on_the_others():
     rng = np.random.default_rng(0)
     logits_BV = rng.standard_normal((4, _SIZE)).astype(np.float32)
     each = [Sampling(temperature=1.0, seed=seed, top_k=seed) for seed in range(4)]
     seen_BV, number_B = np.zeros((4, _SIZE), bool), np.arange(4, dtype=np.int32)
-    together, _ = _draw(logits_BV, sampling.rows(each), seen_BV, number_B)
+    times_BV = np.zeros((4, _SIZE), np.int32)
+    together, _ = _draw(logits_BV, sampling.rows(each), seen_BV, times_BV, number_B)
     for row in range(4):
         one = slice(row, row + 1)
         alone, _ = _draw(
-            logits_BV[one], sampling.rows(each[one]), seen_BV[one], number_B[one]
+            logits_BV[one],
+            sampling.rows(each[one]),
+            seen_BV[one],
+            times_BV[one],
+            number_B[one],
         )
         assert alone[0] == together[row]
 
@@ -100,7 +122,7 @@ def test_a_row_does_not_depend_on_the_others():
 @pytest.mark.parametrize(
     "setting",
     [{"temperature": -1}, {"top_k": -1}, {"top_p": 2}, {"min_p": float("nan")}]
-    + [{"repetition_penalty": 0}],
+    + [{"repetition_penalty": 0}, {"presence_penalty": 3}, {"frequency_penalty": -3}],
 )
 def test_settings_by_which_nothing_can_be_chosen_are_refused(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
