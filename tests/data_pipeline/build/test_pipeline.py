@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,20 @@ def test_models_that_are_not_there_are_refused_before_anything_is_read(
     with pytest.raises(OSError, match=message):
         Build(cfg, tmp_path / "database").run()
     assert not (tmp_path / "database").exists()
+
+
+def test_what_takes_long_to_import_is_no_part_of_the_first_shard(
+    copy, tiny_corpus_folder, monkeypatch
+):
+    order = []
+    importer = types.SimpleNamespace(import_module=order.append)
+    monkeypatch.setattr(pipeline, "importlib", importer)
+    stage = pipeline.run_stage
+    monkeypatch.setattr(
+        pipeline, "run_stage", lambda *a, **k: order.append(a[0].name) or stage(*a, **k)
+    )
+    built(copy, tiny_corpus_folder, seed=1)
+    assert order[order.index("tensorflow") + 1 :] == ["sequences", "dataset"]
 
 
 def test_one_build_at_a_time(copy, tiny_corpus_folder):
