@@ -326,6 +326,8 @@ class RetrofitConfig:
     limit_sequences: int = 24
     absent_share: float = 0.05  # of the chunks in training that read no neighbour
     unrelated_share: float = 0.2  # of them that read another sequence's neighbours
+    # of the training sequences whose numbers are exchanged, in their neighbours alike
+    other_numbers_share: float = 0.0
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, if a retrofit can't be made so."""
@@ -338,7 +340,13 @@ class RetrofitConfig:
                 raise ValueError(
                     f"retrofit.{name} must be at least {least}, is {getattr(self, name)}"
                 )
-        for name in ("copying_score", "open_score", "absent_share", "unrelated_share"):
+        for name in (
+            "copying_score",
+            "open_score",
+            "absent_share",
+            "unrelated_share",
+            "other_numbers_share",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
                     f"retrofit.{name} must be in 0..1, is {getattr(self, name)}"

@@ -46,7 +46,7 @@ def get_config(arg: str = "smollm2") -> Experiment:
         ),
         model=model,
         optimizer=OptimizerConfig(
-            learning_rate=3e-4, warmup_steps=5, gate_rate=30.0, final_share=0.1
+            learning_rate=1e-3, warmup_steps=5, gate_rate=30.0, final_share=0.1
         ),
         train=TrainConfig(
             steps=48,
@@ -55,8 +55,15 @@ def get_config(arg: str = "smollm2") -> Experiment:
             checkpoint_every=24,
             oracle_shares=(0.9, 0.4),
         ),
-        # Three passes over what is read once: reading is the dearest part on a CPU.
-        retrofit=RetrofitConfig(distinct_steps=16, limit_sequences=16),
+        retrofit=RetrofitConfig(
+            # SmolLM2's heads that find a number are in its fourth layer that copies.
+            num_cca_layers=4,
+            copying_score=0.2,
+            # Three passes over what is read once: reading is the dearest part on a CPU.
+            distinct_steps=16,
+            limit_sequences=16,
+            other_numbers_share=0.5,
+        ),
         evaluation=EvaluationConfig(
             batch_size=4,
             max_sequences=80,

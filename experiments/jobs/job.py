@@ -38,11 +38,13 @@ from retro_jax.training.batch import (
     model_inputs,
     to_devices,
     with_oracle_neighbours,
+    with_other_numbers,
     with_worse_neighbours,
 )
 from retro_jax.training.encodings import Encodings
 from retro_jax.training.encodings_folder import EncodingsFolder
 from retro_jax.training.loop import train
+from retro_jax.training.number_tokens import NumberTokens
 
 _TOKENIZER = "tokenizer.model"
 _REPORTED = "results"  # the file of results that the report shows
@@ -317,27 +319,42 @@ class Job:
         return map(self._changed, itertools.count(first_step), inputs)
 
     def _changed(self, step: int, batch: Batch) -> Batch:
-        """A batch with the oracle, absent and unrelated neighbours that the settings ask for.
+        """A batch with the neighbours and the numbers that the settings ask for.
 
         They are drawn by step, so that a run that goes on draws what it would have drawn.
         """
         cfg, of_retrofit = self._cfg.train, self._cfg.retrofit
         repeated = of_retrofit.distinct_steps if self._by_decoder else 0
+        # The same in each pass over the same batches: what was read of them is kept.
+        number = step % repeated if repeated else step
         batch = with_oracle_neighbours(
             self._cfg.model,
             batch,
             cfg.oracle_share(step),
-            # The same in each pass over the same batches: what was read of them is kept.
-            np.random.default_rng((cfg.seed, step % repeated if repeated else step)),
+            np.random.default_rng((cfg.seed, number)),
         )
         if not self._by_decoder:
             return batch
+        if of_retrofit.other_numbers_share:
+            batch = with_other_numbers(
+                batch,
+                of_retrofit.other_numbers_share,
+                self._numbers,
+                np.random.default_rng((cfg.seed, number, 1)),
+            )
         return with_worse_neighbours(
             batch,
             of_retrofit.absent_share,
             of_retrofit.unrelated_share,
             np.random.default_rng((cfg.seed, step)),
         )
+
+    @functools.cached_property
+    def _numbers(self) -> NumberTokens:
+        """The numbers of the database's tokenizer."""
+        tokenizer = self.database.tokenizer
+        ids = range(tokenizer.vocab_size)
+        return NumberTokens([tokenizer.decode_bytes([token]) for token in ids])
 
     def _other_run(self, known: dict, identity: dict, restart: bool) -> None:
         """Puts the run that is here aside, refuses to, or goes on with it.

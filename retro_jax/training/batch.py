@@ -8,6 +8,7 @@ import numpy as np
 
 from retro_jax.config import ModelConfig
 from retro_jax.devices import sharding
+from retro_jax.training.number_tokens import NumberTokens
 
 Batch = dict[str, np.ndarray]
 
@@ -99,6 +100,26 @@ def with_oracle_neighbours(
         "neighbours_BCNR": neighbours_BCNR,
         "neighbour_lengths_BCN": lengths_BCN,
     }
+
+
+def with_other_numbers(
+    batch: Batch, share: float, numbers: NumberTokens, rng: np.random.Generator
+) -> Batch:
+    """The batch in which some rows have other numbers, in the text and its neighbours alike.
+
+    What a decoder knows of numbers is of no help there: only the neighbours tell them. So
+    a model learns to believe what it reads, and to look for it with more than one word.
+    Source: ours; see `NumberTokens`.
+    """
+    if not share or "neighbours_BCNR" not in batch:
+        return batch
+    names = ("inputs_BL", "targets_BL", "neighbours_BCNR")
+    changed = {name: batch[name].copy() for name in names}
+    for row in np.flatnonzero(rng.random(len(batch["inputs_BL"])) < share):
+        token_V = numbers.exchanged(rng)
+        for array in changed.values():
+            array[row] = token_V[array[row]]
+    return {**batch, **changed}
 
 
 def to_devices(cfg: ModelConfig, batch: Batch, mesh) -> dict[str, jax.Array]:

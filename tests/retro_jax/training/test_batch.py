@@ -9,9 +9,11 @@ import numpy as np
 from retro_jax.training.batch import (
     to_devices,
     with_oracle_neighbours,
+    with_other_numbers,
     with_worse_neighbours,
     without_neighbours,
 )
+from retro_jax.training.number_tokens import NumberTokens
 from retro_jax.training.step import token_losses
 from tests import tiny_model
 
@@ -119,3 +121,34 @@ def test_oracles_come_in_a_share_of_the_chunks():
     changed_BC = (made["neighbours_BCNR"] != many["neighbours_BCNR"]).any(axis=(2, 3))
     assert 0.2 < changed_BC.mean() < 0.3
     assert with_oracle_neighbours(cfg, batch, 0, np.random.default_rng(0)) is batch
+
+
+def test_a_share_of_rows_has_other_numbers_in_text_and_neighbours_alike():
+    numbers = NumberTokens([b"", b"of", b" ", *(b"%d" % digit for digit in range(10))])
+    rng = np.random.default_rng(5)
+    batch = {
+        "inputs_BL": rng.integers(0, 13, (40, 16), np.int32),
+        "neighbours_BCNR": rng.integers(0, 13, (40, 2, 3, 8), np.int32),
+        "neighbour_lengths_BCN": np.full((40, 2, 3), 8),
+    }
+    batch["targets_BL"] = np.roll(batch["inputs_BL"], -1, axis=1)
+    before = {name: array.copy() for name, array in batch.items()}
+    made = with_other_numbers(batch, 0.5, numbers, np.random.default_rng(0))
+    changed = 0
+    for row in range(40):
+        # What each token has become, wherever it stands in the row: one token, or itself.
+        pairs = {
+            (old, new)
+            for name in ("inputs_BL", "targets_BL", "neighbours_BCNR")
+            for old, new in zip(
+                before[name][row].reshape(-1), made[name][row].reshape(-1), strict=True
+            )
+        }
+        assert len({old for old, _ in pairs}) == len(pairs)
+        others = {old for old, new in pairs if old != new}
+        assert others in (set(), {old for old, _ in pairs if old > 2})
+        changed += bool(others)
+    assert 10 < changed < 30
+    for name, array in before.items():  # what comes again must be as it was
+        np.testing.assert_array_equal(batch[name], array)
+    assert with_other_numbers(batch, 0, numbers, rng) is batch
