@@ -363,7 +363,8 @@ class Library:
         """
         if self._retriever is None:
             return
-        now, later = [], []
+        now: list[tuple[Text, int]] = []
+        later: list[tuple[Text, int]] = []
         for text in texts:
             for chunk in text.wanted() if text.num_neighbours != 0 else ():
                 is_late = self._pool is not None and text.is_new(chunk)
