@@ -136,8 +136,7 @@ def generate(
         encodings: what neighbours are read as, where a decoder reads them itself.
         stop: is given a row's new tokens after each chunk; says how many of them are
             kept if the text ends there, else None.
-        effects: whether each neighbour's effect is measured, which takes as long again
-            for each.
+        effects: whether each neighbour's effect is measured: as long again for each.
         overlapped: see `Library`.
     Raises:
         ValueError: for an empty prompt, or settings by which nothing can be chosen.
@@ -157,8 +156,7 @@ def generate(
         decoder = Decoder(cfg, params, encodings, window_chunks, library)
         decoder.begin(texts, settings, vocab_size or cfg.vocab_size)
         while not all(text.finish for text in texts):
-            most = min(cfg.chunk_len, num_tokens - texts[0].num_new)
-            made = decoder.more(texts, most, eod_id)
+            made = decoder.more(texts, num_tokens - texts[0].num_new, eod_id)
             for row, text in enumerate(texts):
                 more = text.say(made, row, eod_id, stop, num_tokens)
                 if effects and more:
@@ -365,7 +363,8 @@ class Library:
         """
         if self._retriever is None:
             return
-        now, later = [], []
+        now: list[tuple[Text, int]] = []
+        later: list[tuple[Text, int]] = []
         for text in texts:
             for chunk in text.wanted() if text.num_neighbours != 0 else ():
                 is_late = self._pool is not None and text.is_new(chunk)
@@ -509,8 +508,11 @@ class Decoder:
         self._num_places = window_chunks * cfg.chunk_len
         self._table = _distances(cfg, self._num_places, params)
         self._place = 0  # of the next token in its chunk
-        self._starts: list[incremental.Cache] = []  # of the last chunk, to say it again
-        self._is_moving = False  # before the chunk's second token is drawn
+        # The last chunk is said again from what was kept before it, and of rows whose
+        # window has moved from what is kept since, a row of that.
+        self._start: incremental.Cache | None = None
+        self._moved_rows: dict[int, tuple[incremental.Cache, int]] = {}
+        self._moving: list[int] = []  # rows, before the chunk's second token is drawn
         self._mass_BMN: jax.Array | None = None
 
     @property
@@ -598,8 +600,12 @@ class Decoder:
 
     def _begin_chunk(self, texts: Sequence[Text]):
         """Reads the last token of each row; gives the logits of the next, and the mass."""
-        self._starts = [self._cache]
-        self._is_moving = max(text.num_chunks for text in texts) >= self._window_chunks
+        self._start, self._moved_rows = self._cache, {}
+        self._moving = [
+            row
+            for row, text in enumerate(texts)
+            if text.num_chunks >= self._window_chunks
+        ]
         self._read = self._with_encodings(
             self._library.batch([[_last_found(text)] for text in texts], 1)
         )
@@ -610,16 +616,25 @@ class Decoder:
         return logits_BV, mass_BN
 
     def _move_window(self, texts: Sequence[Text]) -> None:
-        """Lets the oldest chunk leave a full window.
+        """Lets the oldest chunk leave the rows whose window is full.
 
         The first token of the chunk belongs to the window before, in which the chunk that
         leaves was still to be seen.
         """
-        if not self._is_moving:
+        rows, self._moving = self._moving, []
+        if not rows:
             return
-        self._is_moving = False
-        self._starts.append(self._filled(texts, self._window_chunks - 1))
-        self._cache = self._moved(self._starts[1], self._token_B, self._read)
+        # Few shapes are compiled: the first row stands for those that are not needed.
+        count = min(1 << (len(rows) - 1).bit_length(), len(texts))
+        places = np.array([*rows, *rows[:1] * (count - len(rows))])
+        new = self._filled([texts[row] for row in places], self._window_chunks - 1)
+        self._moved_rows = {row: (new, place) for place, row in enumerate(rows)}
+        read = {name: x[places] for name, x in self._read.items()}
+        moved = self._moved(new, self._token_B[places], read)
+        if len(rows) == len(texts):
+            self._cache = moved
+        else:
+            self._cache = _scattered(self._cache, moved, places)
 
     def _moved(self, cache: incremental.Cache, token_B, read: Batch):
         """The cache that goes on in the new window; a window of a chunk begins empty."""
@@ -648,14 +663,11 @@ class Decoder:
                 "neighbour_lengths_BCN": lengths_BCN,
             }
         )
-        starts = [
-            jax.tree.map(lambda x: jnp.repeat(x[row : row + 1], size, axis=0), start)
-            for start in self._starts
-        ]
         token_B = np.full(size, text.tokens[first - 1], np.int32)
-        cache, logits_BV, _ = self._completed(starts[0], token_B, read)
-        if len(starts) > 1:
-            cache = self._moved(starts[1], token_B, read)
+        start = _repeated(self._start, row, size)
+        cache, logits_BV, _ = self._completed(start, token_B, read)
+        if row in self._moved_rows:
+            cache = self._moved(_repeated(*self._moved_rows[row], size), token_B, read)
         # One shape is compiled, whatever the length.
         tokens_BM = np.zeros((size, chunk_len), np.int32)
         said = text.tokens[first:]
@@ -760,6 +772,16 @@ def _completed(cfg: ModelConfig, params, table, cache, token_B, batch):
 @jax.jit
 def _entered(all_rows, one_row, row):
     return jax.tree.map(lambda x, new: x.at[row].set(new[0]), all_rows, one_row)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _scattered(all_rows, some_rows, which_B):
+    return jax.tree.map(lambda x, new: x.at[which_B].set(new), all_rows, some_rows)
+
+
+def _repeated(rows, row: int, size: int):
+    """One of the rows so many times."""
+    return jax.tree.map(lambda x: jnp.repeat(x[row : row + 1], size, axis=0), rows)
 
 
 @jax.jit

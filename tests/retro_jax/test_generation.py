@@ -102,13 +102,26 @@ def _check(cfg, params, prompt, generated, window_chunks, neighbours_of):
     np.testing.assert_allclose(generated.log_probs, expected_LV.max(axis=-1), atol=1e-4)
 
 
-@pytest.mark.parametrize("window_chunks", [1, 2, 8])
+@pytest.mark.parametrize("window_chunks", [1, 3, 8])
 def test_prompts_of_any_length_go_on_as_each_would_alone(window_chunks):
-    """The reference keeps nothing; the window is full, or becomes so, or never is."""
+    """The reference keeps nothing; windows are full, become so one by one, or never are."""
     prompts = [PROMPT + PROMPT[:3], PROMPT[:5]]
     together = _generate(prompts, FakeRetriever(), window_chunks=window_chunks)
     for prompt, generated in zip(prompts, together, strict=True):
         _check(CFG, PARAMS, prompt, generated, window_chunks, _neighbours_of)
+
+
+def test_only_rows_whose_window_is_full_are_read_anew(monkeypatch):
+    sizes, filled = [], generation._filled
+
+    def counted(cfg, num_places, params, batch, num_tokens_B):
+        sizes.append(len(batch["inputs_BL"]))
+        return filled(cfg, num_places, params, batch, num_tokens_B)
+
+    monkeypatch.setattr(generation, "_filled", counted)
+    prompts = [PROMPT[:2], PROMPT + PROMPT[:3], PROMPT[:3]]
+    _generate(prompts, None, window_chunks=3, num_tokens=M)
+    assert sizes == [3, 1]
 
 
 def test_a_decoder_that_reads_neighbours_itself_keeps_what_it_read():
@@ -300,9 +313,9 @@ def test_a_service_that_is_away_for_a_while_is_read_again(greedy):
 @pytest.mark.parametrize("window_chunks", [2, 8])
 def test_the_effect_of_a_neighbour_is_what_is_lost_without_it(window_chunks):
     """The reference runs the whole window with the neighbour absent for one chunk."""
-    generated = _generate(
-        [PROMPT], FakeRetriever(), effects=True, window_chunks=window_chunks
-    )[0]
+    _, generated = _generate(  # the other one's window is not full yet
+        [PROMPT[:2], PROMPT], FakeRetriever(), effects=True, window_chunks=window_chunks
+    )
     new = len(PROMPT)
     for source in generated.sources[1:]:
         assert source.attention_N.sum() == pytest.approx(1)
