@@ -54,6 +54,8 @@ class EvaluationConfig:
     neighbours: tuple[int, ...] = ()
     # retrieval on with these shares of the database's documents: "(0.1, 0.5, 1.0)"
     database_shares: tuple[float, ...] = ()
+    # chunks of the database, of whole documents, among whose tokens knn looks; 0 = all
+    knn_chunks: int = 0
     # chunks from one window of held-out text to the next; 0 = half a window
     stride_chunks: int = 0
     # measure also on the chunks of which no 13 tokens in a row stand in the database
@@ -107,6 +109,7 @@ class EvaluationConfig:
             "top_k",
             "seed",
             "stride_chunks",
+            "knn_chunks",
         )
         for name, least in {"batch_size": 1, **dict.fromkeys(counts, 0)}.items():
             if getattr(self, name) < least:

@@ -1,15 +1,15 @@
-"""kNN-LM over the passages that were found: what a model gains from them without reading any.
+"""kNN-LM over a database: what a model gains from its tokens without reading any passage.
 
-The hidden state before each token of a passage is a key, and that token its value. A
-position's own hidden state looks for near keys among the passages that cross-attention would
-read there, and what it finds is mixed with what the decoder alone says:
+The hidden state before each token of the database is a key, and that token its value. A
+position's own hidden state looks for the nearest of all keys, exactly, and what it finds is mixed
+with what the decoder alone says:
 
     p(w) = (1 - share) p_decoder(w) + share * sum of softmax(-d^2 / T) over keys with value w
 
-Source: Khandelwal et al. 2020 (arXiv 1911.00172). Theirs looks among all tokens of a database;
-ours among those of the N passages, so that it has what the other conditions have.
+Keys are made block by block and compared at once: nothing is kept but what is nearest so far.
 
-Letters here: K keys of an attending chunk, X chunks.
+Source: Khandelwal et al. 2020 (arXiv 1911.00172), who also take 1,024 keys.
+Letters here: Q positions that are scored, K keys, P pieces of text, X chunks.
 """
 
 import functools
@@ -20,13 +20,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from retro_jax.config import ModelConfig
 from retro_jax.devices import sharding
-from retro_jax.evaluation import ChunkLosses, summed_by_chunk
-from retro_jax.model import chunked_attention, parameters
+from retro_jax.evaluation import ChunkLosses
+from retro_jax.model import parameters
 from retro_jax.numerics.token_loss import cross_entropy
-from retro_jax.training.batch import Batch
+from retro_jax.training.batch import Batch, model_inputs, without_neighbours
+
+MOST_KEYS = 1024  # of a position
+_POSITIONS = 4096  # that are compared with a block at once
 
 
 class Mixture(NamedTuple):
@@ -44,6 +48,17 @@ class Mixture(NamedTuple):
 MIXTURES = tuple(
     itertools.starmap(Mixture, itertools.product((0.1, 0.25, 0.5), (0.02, 0.05, 0.15)))
 )
+Blocks = Iterable[tuple[Int[np.ndarray, "P R"], Int[np.ndarray, "P R"]]]
+
+
+class _Positions(NamedTuple):
+    """What is scored: states, targets and losses of the decoder alone."""
+
+    states_QD: Float[np.ndarray, "Q D"]
+    targets_Q: Int[np.ndarray, " Q"]
+    alone_Q: Float[np.ndarray, " Q"]
+    weights_Q: Float[np.ndarray, " Q"]
+    chunks_Q: Int[np.ndarray, " Q"]  # of all batches, one after the other
 
 
 def chunk_losses(
@@ -51,28 +66,44 @@ def chunk_losses(
     params: parameters.Parameters,
     mesh,
     batches: Iterable[Batch],
+    blocks: Blocks,
     *,
     mixtures: tuple[Mixture, ...] = MIXTURES,
-    advance: Callable[[int], None] = lambda sequences: None,
+    most_keys: int = MOST_KEYS,
+    advance: Callable[[int], None] = lambda pieces: None,
 ) -> dict[Mixture, ChunkLosses]:
-    """What each mixture loses on every chunk; one pass of the decoder makes all of them.
+    """What each mixture loses on every chunk; one pass over the database makes all of them.
 
     Args:
-        batches: with neighbours; a chunk without any has the decoder's loss.
-        advance: called with the number of sequences done.
+        batches: the text that is measured.
+        blocks: the database: tokens of pieces that are read by themselves, and the token
+            behind each of them, or -1 where that is no key.
+        most_keys: the nearest ones that count.
+        advance: called with the number of pieces done.
+
+    Raises:
+        ValueError: in a run of several processes.
     """
-
-    def sums(mine: Batch, has_neighbours: bool):
-        del has_neighbours  # an absent one has no keys
-        return _sums(cfg, mixtures, params, sharding.to_devices(mine, mesh))
-
-    joined, documents_X = summed_by_chunk(mesh, batches, sums, advance)
-    return {
-        mixture: ChunkLosses(
-            joined[f"nats {number}"], joined["bytes"], joined["tokens"], documents_X
-        )
-        for number, mixture in enumerate(mixtures)
-    }
+    if jax.process_count() > 1:
+        raise ValueError("kNN-LM is measured in one process: leave knn out")
+    size = float(np.square(np.asarray(params["norm/scale_D"], np.float32)).sum())
+    with jax.set_mesh(mesh):
+        found, sums = _read(cfg, params, mesh, batches)
+        nearest = Nearest(len(found.targets_Q), most_keys)
+        for tokens_PR, behind_PR in blocks:
+            keys_PRD = sharding.on_host(_states(cfg, params, jnp.asarray(tokens_PR)))
+            is_key_PR = behind_PR >= 0
+            _compare(
+                found.states_QD, keys_PRD[is_key_PR], behind_PR[is_key_PR], nearest
+            )
+            advance(len(tokens_PR))
+    counted = (sums["bytes"], sums["tokens"], sums["documents"])
+    losses = {}
+    for mixture in mixtures:
+        shares_Q = nearest.shares_of(found.targets_Q, size, mixture)
+        nats_X = _summed(found, shares_Q, mixture, len(sums["bytes"]))
+        losses[mixture] = ChunkLosses(nats_X, *counted)
+    return losses
 
 
 def chosen_by_halves(
@@ -97,84 +128,155 @@ def chosen_by_halves(
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _sums(cfg: ModelConfig, mixtures: tuple[Mixture, ...], params, batch):
+class Nearest:
+    """The nearest keys of each position, of all that it was shown."""
+
+    def __init__(self, num_positions: int, most: int):
+        """Knows no key yet.
+
+        Args:
+            most: keys that are kept of each position.
+        """
+        self.most = most
+        # Room for as many again: only when it is full the farther half goes.
+        self._near_QK = np.full((num_positions, 2 * most), -np.inf, np.float32)
+        self._tokens_QK = np.zeros((num_positions, 2 * most), np.int32)
+        self._filled_Q = np.zeros(num_positions, np.int64)
+        self._least_Q = np.full(num_positions, -np.inf, np.float32)
+
+    def show(
+        self,
+        first: int,
+        near_QK: Float[np.ndarray, "Q K"],
+        tokens_K: Int[np.ndarray, " K"],
+    ) -> None:
+        """Shows at most `most` keys to positions from `first` on: how near, and their tokens."""
+        mine = slice(first, first + len(near_QK))
+        rows_A, keys_A = np.nonzero(near_QK > self._least_Q[mine, None])
+        counts_Q = np.bincount(rows_A, minlength=len(near_QK))
+        is_full_Q = self._filled_Q[mine] + counts_Q > 2 * self.most
+        self._make_room(first + np.flatnonzero(is_full_Q))
+        before_Q = np.cumsum(counts_Q) - counts_Q
+        places_A = self._filled_Q[mine][rows_A] + np.arange(len(rows_A))
+        places_A -= before_Q[rows_A]
+        self._near_QK[first + rows_A, places_A] = near_QK[rows_A, keys_A]
+        self._tokens_QK[first + rows_A, places_A] = tokens_K[keys_A]
+        self._filled_Q[mine] += counts_Q
+
+    def _make_room(self, rows_A: Int[np.ndarray, " A"]) -> None:
+        """Lets go what is not among the nearest of these positions."""
+        near_AK = self._near_QK[rows_A]
+        order_AK = np.argpartition(-near_AK, self.most - 1, axis=1)[:, : self.most]
+        kept_AK = np.take_along_axis(near_AK, order_AK, axis=1)
+        tokens_AK = np.take_along_axis(self._tokens_QK[rows_A], order_AK, axis=1)
+        self._near_QK[rows_A] = -np.inf
+        self._near_QK[rows_A, : self.most] = kept_AK
+        self._tokens_QK[rows_A, : self.most] = tokens_AK
+        self._filled_Q[rows_A] = np.minimum(self._filled_Q[rows_A], self.most)
+        self._least_Q[rows_A] = kept_AK.min(axis=1)
+
+    def shares_of(
+        self, targets_Q: Int[np.ndarray, " Q"], size: float, mixture: Mixture
+    ) -> Float[np.ndarray, " Q"]:
+        """The share of the softmax that keys of the target have; NaN without keys.
+
+        Args:
+            size: the squared length of a key.
+        """
+        self._make_room(np.arange(len(targets_Q)))
+        shares_Q = np.full(len(targets_Q), np.nan)
+        for start in range(0, len(targets_Q), _POSITIONS):
+            there = slice(start, start + _POSITIONS)
+            near_QK = self._near_QK[there, : self.most].astype(np.float64)
+            largest_Q = near_QK.max(axis=1)
+            has_keys_Q = np.isfinite(largest_Q)
+            apart_QK = near_QK - np.where(has_keys_Q, largest_Q, 0.0)[:, None]
+            weights_QK = np.exp(apart_QK / (size * mixture.temperature))
+            tokens_QK = self._tokens_QK[there, : self.most]
+            is_target_QK = tokens_QK == targets_Q[there, None]
+            whole_Q = weights_QK.sum(axis=1)
+            of_target_Q = (weights_QK * is_target_QK).sum(axis=1)
+            shares_Q[there] = np.divide(
+                of_target_Q,
+                whole_Q,
+                out=np.full(len(whole_Q), np.nan),
+                where=has_keys_Q,
+            )
+        return shares_Q
+
+
+def _read(
+    cfg: ModelConfig, params, mesh, batches: Iterable[Batch]
+) -> tuple[_Positions, dict[str, np.ndarray]]:
+    """The positions that are scored, and sums over the chunks of all batches."""
+    parts, chunks = [], 0
+    sums: dict[str, list[np.ndarray]] = {"bytes": [], "tokens": [], "documents": []}
+    for batch in batches:
+        inputs = without_neighbours(model_inputs(batch))
+        states, alone = _alone(cfg, params, sharding.to_devices(inputs, mesh))
+        weights_BL = batch["loss_weights_BL"]
+        is_scored_BL = weights_BL > 0
+        places_BL = np.arange(weights_BL.size).reshape(weights_BL.shape)
+        parts.append(
+            _Positions(
+                np.asarray(sharding.on_host(states), np.float32)[is_scored_BL],
+                batch["targets_BL"][is_scored_BL],
+                np.asarray(sharding.on_host(alone), np.float64)[is_scored_BL],
+                weights_BL[is_scored_BL],
+                chunks + places_BL[is_scored_BL] // cfg.chunk_len,
+            )
+        )
+        chunks += weights_BL.size // cfg.chunk_len
+        counted_BL = batch["target_bytes_BL"] * weights_BL
+        for name, values_BL in (("bytes", counted_BL), ("tokens", weights_BL)):
+            by_chunk = values_BL.reshape(-1, cfg.chunk_len).sum(axis=1)
+            sums[name].append(by_chunk.astype(np.float64))
+        sums["documents"].append(batch["documents_BC"].reshape(-1))
+    joined = _Positions(*map(np.concatenate, zip(*parts, strict=True)))
+    return joined, {name: np.concatenate(values) for name, values in sums.items()}
+
+
+def _compare(
+    states_QD: Float[np.ndarray, "Q D"],
+    keys_KD: Float[np.ndarray, "K D"],
+    tokens_K: Int[np.ndarray, " K"],
+    nearest: Nearest,
+) -> None:
+    """Shows keys to all positions: minus the squared distances, but for what all keys share."""
+    keys_KD = np.asarray(keys_KD, np.float32)
+    lengths_K = np.square(keys_KD).sum(axis=1)
+    for some in range(0, len(tokens_K), nearest.most):
+        keys = slice(some, some + nearest.most)
+        for first in range(0, len(states_QD), _POSITIONS):
+            near_QK = states_QD[first : first + _POSITIONS] @ keys_KD[keys].T
+            near_QK = 2 * near_QK - lengths_K[keys]
+            nearest.show(first, near_QK, tokens_K[keys])
+
+
+def _summed(
+    found: _Positions,
+    shares_Q: Float[np.ndarray, " Q"],
+    mixture: Mixture,
+    num_chunks: int,
+) -> Float[np.ndarray, " X"]:
+    """Losses of the mixture over chunks; the decoder's where there is no key."""
+    share, alone_Q = mixture.share, found.alone_Q
+    mixed_Q = -np.log((1 - share) * np.exp(-alone_Q) + share * shares_Q)
+    nats_Q = np.where(np.isnan(shares_Q), alone_Q, mixed_Q) * found.weights_Q
+    return np.bincount(found.chunks_Q, weights=nats_Q, minlength=num_chunks)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _alone(cfg: ModelConfig, params, batch):
+    """States and losses of the decoder without passages."""
     model = parameters.rebuild(cfg, params)
-    inputs_BL, targets_BL = batch["inputs_BL"], batch["targets_BL"]
-    segments_BL, weights_BL = batch["segments_BL"], batch["loss_weights_BL"]
-    hidden_BLD = model.last(inputs_BL, segments_BL)
-    alone_BL = cross_entropy(model.read_out(hidden_BLD), targets_BL)
-    tokens_BCNR = batch["neighbours_BCNR"]
-    keys_BCKD = _keys(model, tokens_BCNR)
-    values_BCK, is_key_BCK = _values(tokens_BCNR, batch["neighbour_lengths_BCN"])
-    # As long as a normalised state is: distances of unlike states are about twice that.
-    length = jnp.sum(jnp.square(model.norm.scale_D[...]))
-    nearness_BCMK = _nearness(cfg, hidden_BLD, keys_BCKD) / length
-    readers_BCM = chunked_attention.readers_mask(segments_BL, cfg.chunk_len)
-    readable_BCMK = readers_BCM[..., None] & is_key_BCK[:, :, None]
-    targets_BCM = chunked_attention.attending_chunks(
-        targets_BL[..., None], cfg.chunk_len
-    )[..., 0]
-    is_target_BCMK = targets_BCM[..., None] == values_BCK[:, :, None]
-
-    def by_chunk(values_BL):
-        return values_BL.reshape(len(values_BL), -1, cfg.chunk_len).sum(axis=-1)
-
-    sums = {
-        "bytes": by_chunk(batch["target_bytes_BL"] * weights_BL),
-        "tokens": by_chunk(weights_BL),
-    }
-    for number, (share, temperature) in enumerate(mixtures):
-        logits_BCMK = jnp.where(readable_BCMK, nearness_BCMK / temperature, -jnp.inf)
-        found_BCM = _share_of(logits_BCMK, is_target_BCMK)
-        # NaN where there is no key.
-        found_BL = chunked_attention.rejoin(found_BCM[..., None], inputs_BL.shape[1])
-        has_keys_BL = chunked_attention.rejoin(
-            readable_BCMK.any(axis=-1)[..., None], inputs_BL.shape[1]
-        )
-        mixed_BL = -jnp.log((1 - share) * jnp.exp(-alone_BL) + share * found_BL[..., 0])
-        nats_BL = jnp.where(has_keys_BL[..., 0], mixed_BL, alone_BL)
-        sums[f"nats {number}"] = by_chunk(
-            jnp.where(weights_BL > 0, nats_BL * weights_BL, 0.0)
-        )
-    return sums
+    states_BLD = model.last(batch["inputs_BL"], batch["segments_BL"])
+    losses_BL = cross_entropy(model.read_out(states_BLD), batch["targets_BL"])
+    return states_BLD.astype(jnp.float32), losses_BL
 
 
-def _keys(model, tokens_BCNR):
-    """The states behind each token of each passage, which is read as a text of its own."""
-    batch, num_chunks, num_neighbours, passage_len = tokens_BCNR.shape
-    tokens_BTR = tokens_BCNR.reshape(batch, -1, passage_len)
-
-    def read(tokens_BR):
-        return model.last(tokens_BR, jnp.ones_like(tokens_BR))[:, :-1]
-
-    # One after the other: all at once would need the memory of so many sequences.
-    keys_TBRD = jax.lax.map(read, tokens_BTR.swapaxes(0, 1))
-    keys_BTRD = keys_TBRD.swapaxes(0, 1).astype(jnp.float32)
-    return keys_BTRD.reshape(
-        batch, num_chunks, num_neighbours * (passage_len - 1), keys_BTRD.shape[-1]
-    )
-
-
-def _values(tokens_BCNR, lengths_BCN):
-    """The token behind each key, and whether it is one."""
-    shape = (*tokens_BCNR.shape[:2], -1)
-    places_R = jnp.arange(1, tokens_BCNR.shape[-1])
-    is_text_BCNR = places_R < lengths_BCN[..., None]
-    return tokens_BCNR[..., 1:].reshape(shape), is_text_BCNR.reshape(shape)
-
-
-def _nearness(cfg: ModelConfig, hidden_BLD, keys_BCKD):
-    """Minus the squared distances, but for a part that is the same for all keys."""
-    queries_BCMD = chunked_attention.attending_chunks(
-        hidden_BLD.astype(jnp.float32), cfg.chunk_len
-    )
-    products = jnp.einsum("BCMD,BCKD->BCMK", queries_BCMD, keys_BCKD)
-    return 2 * products - jnp.square(keys_BCKD).sum(axis=-1)[:, :, None]
-
-
-def _share_of(logits_BCMK, is_target_BCMK):
-    """The share of the softmax that keys of the target have; NaN without keys."""
-    of_target = jnp.where(is_target_BCMK, logits_BCMK, -jnp.inf)
-    whole = jax.nn.logsumexp(logits_BCMK, axis=-1)
-    return jnp.exp(jax.nn.logsumexp(of_target, axis=-1) - whole)
+@functools.partial(jax.jit, static_argnums=0)
+def _states(cfg: ModelConfig, params, tokens_BL):
+    """The states of pieces of text, each read by itself."""
+    model = parameters.rebuild(cfg, params)
+    return model.last(tokens_BL, jnp.ones_like(tokens_BL)).astype(jnp.float32)

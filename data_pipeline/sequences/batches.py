@@ -167,12 +167,13 @@ class Sequences:
         """The files, in this order; what lies in a store is fetched before it is read."""
         import tensorflow as tf
 
-        if not any(Path(path) in self._streamed for path in paths):
-            return tf.data.Dataset.from_tensor_slices(list(map(os.fspath, paths)))
+        names = [os.fspath(path) for path in paths]
+        if not any(Path(path) in self._streamed for path in names):
+            return tf.data.Dataset.from_tensor_slices(names)
 
         def fetched() -> Iterator[str]:
             try:
-                yield from map(str, self._streamed.in_turn(map(Path, paths)))
+                yield from map(str, self._streamed.in_turn(map(Path, names)))
             except (OSError, ValueError) as error:
                 self._failed = error
                 raise

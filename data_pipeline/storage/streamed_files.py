@@ -75,7 +75,8 @@ class StreamedFiles:
         made = tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=self._copy.parent)
         weakref.finalize(self, shutil.rmtree, made, ignore_errors=True)
         for path in paths:
-            held[path] = held.pop(path, None) or self._fetched(path, Path(made))
+            here = held.pop(path) if path in held else self._fetched(path, Path(made))
+            held[path] = here
             self._let_go(held)
             yield held[path]
 

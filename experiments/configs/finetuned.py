@@ -35,6 +35,7 @@ def sweep(add: Callable[..., None]) -> None:
                     "optimizer.learning_rate": rate,
                     "retrofit.absent_share": 1.0,
                     "retrofit.unrelated_share": 0.0,
+                    "retrofit.other_numbers_share": 0.0,  # it is told the true ones
                     "retrofit.limit_sequences": 0,
                     "evaluation.conditions": ("off",),
                     "evaluation.prompt_sequences": 0,

@@ -15,6 +15,7 @@ import numpy as np
 from data_pipeline.database import Database, Snapshot
 from data_pipeline.sequences import controls
 from data_pipeline.sequences.batches import Sequences
+from data_pipeline.sequences.database_texts import DatabaseTexts
 from data_pipeline.sequences.held_out import HeldOut, Text
 from data_pipeline.storage.progress import Progress
 from experiments.config import Experiment
@@ -284,17 +285,26 @@ def _shown(measured: Measured, title: str) -> Progress:
 
 
 def _of_knn_lm(measured: Measured) -> tuple[evaluation.ChunkLosses, dict]:
-    """What kNN-LM loses with the passages that are read, and how it was mixed."""
-    with _shown(measured, "kNN-LM") as progress:
+    """What kNN-LM loses with the tokens of the database, and how it was mixed."""
+    cfg, snapshot = measured.cfg, measured.database.snapshot
+    texts = DatabaseTexts(
+        snapshot, most_chunks=cfg.evaluation.knn_chunks, seed=cfg.evaluation.seed
+    )
+    with Progress("kNN-LM, database", len(texts), "chunks") as progress:
         losses = knn_lm.chunk_losses(
-            measured.cfg.model,
+            cfg.model,
             measured.params,
             measured.mesh,
-            _read(measured, "on"),
+            batches(cfg, measured.sequences),
+            texts.blocks(),
             advance=progress.advance,
         )
     found, chosen = knn_lm.chosen_by_halves(losses)
-    return found, {"of_halves": [mixture._asdict() for mixture in chosen]}
+    return found, {
+        "of_halves": [mixture._asdict() for mixture in chosen],
+        "chunks": len(texts),
+        "of_chunks": len(snapshot.searchable),
+    }
 
 
 def _read(measured: Measured, name: str) -> Iterator[Batch]:

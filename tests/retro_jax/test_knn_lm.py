@@ -1,6 +1,6 @@
 """The mixture is that of a plain computation; no document chooses how it is mixed itself.
 
-Letters here: P passages.
+Letters here: P pieces.
 """
 
 import jax
@@ -22,16 +22,32 @@ def _batch():
     batch = tiny_model.batch(CFG)
     batch["documents_BC"] = np.array([[0, 0, 1], [1, 1, 1]], np.int64)
     batch["segments_BL"][0, 2 * CFG.chunk_len :] = 2
-    batch["neighbour_lengths_BCN"][:] = [
-        [[8, 3], [5, 0], [1, 2]],
-        [[0, 0], [8, 8], [2, 8]],
-    ]
+    batch["loss_weights_BL"][1, :3] = 0
     return batch
 
 
-def _losses(batch):
+def _blocks():
+    """Two blocks of a database, with tokens that are nobody's keys."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(2):
+        tokens_PR = rng.integers(1, 16, (3, 2 * CFG.chunk_len)).astype(np.int32)
+        behind_PR = np.full_like(tokens_PR, -1)
+        behind_PR[:, :-1] = tokens_PR[:, 1:]
+        behind_PR[1, : CFG.chunk_len] = -1
+        found.append((tokens_PR, behind_PR))
+    return found
+
+
+def _losses(batch, blocks, most_keys):
     return knn_lm.chunk_losses(
-        CFG, PARAMS, tiny_model.mesh(1, 1), [batch], mixtures=MIXTURES
+        CFG,
+        PARAMS,
+        tiny_model.mesh(1, 1),
+        [batch],
+        blocks,
+        mixtures=MIXTURES,
+        most_keys=most_keys,
     )
 
 
@@ -43,65 +59,70 @@ def _states(tokens_BL, segments_BL):
     return states_BLD, model.read_out(states_BLD)
 
 
-def _plain_nats(batch, share, temperature) -> np.ndarray:
-    """Each target's loss, by loops."""
+def _plain_nats(batch, blocks, most_keys, mixture) -> np.ndarray:
+    """Each target's loss, by loops over all keys."""
     states_BLD, logits_BLV = _states(batch["inputs_BL"], batch["segments_BL"])
-    states_BLD = np.asarray(states_BLD)
     shares_BLV = np.exp(np.asarray(logits_BLV, np.float64))
     shares_BLV /= shares_BLV.sum(axis=-1, keepdims=True)
-    passages_PR = batch["neighbours_BCNR"].reshape(-1, CFG.neighbour_len)
-    keys_PRD, _ = _states(passages_PR, np.ones_like(passages_PR))
-    keys_BCNRD = np.asarray(keys_PRD).reshape(*batch["neighbours_BCNR"].shape, -1)
+    keys = []
+    for tokens_PR, behind_PR in blocks:
+        states_PRD, _ = _states(tokens_PR, np.ones_like(tokens_PR))
+        for row, place in np.argwhere(behind_PR >= 0):
+            key_D = np.asarray(states_PRD[row, place], np.float64)
+            keys.append((key_D, behind_PR[row, place]))
     size = float(np.square(np.asarray(PARAMS["norm/scale_D"])).sum())
-    segments_BL, found = batch["segments_BL"], np.zeros(states_BLD.shape[:2])
+    found = np.zeros(batch["targets_BL"].shape)
     for row, place in np.ndindex(found.shape):
         target = batch["targets_BL"][row, place]
-        share_of_target = shares_BLV[row, place, target]
-        chunk = (place + 1) // CFG.chunk_len - 1
-        near, is_target = [], []
-        own = segments_BL[row, place]
-        if chunk >= 0 and segments_BL[row, chunk * CFG.chunk_len] == own:
-            for tokens_R, length, keys_RD in zip(
-                batch["neighbours_BCNR"][row, chunk],
-                batch["neighbour_lengths_BCN"][row, chunk],
-                keys_BCNRD[row, chunk],
-                strict=True,
-            ):
-                for at in range(length - 1):
-                    apart = np.square(states_BLD[row, place] - keys_RD[at]).sum()
-                    near.append(np.exp(-apart / size / temperature))
-                    is_target.append(tokens_R[at + 1] == target)
-        if near:
-            of_near = sum(
-                n for n, is_one in zip(near, is_target, strict=True) if is_one
-            )
-            share_of_target = (1 - share) * share_of_target + share * of_near / sum(
-                near
-            )
-        found[row, place] = -np.log(share_of_target)
+        own_D = np.asarray(states_BLD[row, place], np.float64)
+        apart = sorted((np.square(own_D - key_D).sum(), w) for key_D, w in keys)
+        near = [(np.exp(-d / size / mixture.temperature), w) for d, w in apart]
+        near = near[:most_keys]
+        of_target = sum(n for n, w in near if w == target) / sum(n for n, _ in near)
+        alone = shares_BLV[row, place, target]
+        found[row, place] = -np.log(
+            (1 - mixture.share) * alone + mixture.share * of_target
+        )
     return found
 
 
-def test_the_mixture_equals_a_plain_computation():
-    batch = _batch()
-    losses = _losses(batch)
+@pytest.mark.parametrize("most_keys", [5, 1000])
+def test_the_mixture_equals_a_plain_computation(most_keys):
+    batch, blocks = _batch(), _blocks()
+    losses = _losses(batch, blocks, most_keys)
     for mixture in MIXTURES:
-        nats_BL = _plain_nats(batch, *mixture) * batch["loss_weights_BL"]
+        nats_BL = _plain_nats(batch, blocks, most_keys, mixture)
+        nats_BL *= batch["loss_weights_BL"]
         wanted = nats_BL.reshape(-1, CFG.chunk_len).sum(axis=1)
         np.testing.assert_allclose(losses[mixture].loss_nats_X, wanted, rtol=1e-4)
         np.testing.assert_array_equal(losses[mixture].documents_X, [0, 0, 1, 1, 1, 1])
 
 
-def test_without_passages_it_is_the_decoder():
+def test_without_keys_it_is_the_decoder():
     batch = _batch()
-    batch["neighbour_lengths_BCN"][:] = 0
     off = evaluation.chunk_losses(
         CFG, PARAMS, tiny_model.mesh(1, 1), [batch], retrieval=False
     )
-    for found in _losses(batch).values():
+    for found in _losses(batch, [], 5).values():
         np.testing.assert_allclose(found.loss_nats_X, off.loss_nats_X, rtol=1e-5)
         np.testing.assert_array_equal(found.bytes_X, off.bytes_X)
         np.testing.assert_array_equal(found.tokens_X, off.tokens_X)
+
+
+def test_the_nearest_of_many_blocks_are_those_of_a_sort():
+    rng = np.random.default_rng(1)
+    near_QK = rng.standard_normal((7, 90)).astype(np.float32)
+    nearest = knn_lm.Nearest(7, 8)
+    for start in range(0, 90, 8):  # a last block that is smaller, too
+        tokens_K = np.arange(start, min(start + 8, 90))
+        for first in (0, 4):  # positions come in parts
+            some_QK = near_QK[first : first + 4, start : start + 8]
+            nearest.show(first, some_QK[: 7 - first], tokens_K)
+    best = np.argsort(-near_QK, axis=1)[:, :8]
+    for target in range(90):
+        targets_Q = np.full(7, target)
+        shares_Q = nearest.shares_of(targets_Q, 1.0, Mixture(0.5, 1.0))
+        np.testing.assert_array_equal(shares_Q > 0, (best == target).any(axis=1))
 
 
 def test_half_of_the_documents_choose_for_the_others():

@@ -28,7 +28,8 @@ def decoder(tmp_path_factory):
     "path", [p for p in sorted(_CONFIGS.glob("*.py")) if "def sweep" in p.read_text()]
 )
 def test_every_point_of_every_config_s_sweep_is_a_valid_experiment(path, decoder):
-    argument = {"retrofit": f":{decoder}", "ablations": ":small"}.get(path.stem, "")
+    of_decoder = dict.fromkeys(("retrofit", "finetuned"), f":{decoder}")
+    argument = (of_decoder | {"ablations": ":small"}).get(path.stem, "")
     planned = sweeps.planned([f"--config={path}{argument}"], sweep=True)
     made = [plan.experiment for plan in planned]
     assert len({str(experiment) for experiment in made}) == len(made) > 1
