@@ -15,19 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.storage import streamed_files
 from data_pipeline.storage.extras import install_command
 from data_pipeline.storage.files import (
     fingerprint,
     new_folder,
     remove_temporaries,
     sha256_of,
+    write_sealed,
 )
 from data_pipeline.storage.locks import locked
 from data_pipeline.storage.progress import say
 
 SCHEMES = ("gs://", "s3://")
 COMPLETE = "complete.json"
+STREAMED = "streamed.json"  # of a copy that lacks files: which ones, and where they are
 _AT_ONCE = 8  # files on their way
 _SLOWEST_BYTES_PER_S = 1e6  # of one of them
 _CREDENTIALS = {
@@ -128,7 +129,7 @@ class ObjectStore:
                 list(pool.map(receive, files))
             left = {f: entry for f, entry in described.items() if f not in set(files)}
             if left:
-                streamed_files.record(temporary, self.url, left)
+                write_sealed(temporary / STREAMED, {"url": self.url, "files": left})
 
     def receive(self, name: str, file: str, entry: Mapping, path: Path) -> None:
         """Makes a local copy of a file, whose size and checksum an entry tells.

@@ -13,18 +13,13 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from data_pipeline.storage.files import read_sealed, write_sealed
+from data_pipeline.storage.files import read_sealed
+from data_pipeline.storage.object_store import STREAMED, ObjectStore
 
-MARKER = "streamed.json"
 # Files stay for as long as they are no more than this: a small dataset is fetched once.
 _KEPT_BYTES = 4_000_000_000
 # The one that is read and the one that comes next.
 _LEAST = 2
-
-
-def record(copy: Path, url: str, files: Mapping[str, Mapping]) -> None:
-    """Writes which files of a stored folder a copy lacks."""
-    write_sealed(copy / MARKER, {"url": url, "files": files})
 
 
 class StreamedFiles:
@@ -38,11 +33,11 @@ class StreamedFiles:
         """
         self._copy, self._url = copy, ""
         self._entries: dict[Path, dict] = {}
-        if (copy / MARKER).exists():
-            told = read_sealed(copy / MARKER)
+        if (copy / STREAMED).exists():
+            told = read_sealed(copy / STREAMED)
             if told is None:
                 raise ValueError(
-                    f"{copy / MARKER} is damaged: remove {copy}, it is copied again"
+                    f"{copy / STREAMED} is damaged: remove {copy}, it is copied again"
                 )
             self._url = told["url"]
             self._entries = {
@@ -81,9 +76,6 @@ class StreamedFiles:
             yield held[path]
 
     def _fetched(self, path: Path, folder: Path) -> Path:
-        # A library of stores takes a while to import.
-        from data_pipeline.storage.object_store import ObjectStore
-
         target = folder / path.name
         name = path.relative_to(self._copy).as_posix()
         ObjectStore(self._url).receive("", name, self._entries[path], target)

@@ -37,7 +37,7 @@ def _here(copy) -> int:
 def test_they_come_in_turn_and_go_when_there_are_too_many(copy, monkeypatch):
     assert {path.name for path in copy.iterdir()} == {
         "small.json",
-        streamed_files.MARKER,
+        object_store.STREAMED,
     }
     monkeypatch.setattr(streamed_files, "_KEPT_BYTES", 300)
     paths = [copy / name for name in _NAMES]
@@ -92,7 +92,7 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_has_stays(copy):
 
 def test_a_whole_copy_streams_nothing_and_a_damaged_record_is_named(tmp_path):
     assert tmp_path / "file" not in StreamedFiles(tmp_path)
-    marker = tmp_path / streamed_files.MARKER
+    marker = tmp_path / object_store.STREAMED
     marker.write_text(json.dumps({"url": "s3://other/place", "files": {}}))
     with pytest.raises(ValueError, match=r"streamed\.json is damaged: remove"):
         StreamedFiles(tmp_path)
