@@ -9,7 +9,7 @@ with what the decoder alone says:
 Keys are made block by block and compared at once: nothing is kept but what is nearest so far.
 
 Source: Khandelwal et al. 2020 (arXiv 1911.00172), who also take 1,024 keys.
-Letters here: Q positions that are scored, K keys, P pieces of text, X chunks.
+Letters here: Q positions that are scored, K keys, A picked rows, P pieces of text, X chunks.
 """
 
 import functools

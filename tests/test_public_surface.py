@@ -40,7 +40,10 @@ _COMMANDS = [
     "tools.aot",
 ]
 # What an extra installs: without it a module may fail, by saying that this is missing.
-_OPTIONAL = {"ray", "torch", "sentence_transformers", "retro_pytorch", "libtpu"}
+_OPTIONAL = {
+    *("ray", "torch", "sentence_transformers", "retro_pytorch", "libtpu"),
+    "langchain_core",
+}
 # Imports one module after another: commands define flags of the same names, and of them
 # each is started by itself.
 _IMPORT = """

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 ORDER = (
     *("off", "untrained", "on", "random", "shuffled", "match", "continuation"),
-    *("oracle", "knn"),
+    *("oracle", "stale", "knn"),
 )
 LABELS = {  # else their names
     "untrained": "on, untrained",
@@ -15,6 +15,7 @@ LABELS = {  # else their names
     "match": "match alone",
     "continuation": "continuation alone",
     "oracle": "the true text",
+    "stale": "a chunk late",
     "knn": "kNN-LM",
 }
 NOT_KNOWN = "n/a"
@@ -49,6 +50,10 @@ _CONTROLS = {
     "oracle": (
         "The chunk's own true text and what follows it, in place of the nearest passage: a "
         "canary, for so much would be gained if the measured text stood in the database."
+    ),
+    "stale": (
+        "The passages that the chunk before had found, as they are read where retrieval runs "
+        "while text is written (evaluation.overlapped)."
     ),
     "knn": (
         "No passage is read. What the decoder alone says is mixed with the tokens behind the "

@@ -110,7 +110,6 @@ _PARSED = {
     "--out=/share/172m-h100 --database=/share/database": _CLUSTERS,
     "xm/bin/xmanager launch experiments/launch_xm.py -- --config=retro:172m,h100:8 "
     "--out=work/172m --database=work/database": _XMANAGER,
-    "python -m tools.aot.plan": "tests/tools/aot/test_plan.py makes its table",
     "python3.11 -m venv xm": _XMANAGER,
     "xm/bin/pip install -U pip": _XMANAGER,
     "xm/bin/pip install xmanager==0.8.5.post1": _XMANAGER,

@@ -72,7 +72,7 @@ def test_version_is_that_of_the_package(retro):
         ),
         (
             ["train", "--config=tinny"],
-            "no configuration 'tinny': there are ablations, decoder_shapes, retro, retrofit",
+            "no configuration 'tinny': there are ablations, decoder_shapes, finetuned, retro",
         ),
         (["train", "--config=tiny:huge"], "error: tiny.py knows '', 'baseline'"),
         (["train", "--config.train.stepz=3"], "did you mean train.steps"),
