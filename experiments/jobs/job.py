@@ -31,15 +31,7 @@ class Job:
     def train(
         self, *, restart: bool, saved: Callable[[int], None] = lambda step: None
     ) -> None:
-        """Trains to the last step, from the newest checkpoint of this same run.
-
-        A model whose database has changed since goes on with what the database holds now.
-        `saved` is told of each step in every process, once its checkpoint is whole.
-
-        Raises:
-            ValueError: for a run of other settings, unless it is to `restart`; then the
-                other one is put aside, also if only its database has changed.
-        """
+        """Trains to the last step; see `Training.train`."""
         Training(self.run).train(restart=restart, saved=saved)
 
     def evaluate(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from data_pipeline.storage.files import read_json
 from data_pipeline.storage.progress import say
@@ -19,6 +20,7 @@ from retro_jax.runs import wandb_run
 from retro_jax.training import retrofit
 from retro_jax.training.batch import (
     Batch,
+    Rows,
     model_inputs,
     to_devices,
     with_oracle_neighbours,
@@ -143,7 +145,7 @@ class Training:
                 self._cfg.train.batch_size,
                 seed=self._cfg.train.seed,
                 num_steps=1,
-                rows=sharding.local_rows(self._cfg.train.batch_size, self._run.mesh),
+                rows=self._rows(),
             )
         )
         return to_devices(
@@ -161,13 +163,17 @@ class Training:
             seed=cfg.train.seed,
             first_step=0 if repeated else first_step,
             num_steps=repeated or cfg.train.steps,
-            rows=sharding.local_rows(cfg.train.batch_size, self._run.mesh),
+            rows=self._rows(),
         )
         inputs: Iterator[Batch] = map(model_inputs, batches)
         if repeated:
             again = itertools.cycle(inputs)
             inputs = itertools.islice(again, first_step, cfg.train.steps)
         return map(self._changed, itertools.count(first_step), inputs)
+
+    def _rows(self) -> Int[np.ndarray, " B"]:
+        """This process's rows of a batch."""
+        return sharding.local_rows(self._cfg.train.batch_size, self._run.mesh)
 
     def _changed(self, step: int, batch: Batch) -> Batch:
         """A batch with the neighbours and the numbers that the settings ask for.
@@ -176,6 +182,7 @@ class Training:
         """
         cfg, of_retrofit = self._cfg.train, self._cfg.retrofit
         repeated = of_retrofit.distinct_steps if self._run.by_decoder else 0
+        rows = Rows(cfg.batch_size, self._rows())
         # The same in each pass over the same batches: what was read of them is kept.
         number = step % repeated if repeated else step
         batch = with_oracle_neighbours(
@@ -183,6 +190,7 @@ class Training:
             batch,
             cfg.oracle_share(step),
             np.random.default_rng((cfg.seed, number)),
+            rows,
         )
         if not self._run.by_decoder:
             return batch
@@ -192,12 +200,14 @@ class Training:
                 of_retrofit.other_numbers_share,
                 self._numbers,
                 np.random.default_rng((cfg.seed, number, 1)),
+                rows,
             )
         return with_worse_neighbours(
             batch,
             of_retrofit.absent_share,
             of_retrofit.unrelated_share,
             np.random.default_rng((cfg.seed, step)),
+            rows,
         )
 
     @functools.cached_property

@@ -3,6 +3,8 @@
 `DESIGN.md`, "Batch", has the table of its arrays.
 """
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 
@@ -24,6 +26,22 @@ _MODEL_INPUTS = (
 )
 
 
+class Rows(NamedTuple):
+    """Which rows of a batch a process has.
+
+    What is drawn is drawn for the whole batch, so that a row is the same however many
+    processes share it out.
+    """
+
+    batch_size: int
+    mine_B: np.ndarray
+
+    @classmethod
+    def all_of(cls, batch_size: int) -> "Rows":
+        """Those of a process that has the whole batch."""
+        return cls(batch_size, np.arange(batch_size))
+
+
 def model_inputs(batch: Batch) -> Batch:
     """The arrays that model and loss read; evaluation's bookkeeping is left out."""
     return {name: batch[name] for name in _MODEL_INPUTS if name in batch}
@@ -36,12 +54,16 @@ def without_neighbours(batch: Batch) -> Batch:
 
 
 def with_worse_neighbours(
-    batch: Batch, absent_share: float, unrelated_share: float, rng: np.random.Generator
+    batch: Batch,
+    absent_share: float,
+    unrelated_share: float,
+    rng: np.random.Generator,
+    rows: Rows,
 ) -> Batch:
     """The batch in which some chunks have no neighbours and some have another chunk's.
 
     A model that is always given passages of its own subject learns to copy whatever it is
-    given. The others' are of another row where there are several.
+    given. The others' are of another row where this process has several.
     Source: ours.
     """
     lengths_BCN = batch.get("neighbour_lengths_BCN")
@@ -50,7 +72,7 @@ def with_worse_neighbours(
     if absent_share == 1:  # a step that reads nothing computes nothing of it either
         return {name: batch[name] for name in batch if name not in _NEIGHBOURS}
     batch_size, num_chunks, _ = lengths_BCN.shape
-    drawn_BC = rng.random((batch_size, num_chunks))
+    drawn_BC = rng.random((rows.batch_size, num_chunks))[rows.mine_B]
     total = batch_size * num_chunks
     shift = rng.integers(num_chunks, total - num_chunks + 1) if batch_size > 1 else 1
     is_unrelated_BC = drawn_BC >= 1 - unrelated_share
@@ -71,7 +93,11 @@ def with_worse_neighbours(
 
 
 def with_oracle_neighbours(
-    cfg: ModelConfig, batch: Batch, share: float, rng: np.random.Generator
+    cfg: ModelConfig,
+    batch: Batch,
+    share: float,
+    rng: np.random.Generator,
+    rows: Rows,
 ) -> Batch:
     """The batch in which some chunks' first neighbour is the text that goes on from them.
 
@@ -84,7 +110,8 @@ def with_oracle_neighbours(
     if lengths_BCN is None or not share:
         return batch
     neighbours_BCNR, lengths_BCN = batch["neighbours_BCNR"].copy(), lengths_BCN.copy()
-    drawn_BC, before_BC = rng.random((2, *lengths_BCN.shape[:2]))
+    drawn_2BC = rng.random((2, rows.batch_size, lengths_BCN.shape[1]))
+    drawn_BC, before_BC = drawn_2BC[:, rows.mine_B]
     for row, chunk in np.argwhere(drawn_BC < share):
         middle = chunk * cfg.chunk_len
         start = max(middle - int(before_BC[row, chunk] * cfg.chunk_len), 0)
@@ -105,7 +132,11 @@ def with_oracle_neighbours(
 
 
 def with_other_numbers(
-    batch: Batch, share: float, numbers: NumberTokens, rng: np.random.Generator
+    batch: Batch,
+    share: float,
+    numbers: NumberTokens,
+    rng: np.random.Generator,
+    rows: Rows,
 ) -> Batch:
     """The batch in which some rows have other numbers, in the text and its neighbours alike.
 
@@ -117,10 +148,11 @@ def with_other_numbers(
         return batch
     names = ("inputs_BL", "targets_BL", "neighbours_BCNR")
     changed = {name: batch[name].copy() for name in names}
-    for row in np.flatnonzero(rng.random(len(batch["inputs_BL"])) < share):
+    for row in np.flatnonzero(rng.random(rows.batch_size) < share):
         token_V = numbers.exchanged(rng)
-        for array in changed.values():
-            array[row] = token_V[array[row]]
+        for mine in np.flatnonzero(rows.mine_B == row):
+            for array in changed.values():
+                array[mine] = token_V[array[mine]]
     return {**batch, **changed}
 
 

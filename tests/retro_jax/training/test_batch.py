@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from retro_jax.training.batch import (
+    Rows,
     to_devices,
     with_oracle_neighbours,
     with_other_numbers,
@@ -19,6 +20,10 @@ from tests import tiny_model
 
 CFG = tiny_model.small_config(vocab_size=16)
 PARAMS = tiny_model.parameters(CFG)
+
+
+def _all(batch) -> Rows:
+    return Rows.all_of(len(batch["neighbour_lengths_BCN"]))
 
 
 def _batch(step: int):
@@ -57,7 +62,9 @@ def test_a_share_of_chunks_reads_nothing_and_another_what_was_found_for_others()
         "neighbours_BCNR": np.broadcast_to(number, (*shape, 3)),
         "neighbour_lengths_BCN": np.full(shape, 3),
     }
-    made = with_worse_neighbours(batch, 0.25, 0.5, np.random.default_rng(0))
+    made = with_worse_neighbours(
+        batch, 0.25, 0.5, np.random.default_rng(0), _all(batch)
+    )
     absent_BC = (made["neighbour_lengths_BCN"] == 0).all(axis=-1)
     other_BC = made["neighbours_BCNR"][:, :, 0, 0] != number[..., 0, 0]
     assert 0.2 < absent_BC.mean() < 0.3
@@ -70,8 +77,13 @@ def test_a_share_of_chunks_reads_nothing_and_another_what_was_found_for_others()
 
 def test_without_shares_a_batch_stays_as_it_is():
     batch = _batch(0)
-    assert with_worse_neighbours(batch, 0, 0, np.random.default_rng(0)) is batch
-    nothing = with_worse_neighbours(batch, 1.0, 0.0, np.random.default_rng(0))
+    assert (
+        with_worse_neighbours(batch, 0, 0, np.random.default_rng(0), _all(batch))
+        is batch
+    )
+    nothing = with_worse_neighbours(
+        batch, 1.0, 0.0, np.random.default_rng(0), _all(batch)
+    )
     assert nothing.keys() == batch.keys() - {
         *("neighbours_BCNR", "neighbour_lengths_BCN"),
     }
@@ -95,7 +107,9 @@ def _numbered():
 def test_an_oracle_is_the_text_around_a_chunks_end():
     cfg, batch = tiny_model.small_config(chunk_len=8, neighbour_len=16), _numbered()
     before = {name: array.copy() for name, array in batch.items()}
-    made = with_oracle_neighbours(cfg, batch, 1.0, np.random.default_rng(0))
+    made = with_oracle_neighbours(
+        cfg, batch, 1.0, np.random.default_rng(0), _all(batch)
+    )
     for name, array in before.items():
         np.testing.assert_array_equal(batch[name], array)
     starts = set()
@@ -121,10 +135,13 @@ def test_an_oracle_is_the_text_around_a_chunks_end():
 def test_oracles_come_in_a_share_of_the_chunks():
     cfg, batch = tiny_model.small_config(chunk_len=8, neighbour_len=16), _numbered()
     many = {name: np.repeat(array, 64, axis=0) for name, array in batch.items()}
-    made = with_oracle_neighbours(cfg, many, 0.25, np.random.default_rng(0))
+    made = with_oracle_neighbours(cfg, many, 0.25, np.random.default_rng(0), _all(many))
     changed_BC = (made["neighbours_BCNR"] != many["neighbours_BCNR"]).any(axis=(2, 3))
     assert 0.2 < changed_BC.mean() < 0.3
-    assert with_oracle_neighbours(cfg, batch, 0, np.random.default_rng(0)) is batch
+    assert (
+        with_oracle_neighbours(cfg, batch, 0, np.random.default_rng(0), _all(batch))
+        is batch
+    )
 
 
 def test_a_share_of_rows_has_other_numbers_in_text_and_neighbours_alike():
@@ -137,7 +154,9 @@ def test_a_share_of_rows_has_other_numbers_in_text_and_neighbours_alike():
     }
     batch["targets_BL"] = np.roll(batch["inputs_BL"], -1, axis=1)
     before = {name: array.copy() for name, array in batch.items()}
-    made = with_other_numbers(batch, 0.5, numbers, np.random.default_rng(0))
+    made = with_other_numbers(
+        batch, 0.5, numbers, np.random.default_rng(0), _all(batch)
+    )
     changed = 0
     for row in range(40):
         # What each token has become, wherever it stands in the row: one token, or itself.
@@ -155,4 +174,29 @@ def test_a_share_of_rows_has_other_numbers_in_text_and_neighbours_alike():
     assert 10 < changed < 30
     for name, array in before.items():  # what comes again must be as it was
         np.testing.assert_array_equal(batch[name], array)
-    assert with_other_numbers(batch, 0, numbers, rng) is batch
+    assert with_other_numbers(batch, 0, numbers, rng, _all(batch)) is batch
+
+
+def test_a_row_is_changed_alike_however_many_processes_share_the_batch():
+    numbers = NumberTokens([b"", b"of", *(b"%d" % digit for digit in range(10))])
+    rng = np.random.default_rng(2)
+    batch = {
+        "inputs_BL": rng.integers(0, 12, (8, 4 * CFG.chunk_len), np.int32),
+        "segments_BL": np.ones((8, 4 * CFG.chunk_len), np.int32),
+        "neighbours_BCNR": rng.integers(0, 12, (8, 4, 2, CFG.neighbour_len), np.int32),
+        "neighbour_lengths_BCN": np.full((8, 4, 2), CFG.neighbour_len),
+    }
+    batch["targets_BL"] = np.roll(batch["inputs_BL"], -1, axis=1)
+
+    def changed(mine_B):
+        rows, drawn = Rows(8, mine_B), functools.partial(np.random.default_rng, 7)
+        mine = {name: array[mine_B] for name, array in batch.items()}
+        mine = with_oracle_neighbours(CFG, mine, 0.5, drawn(), rows)
+        mine = with_other_numbers(mine, 0.5, numbers, drawn(), rows)
+        return with_worse_neighbours(mine, 0.3, 0.0, drawn(), rows)
+
+    whole = changed(np.arange(8))
+    assert any((whole[name] != array).any() for name, array in batch.items())
+    for mine_B in (np.arange(4), np.arange(4, 8), np.array([2, 3, 6, 7])):
+        for name, array in changed(mine_B).items():
+            np.testing.assert_array_equal(array, whole[name][mine_B], err_msg=name)
