@@ -129,7 +129,10 @@ def chosen_by_halves(
 
 
 class Nearest:
-    """The nearest keys of each position, of all that it was shown."""
+    """The nearest keys of each position, of all that it was shown.
+
+    It holds 16 bytes for each key that is kept, of every position.
+    """
 
     def __init__(self, num_positions: int, most: int):
         """Knows no key yet.

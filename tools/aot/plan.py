@@ -56,6 +56,7 @@ def _row(size: str, place: str, step_s: tuple[float, float] | None) -> result.Ro
         "model": size,
         "place": place,
         "model x micro-batches": f"{layout.model} x {layout.accumulation}",
+        "compiled": "no" if step_s is None else "yes",
         "steps": train.steps,
         "ZFLOP": result.significant(_flops(cfg) / 1e21, 3),
         "state (GiB a chip)": result.significant(kept_bytes / chips / _GIB, 3),
