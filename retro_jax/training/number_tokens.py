@@ -18,14 +18,14 @@ class NumberTokens:
     def __init__(self, bytes_of_tokens: Sequence[bytes]):
         """Begins with the bytes of each token of a vocabulary, by its id."""
         self._ids_V = np.arange(len(bytes_of_tokens), dtype=np.int32)
-        self._with_digits = {
-            spelt: token
-            for token, spelt in enumerate(bytes_of_tokens)
-            if any(digit in spelt for digit in _DIGITS)
-        }
+        # Several tokens may have the same bytes: a digit, and the byte that spells it.
+        self._with_digits: dict[bytes, list[int]] = {}
+        for token, spelt in enumerate(bytes_of_tokens):
+            if any(digit in spelt for digit in _DIGITS):
+                self._with_digits.setdefault(spelt, []).append(token)
 
     def exchanged(self, rng: np.random.Generator) -> Int32[np.ndarray, " V"]:
-        """Gives the token in place of each, once every digit has become another.
+        """Gives the token in place of each, once every digit from 0 to 9 has become another.
 
         The same digit becomes the same everywhere. A token stays where the vocabulary has
         none for its new digits, and so does one without digits.
@@ -37,6 +37,8 @@ class NumberTokens:
             bytes(_DIGITS[digit] for digit in np.roll(around, -1)),
         )
         token_V = self._ids_V.copy()
-        for spelt, token in self._with_digits.items():
-            token_V[token] = self._with_digits.get(spelt.translate(turned), token)
+        for spelt, tokens in self._with_digits.items():
+            others = self._with_digits.get(spelt.translate(turned), ())
+            for token, other in zip(tokens, others, strict=False):
+                token_V[token] = other
         return token_V

@@ -31,3 +31,9 @@ def test_exchanges_are_drawn():
     numbers = NumberTokens(ONES)
     drawn = {tuple(numbers.exchanged(np.random.default_rng(seed))) for seed in range(9)}
     assert len(drawn) == 9
+
+
+def test_a_digit_and_the_byte_that_spells_it_are_not_taken_for_each_other():
+    token_V = NumberTokens([*ONES, *ONES, b"7"]).exchanged(np.random.default_rng(1))
+    np.testing.assert_array_equal(token_V[10:20], token_V[:10] + 10)
+    assert sorted(token_V[:10]) == list(range(10)) and token_V[20] == 20
