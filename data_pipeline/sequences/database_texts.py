@@ -20,7 +20,8 @@ class DatabaseTexts:
         """Chooses the documents.
 
         Args:
-            most_chunks: so many at most, of whole documents drawn by chance; 0 = all.
+            most_chunks: so many at most, of whole documents drawn by chance, none if each
+                has more; 0 = all.
             seed: of the draw.
         """
         self._chunks = snapshot.chunks()
@@ -29,6 +30,8 @@ class DatabaseTexts:
         if most_chunks and len(ids_T):
             rows_D, counts_D = np.unique(documents_T, return_counts=True)
             order_D = np.random.default_rng(seed).permutation(len(rows_D))
+            # A document that is larger than all the room is passed over.
+            order_D = order_D[counts_D[order_D] <= most_chunks]
             fits_D = np.cumsum(counts_D[order_D]) <= most_chunks
             ids_T = ids_T[np.isin(documents_T, rows_D[order_D[fits_D]])]
             documents_T = self._chunks.take("documents", ids_T)

@@ -53,15 +53,18 @@ def conditions(measured: Measured) -> dict:
     all other conditions on the same text.
     """
     cfg, sequences = measured.cfg, measured.sequences
+    names = cfg.evaluation.conditions if cfg.has_cca else ()
+    # Before anything is measured: there may be none.
+    texts = _texts(measured) if "knn" in names else None
     losses = {"off": _losses(measured, "off")}
     if not losses["off"].bytes_X.sum():  # a text of one token is followed by its end
         raise ValueError(
             "the held-out text is too short: no byte of it is predicted; give more"
         )
     results: dict = {}
-    for name in cfg.evaluation.conditions if cfg.has_cca else ():
-        if name == "knn":
-            losses[name], results["knn"] = _of_knn_lm(measured)
+    for name in names:
+        if name == "knn" and texts is not None:
+            losses[name], results["knn"] = _of_knn_lm(measured, texts)
         elif name != "off" and (name != "untrained" or measured.untrained is not None):
             losses[name] = _losses(measured, name)
     longest_X = leakage.longest_runs(cfg, batches(cfg, sequences))
@@ -284,12 +287,27 @@ def _shown(measured: Measured, title: str) -> Progress:
     return Progress(f"{title}, {of_what}", count, "sequences")
 
 
-def _of_knn_lm(measured: Measured) -> tuple[evaluation.ChunkLosses, dict]:
+def _texts(measured: Measured) -> DatabaseTexts:
+    """The text that kNN-LM looks through."""
+    evaluated = measured.cfg.evaluation
+    texts = DatabaseTexts(
+        measured.database.snapshot,
+        most_chunks=evaluated.knn_chunks,
+        seed=evaluated.seed,
+    )
+    if not len(texts):
+        raise ValueError(
+            f"evaluation.knn_chunks={evaluated.knn_chunks}: each document of the database "
+            "has more chunks, and none is cut; raise it, or give 0 for all"
+        )
+    return texts
+
+
+def _of_knn_lm(
+    measured: Measured, texts: DatabaseTexts
+) -> tuple[evaluation.ChunkLosses, dict]:
     """What kNN-LM loses with the tokens of the database, and how it was mixed."""
     cfg, snapshot = measured.cfg, measured.database.snapshot
-    texts = DatabaseTexts(
-        snapshot, most_chunks=cfg.evaluation.knn_chunks, seed=cfg.evaluation.seed
-    )
     with Progress("kNN-LM, database", len(texts), "chunks") as progress:
         losses = knn_lm.chunk_losses(
             cfg.model,

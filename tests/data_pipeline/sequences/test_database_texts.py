@@ -43,3 +43,14 @@ def test_whole_documents_are_drawn_and_no_more_than_asked_for(tiny_database):
     read = snapshot.chunks().take("documents", some._ids_T)
     for document in np.unique(read):
         assert (read == document).sum() == (documents == document).sum()
+
+
+def test_what_is_too_large_by_itself_is_passed_over(tiny_database):
+    snapshot = tiny_database.snapshot
+    documents = snapshot.chunks().take("documents", np.sort(snapshot.searchable))
+    _, counts = np.unique(documents, return_counts=True)
+    assert counts.min() < counts.max()
+    for seed in range(8):  # whichever document is drawn first
+        room = int(counts.min())
+        assert len(DatabaseTexts(snapshot, most_chunks=room, seed=seed)) == room
+    assert len(DatabaseTexts(snapshot, most_chunks=int(counts.min()) - 1)) == 0

@@ -100,6 +100,12 @@ def test_stale_passages_are_other_passages(side_by_side):
     assert stale["bits_per_byte"] != side_by_side["conditions"]["off"]["bits_per_byte"]
 
 
+def test_a_database_of_which_no_document_has_room_is_refused_first(run, monkeypatch):
+    monkeypatch.setattr(measurement, "_losses", lambda *_: pytest.fail("measured"))
+    with pytest.raises(ValueError, match=r"knn_chunks=1: each document .* raise it"):
+        _evaluated(run, name="few", conditions=("off", "knn"), knn_chunks=1)
+
+
 def test_curves_end_in_the_conditions(side_by_side):
     found, on = side_by_side, side_by_side["conditions"]["on"]
     by_count = {each["neighbours"]: each for each in found["neighbours"]}
