@@ -97,6 +97,10 @@ def main(argv: list[str]) -> None:
     if _JOB.value == "generate" and len(argv) == 2:
         build_database.CONFIG.value.evaluation.prompt = argv.pop()
     command_line.no_arguments(argv)
+    if _STREAM.value and not build_database.is_stored():  # before anything is built
+        raise ValueError(
+            "--stream is for a database in a store (--database=s3://... or gs://...)"
+        )
     cluster = _cluster()
     if _JOB.value == "database":
         _build(cluster)
@@ -148,10 +152,6 @@ def _database() -> Path:
     """The folder of the database; with --stream, of a stored one as much as the job reads."""
     if not _STREAM.value:
         return build_database.database()
-    if not build_database.is_stored():
-        raise ValueError(
-            "--stream is for a database in a store (--database=s3://... or gs://...)"
-        )
     from data_pipeline.sequences import streamed
 
     trains = _JOB.value in ("database", "train")

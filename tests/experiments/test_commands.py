@@ -74,6 +74,10 @@ def test_version_is_that_of_the_package(retro):
             ["train", "--config=tinny"],
             "no configuration 'tinny': there are ablations, decoder_shapes, finetuned, retro",
         ),
+        (
+            ["train", "--stream", "--config=tiny"],
+            "--stream is for a database in a store",
+        ),
         (["train", "--config=tiny:huge"], "error: tiny.py knows '', 'baseline'"),
         (["train", "--config.train.stepz=3"], "did you mean train.steps"),
         (["train", "--corpus=a", "--config.data.corpus=b"], "are one setting"),
