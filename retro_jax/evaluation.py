@@ -136,7 +136,8 @@ def summed_by_chunk(
             for name, values_BC in sharding.on_host(found).items():
                 parts[name].append(values_BC.reshape(-1).astype(np.float64))
             documents.append(documents_BC.reshape(-1))
-            advance(len(documents_BC))
+            # The last batch may be filled up with rows of no document.
+            advance(int((documents_BC >= 0).any(axis=1).sum()))
     joined = {name: np.concatenate(values) for name, values in parts.items()}
     return joined, np.concatenate(documents)
 

@@ -79,7 +79,7 @@ def chunk_losses(
         blocks: the database: tokens of pieces that are read by themselves, and the token
             behind each of them, or -1 where that is no key.
         most_keys: the nearest ones that count.
-        advance: called with the number of pieces done.
+        advance: called with the number of pieces done that have keys.
 
     Raises:
         ValueError: in a run of several processes.
@@ -96,7 +96,7 @@ def chunk_losses(
             _compare(
                 found.states_QD, keys_PRD[is_key_PR], behind_PR[is_key_PR], nearest
             )
-            advance(len(tokens_PR))
+            advance(int(is_key_PR.any(axis=1).sum()))
     counted = (sums["bytes"], sums["tokens"], sums["documents"])
     losses = {}
     for mixture in mixtures:
