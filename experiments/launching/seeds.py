@@ -18,6 +18,8 @@ import numpy as np
 from data_pipeline.storage.files import read_json
 from experiments.launching import sweeps
 from experiments.launching.work_units import Unit
+from experiments.report import findings
+from experiments.report.findings import Finding
 
 _OFF, _ON = "off", "on"
 _NUM_RESAMPLES = 2000
@@ -31,6 +33,7 @@ class Measured(NamedTuple):
     conditions: Mapping[str, Mapping]
     # bits in each condition and 'bytes' of each document; none where they were not kept
     documents: Mapping[str, Mapping[str, float]]
+    findings: Sequence[Finding] = ()
 
 
 def summary(units: Sequence[Unit]) -> dict:
@@ -43,7 +46,8 @@ def summary(units: Sequence[Unit]) -> dict:
             variant = sweeps.label(sweeps.without_seed(unit.point))
             seed = unit.point.get(sweeps.SEED, "")
             documents = _documents(results.get("by_document") or {})
-            found = Measured(unit.name, seed, conditions, documents)
+            of_unit = findings.of_results(results)
+            found = Measured(unit.name, seed, conditions, documents, of_unit)
             by_variant.setdefault(variant, []).append(found)
     first = next(iter(by_variant.values()), [])
     return {
@@ -71,7 +75,31 @@ def _of_variant(found: Sequence[Measured]) -> dict:
     return {
         "units": [each.unit for each in found],
         "conditions": {name: _over_seeds(name, having[name]) for name in names},
+        "findings": _findings(found),
     }
+
+
+def _findings(found: Sequence[Measured]) -> list[dict]:
+    """What else was found, over the seeds that have found it, in the first one's order."""
+    named: dict[tuple[str, str], list[Finding]] = {}
+    for each in found:
+        for finding in each.findings:
+            named.setdefault((finding.claim, finding.label), []).append(finding)
+    made = []
+    for (claim, label), of_seeds in named.items():
+        values = [finding.value for finding in of_seeds]
+        made.append(
+            {
+                "claim": claim,
+                "label": label,
+                "kind": of_seeds[0].kind,
+                "seeds": len(values),
+                "mean": sum(values) / len(values),
+                "interval": interval(values),
+                "of_seeds": values,
+            }
+        )
+    return made
 
 
 def _over_seeds(name: str, found: Sequence[Measured]) -> dict:

@@ -8,9 +8,10 @@ No number is typed by hand, and what was not measured says so.
 """
 
 import argparse
+import functools
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -19,7 +20,7 @@ from data_pipeline.storage.printing import printable, protect_streams
 from data_pipeline.storage.progress import say
 from experiments import command_line
 from experiments.configs import ablations
-from experiments.report import claims, plots, report, table13, verdict
+from experiments.report import claims, findings, plots, report, table13, verdict
 from experiments.report.facts import Fact
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -125,7 +126,14 @@ def make_page(found: Mapping[str, Mapping], log: Sequence[Mapping]) -> dict[str,
         if claim is None:
             claim = name
             known[name] = claims.Claim(name, name, "", "", "")
-        results.setdefault(claim, []).append(_result(name, made))
+        own = _result(name, made)
+        for other, tables, weight in _findings(made):
+            if other == claim:
+                own = own._replace(tables=[*own.tables, *tables])
+                continue
+            shown = own._replace(tables=tables, weight=weight, drawn=[])
+            results[other].append(shown)
+        results.setdefault(claim, []).append(own)
     sections = [Section(claim, results[name]) for name, claim in known.items()]
     return {
         "headline": _headline([section.weight for section in sections]),
@@ -163,6 +171,62 @@ def _result(name: str, made: Mapping) -> Result:
     return Result(name, weight, tables, drawn, _facts(made, provenance), command)
 
 
+def _findings(made: Mapping) -> Iterator[tuple[str, list[Table], str]]:
+    """What a file has found for claims besides its own: the claim, tables and their weight."""
+    variants = made.get("variants") or {}
+    scale = _scale(str((made.get("made") or {}).get("command", "")))
+    for claim in claims.CLAIMS:
+        tables, seeds = [], []
+        for label, of_variant in variants.items():
+            rows = [
+                each
+                for each in of_variant.get("findings") or ()
+                if each["claim"] == claim.name
+            ]
+            if rows:
+                tables.append(_found_over_seeds(label, rows))
+                seeds += [each["seeds"] for each in rows]
+        of_run = [] if variants else findings.of_results(made)
+        rows = [each for each in of_run if each.claim == claim.name]
+        if rows:
+            tables.append(_found_by_one(rows))
+        if tables:
+            yield claim.name, tables, _weight_of(seeds, scale)
+
+
+def _found_over_seeds(label: str, rows: Sequence[Mapping]) -> Table:
+    """Findings of a variant, as means over its seeds."""
+    cells = [
+        [
+            each["label"],
+            findings.shown(each["kind"], each["mean"]),
+            _ends(each["interval"], functools.partial(findings.shown, each["kind"])),
+            f"{min(each['of_seeds']):.4g} to {max(each['of_seeds']):.4g}",
+            str(each["seeds"]),
+        ]
+        for each in rows
+    ]
+    whose = f"Of {label}: " if label else ""
+    caption = f"{whose}means over seeds. Gains are bits per byte minus those with retrieval off."
+    header = ("what", "mean", "95 % over seeds", "least to most", "seeds")
+    return Table(caption[0].upper() + caption[1:], header, cells, len(cells) > 12)
+
+
+def _found_by_one(rows: Sequence[findings.Finding]) -> Table:
+    """Findings of a run, with their intervals over documents."""
+    cells = [
+        [
+            each.label,
+            findings.shown(each.kind, each.value),
+            _ends(each.interval, functools.partial(findings.shown, each.kind)),
+        ]
+        for each in rows
+    ]
+    caption = "Of one run. Gains are bits per byte minus those with retrieval off."
+    header = ("what", "found", "95 % over documents")
+    return Table(caption, header, cells, len(cells) > 12)
+
+
 def _scale(command: str) -> str | None:
     """The scale of the ablations that a command launches; None for another launch."""
     found = re.search(r"--config=(?:\S*/)?ablations(?:\.py)?(?::(\S+))?", command)
@@ -174,13 +238,18 @@ def _scale(command: str) -> str | None:
 
 def _weight(variants: Mapping[str, Mapping], scale: str | None) -> str:
     """How much a launch counts, by its scale and the seeds of what has fewest."""
-    if scale == "smoke":
-        return SMOKE
     seeds = [
         condition["seeds"]
         for of_variant in variants.values()
         for condition in of_variant["conditions"].values()
     ]
+    return _weight_of(seeds, scale)
+
+
+def _weight_of(seeds: Sequence[int], scale: str | None) -> str:
+    """How much numbers count, by the scale and the seeds of each; none are of one run."""
+    if scale == "smoke":
+        return SMOKE
     few = min(seeds, default=0) < table13.SEEDS_OF_A_CLAIM
     return OBSERVATION if few else CLAIM
 

@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from data_pipeline.storage.files import write_json
+from data_pipeline.storage.files import read_json, write_json
 from experiments.launching import seeds
 from tests.experiments.launching.units import unit
 
@@ -119,3 +119,21 @@ def test_a_baseline_is_compared_as_it_reads(tmp_path):
     beside = seeds.summary(units)["a=1"]["minus_first"]
     assert beside["bits_per_byte"] == pytest.approx(0.2)  # off beside on
     assert beside["interval"] is None
+
+
+def test_what_else_was_found_is_averaged_over_the_seeds_that_found_it(tmp_path):
+    units = [
+        _evaluated(tmp_path, number, gain, **{"train.seed": str(number)})
+        for number, gain in enumerate(_GAINS)
+    ]
+    for each, share in zip(units[:3], (0.5, 0.75, 0.25), strict=True):
+        path = each.folder / "evaluation" / "results.json"
+        counted = {"mean": share, "interval": None, "questions": 8}
+        facts = {"facts": {"intervals": {"edited": counted}}}
+        write_json(path, read_json(path) | facts)
+    (found,) = seeds.summary(units)[""]["findings"]
+    assert found["claim"] == "updates" and found["kind"] == "share"
+    assert found["of_seeds"] == [0.5, 0.75, 0.25] and found["seeds"] == 3
+    assert found["mean"] == pytest.approx(0.5)
+    half = 4.302653 * 0.25 / math.sqrt(3)
+    assert found["interval"] == pytest.approx([0.5 - half, 0.5 + half])

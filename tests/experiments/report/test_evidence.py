@@ -206,3 +206,61 @@ def test_variants_stand_beside_the_first_of_their_launch(tmp_path):
     row = "| optimizer.learning\\_rate=0.0001 | +0.1250 | +0.1000 to +0.1500 | n/a |"
     assert row in text, text
     assert "minus those of the default" in text
+
+
+def _found(claim, label, kind, mean, seeds):
+    ends = [mean - 0.125, mean + 0.125]
+    return {
+        "claim": claim,
+        "label": label,
+        "kind": kind,
+        "seeds": seeds,
+        "mean": mean,
+        "interval": ends,
+        "of_seeds": [mean] * seeds,
+    }
+
+
+def test_what_a_launch_found_stands_in_the_section_of_its_claim(tmp_path):
+    variant = {
+        "conditions": _conditions(5, -0.2),
+        "findings": [
+            _found("leakage", "runs of 8", "gain", -0.25, 5),
+            _found("updates", "new number", "share", 0.5, 3),
+            _found("retrofit", "something", "number", 2.0, 5),
+        ],
+    }
+    made = _made("retrofit", 5, {"": variant})
+    page = evidence.make_page({"retrofit-notes": made}, [])
+    sections = {each.claim.name: each for each in page["sections"]}
+    (leakage,) = sections["leakage"].results
+    assert (
+        leakage.weight == evidence.CLAIM and leakage.command in made["made"]["command"]
+    )
+    ends, values = "−0.3750 to −0.1250", "-0.25 to -0.25"
+    (table,) = leakage.tables
+    assert table.rows == [["runs of 8", "−0.2500", ends, values, "5"]]
+    (updates,) = sections["updates"].results
+    assert updates.weight == evidence.OBSERVATION and updates.caveat
+    assert updates.tables[0].rows[0][1] == "50\N{NO-BREAK SPACE}%"
+    (own,) = sections["retrofit"].results
+    assert len(own.tables) == 2 and own.drawn
+    assert sections["prompt"].weight == evidence.NOTHING
+    (tmp_path / "retrofit-notes.json").write_text(json.dumps(made))
+    evidence.write(tmp_path, tmp_path / "out")
+    assert "| runs of 8 | −0.2500 |" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_what_a_run_found_is_an_observation():
+    made = {
+        "split": "test",
+        "conditions": {
+            name: {"bits_per_byte": 1.5, "interval": [1.4, 1.6], "minus_off": gain}
+            for name, gain in (("off", 0.0), ("oracle", -0.5))
+        },
+    }
+    page = evidence.make_page({"sizes": made}, [])
+    sections = {each.claim.name: each for each in page["sections"]}
+    (found,) = sections["leakage"].results
+    assert found.weight == evidence.OBSERVATION
+    assert [row[1:] for row in found.tables[0].rows] == [["−0.5000", "n/a"]]
