@@ -46,7 +46,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--decoder", default="smollm2", help="as --config=retrofit:..."
     )
-    command.add_argument("--layers", default="18,19,21", help="with CCA, from 1")
+    command.add_argument("--layers", default="18,19,21,24", help="with CCA, from 1")
     command.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
 
 
