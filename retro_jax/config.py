@@ -326,6 +326,9 @@ class RetrofitConfig:
     limit_sequences: int = 24
     absent_share: float = 0.05  # of the chunks in training that read no neighbour
     unrelated_share: float = 0.2  # of them that read another sequence's neighbours
+    # what those are to predict: text = what comes, as all | off = what retrieval off
+    # predicts there, so that they teach nothing but to be left alone
+    unrelated_target: str = "text"
     # of the training sequences whose numbers are exchanged, in their neighbours alike
     other_numbers_share: float = 0.0
 
@@ -361,6 +364,7 @@ class RetrofitConfig:
             ("chosen_by", ("copying", "gradient")),
             ("start", ("attention", "random")),
             ("trained", ("cca", "gates")),
+            ("unrelated_target", ("text", "off")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(

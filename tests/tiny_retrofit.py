@@ -67,7 +67,11 @@ def experiment(decoder: Path, corpus: str, *, steps: int = 3, **model) -> Experi
         train=TrainConfig(steps=steps, batch_size=8, log_every=1, checkpoint_every=3),
         # The heads of random weights copy little, and some less than others.
         retrofit=RetrofitConfig(
-            num_cca_layers=1, copying_score=0.0, open_score=0.0, distinct_steps=2
+            num_cca_layers=1,
+            copying_score=0.0,
+            open_score=0.0,
+            distinct_steps=2,
+            unrelated_target="off",
         ),
         evaluation=EvaluationConfig(
             batch_size=8,

@@ -63,12 +63,14 @@ def get_config(arg: str = "smollm2") -> Experiment:
             distinct_steps=16,
             limit_sequences=16,
             other_numbers_share=0.5,
+            unrelated_target="off",
         ),
         evaluation=EvaluationConfig(
             batch_size=4,
             max_sequences=80,
             prompt_sequences=16,
-            num_facts=60,
+            # In the Factbook about 60 of them have a passage that states the answer.
+            num_facts=112,
             num_samples=3,
             sample_tokens=32,
         ),

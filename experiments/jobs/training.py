@@ -208,6 +208,7 @@ class Training:
             of_retrofit.unrelated_share,
             np.random.default_rng((cfg.seed, step)),
             rows,
+            are_told=of_retrofit.unrelated_target == "off",
         )
 
     @functools.cached_property

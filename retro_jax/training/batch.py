@@ -3,7 +3,7 @@
 `DESIGN.md`, "Batch", has the table of its arrays.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -13,9 +13,11 @@ from retro_jax.devices import sharding
 from retro_jax.training.number_tokens import NumberTokens
 
 Batch = dict[str, np.ndarray]
+_AnyArray = TypeVar("_AnyArray")  # of the host, of devices, or traced
 
 _NEIGHBOURS = ("neighbours_BCNR", "neighbour_lengths_BCN")
 _ENCODED = "encoded_BCNTSE"  # what `Encodings` makes of them beforehand
+_UNRELATED = "unrelated_BC"  # chunks whose neighbours are another's, where that is told
 _MODEL_INPUTS = (
     "inputs_BL",
     "targets_BL",
@@ -47,9 +49,9 @@ def model_inputs(batch: Batch) -> Batch:
     return {name: batch[name] for name in _MODEL_INPUTS if name in batch}
 
 
-def without_neighbours(batch: Batch) -> Batch:
+def without_neighbours(batch: dict[str, _AnyArray]) -> dict[str, _AnyArray]:
     """The batch as retrieval off reads it: the step of the decoder alone."""
-    left_out = (*_NEIGHBOURS, _ENCODED)
+    left_out = (*_NEIGHBOURS, _ENCODED, _UNRELATED)
     return {name: array for name, array in batch.items() if name not in left_out}
 
 
@@ -59,11 +61,16 @@ def with_worse_neighbours(
     unrelated_share: float,
     rng: np.random.Generator,
     rows: Rows,
+    *,
+    are_told: bool = False,
 ) -> Batch:
     """The batch in which some chunks have no neighbours and some have another chunk's.
 
     A model that is always given passages of its own subject learns to copy whatever it is
     given. The others' are of another row where this process has several.
+
+    Args:
+        are_told: the batch gets `unrelated_BC`, which marks the chunks with another's.
     Source: ours.
     """
     lengths_BCN = batch.get("neighbour_lengths_BCN")
@@ -89,6 +96,8 @@ def with_worse_neighbours(
     changed["neighbour_lengths_BCN"] = np.where(
         is_absent_BC[..., None], 0, changed["neighbour_lengths_BCN"]
     )
+    if are_told:
+        changed[_UNRELATED] = is_unrelated_BC
     return {**batch, **changed}
 
 

@@ -5,12 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from retro_jax.config import ModelConfig
 from retro_jax.model import parameters
 from retro_jax.model.parameters import Parameters
 from retro_jax.numerics.token_loss import cross_entropy
+from retro_jax.training.batch import without_neighbours
 from retro_jax.training.train_state import TrainState, partition
 
 
@@ -47,6 +48,9 @@ def loss(params: Parameters, frozen: Parameters, cfg: ModelConfig, batch):
     """The weighted loss of a batch in nats, and what it was summed over.
 
     A sum and not a mean: so gradients do not depend on how tokens fall into micro-batches.
+    Where a batch marks unrelated neighbours (`unrelated_BC`), positions that read them
+    lose by how far their prediction is from the one with retrieval off, in place of their
+    target's loss: the sums tell the latter for all positions.
 
     Args:
         params: those that the gradient is taken of.
@@ -56,13 +60,33 @@ def loss(params: Parameters, frozen: Parameters, cfg: ModelConfig, batch):
     # Where the lower states are kept CCA alone is trained, and nothing is read yet by the
     # positions before the end of the first chunk.
     constant_len = cfg.chunk_len - 1 if "lower_BSD" in batch else 0
-    losses_BL = token_losses(cfg, {**frozen, **params}, batch, constant_len)
+    everything = {**frozen, **params}
+    found_BLV = logits(cfg, everything, batch, constant_len)
+    losses_BL = cross_entropy(found_BLV, batch["targets_BL"])
     loss_nats = jnp.sum(losses_BL * weights_BL)
-    return loss_nats, {
+    sums = {
         "loss_nats": loss_nats,
         "tokens": jnp.sum(weights_BL),
         "bytes": jnp.sum(batch["target_bytes_BL"] * weights_BL),
     }
+    if "unrelated_BC" not in batch:
+        return loss_nats, sums
+    off_BLV = jax.lax.stop_gradient(logits(cfg, everything, without_neighbours(batch)))
+    divergence_BL = optax.losses.kl_divergence_with_log_targets(
+        jax.nn.log_softmax(found_BLV), jax.nn.log_softmax(off_BLV)
+    )
+    is_unrelated_BL = read_by_positions(cfg, batch["unrelated_BC"])
+    losses_BL = jnp.where(is_unrelated_BL, divergence_BL, losses_BL)
+    return jnp.sum(losses_BL * weights_BL), sums
+
+
+def read_by_positions(
+    cfg: ModelConfig, chunks_BC: Bool[Array, "B C"]
+) -> Bool[Array, "B L"]:
+    """Tells which positions read what these chunks found: from a chunk's last one on."""
+    chunks_BL = jnp.repeat(chunks_BC, cfg.chunk_len, axis=1)
+    ahead = cfg.chunk_len - 1
+    return jnp.pad(chunks_BL, ((0, 0), (ahead, 0)))[:, : chunks_BL.shape[1]]
 
 
 def summed_gradients(

@@ -75,6 +75,18 @@ def test_a_share_of_chunks_reads_nothing_and_another_what_was_found_for_others()
     assert (rows_BC != np.arange(64)[:, None])[other_BC].all()
 
 
+def test_what_was_found_for_others_is_marked_where_that_is_asked_for():
+    batch, rng = _batch(0), functools.partial(np.random.default_rng, 0)
+    plain = with_worse_neighbours(batch, 0.2, 0.5, rng(), _all(batch))
+    made = with_worse_neighbours(batch, 0.2, 0.5, rng(), _all(batch), are_told=True)
+    marked_BC = made["unrelated_BC"]
+    assert made.keys() - plain.keys() == {"unrelated_BC"}
+    changed_BCNR = made["neighbours_BCNR"] != batch["neighbours_BCNR"]
+    np.testing.assert_array_equal(marked_BC, changed_BCNR.any(axis=(2, 3)))
+    assert marked_BC.any() and not marked_BC.all()
+    assert "unrelated_BC" not in without_neighbours(made)
+
+
 def test_without_shares_a_batch_stays_as_it_is():
     batch = _batch(0)
     assert (

@@ -12,9 +12,16 @@ import pytest
 
 from retro_jax.config import OptimizerConfig
 from retro_jax.model import parameters
+from retro_jax.training.batch import without_neighbours
 from retro_jax.training.encodings import Encodings
 from retro_jax.training.optimizer import make_optimizer
-from retro_jax.training.step import loss, summed_gradients, token_losses, train_step
+from retro_jax.training.step import (
+    logits,
+    loss,
+    summed_gradients,
+    token_losses,
+    train_step,
+)
 from retro_jax.training.train_state import TrainState
 from tests import tiny_decoder, tiny_model
 
@@ -83,6 +90,60 @@ def test_kept_lower_states_give_the_same_gradients_of_cca_for_less():
         for given in (encoded, kept)
     )
     assert flops_of_kept < 0.85 * flops  # 0.87 with a gradient through all positions
+
+
+def test_unrelated_neighbours_are_to_change_nothing():
+    """There the loss is how far the prediction is from the one without them."""
+    batch = {**_batch(0), "loss_weights_BL": np.ones_like(_batch(0)["loss_weights_BL"])}
+    num_chunks = batch["neighbour_lengths_BCN"].shape[1]
+    marked_BC = np.zeros((4, num_chunks), bool)
+    marked_BC[1, 0] = marked_BC[2, num_chunks - 1] = True
+    # A chunk's neighbours are read from its last position on, for a chunk's length.
+    first, length = CFG.chunk_len - 1, batch["inputs_BL"].shape[1]
+    is_marked_BL = np.zeros((4, length), bool)
+    is_marked_BL[1, first : first + CFG.chunk_len] = True
+    is_marked_BL[2, length - 1] = True
+    at_BLV = jax.jit(functools.partial(logits, CFG))
+    on_BLV = np.asarray(at_BLV(PARAMS, batch), np.float64)
+    off_BLV = np.asarray(at_BLV(PARAMS, without_neighbours(batch)), np.float64)
+    log_on_BLV, log_off_BLV = (
+        x - np.logaddexp.reduce(x, axis=-1, keepdims=True) for x in (on_BLV, off_BLV)
+    )
+    divergence_BL = (np.exp(log_off_BLV) * (log_off_BLV - log_on_BLV)).sum(axis=-1)
+    targets_BL = batch["targets_BL"]
+    of_targets_BL = -np.take_along_axis(log_on_BLV, targets_BL[..., None], -1)[..., 0]
+    expected = np.where(is_marked_BL, divergence_BL, of_targets_BL).sum()
+    assert divergence_BL[is_marked_BL].sum() > 0
+    told = {**batch, "unrelated_BC": marked_BC}
+    found, sums = jax.jit(loss, static_argnums=2)(PARAMS, {}, CFG, told)
+    assert found == pytest.approx(expected, rel=1e-5)
+    # What is reported stays the text's loss.
+    assert sums["loss_nats"] == pytest.approx(of_targets_BL.sum(), rel=1e-5)
+
+
+def test_predictions_without_retrieval_are_a_target_that_stands_still():
+    """Else a backbone that is trained would come to meet what its CCA says."""
+    batch = _batch(0)
+    batch["unrelated_BC"] = np.ones(batch["neighbour_lengths_BCN"].shape[:2], bool)
+    batch = jax.tree.map(jnp.asarray, batch)
+    off_BLV = logits(CFG, PARAMS, without_neighbours(batch))
+    read_BL = np.arange(batch["inputs_BL"].shape[1]) >= CFG.chunk_len - 1
+
+    def fixed(params):
+        on_BLV = jax.nn.log_softmax(logits(CFG, params, batch))
+        share_BLV = jax.nn.softmax(off_BLV)
+        divergence_BL = (share_BLV * (jnp.log(share_BLV) - on_BLV)).sum(axis=-1)
+        text_BL = token_losses(CFG, params, batch)
+        losses_BL = jnp.where(read_BL, divergence_BL, text_BL)
+        return (losses_BL * batch["loss_weights_BL"]).sum()
+
+    expected = jax.jit(jax.grad(fixed))(PARAMS)
+    found, _ = jax.jit(summed_gradients, static_argnums=(0, 4))(
+        CFG, PARAMS, {}, batch, 1
+    )
+    for name, gradient in expected.items():
+        scale = np.abs(gradient).max()
+        np.testing.assert_allclose(found[name], gradient, atol=1e-5 * scale)
 
 
 def test_with_kept_lower_states_not_all_can_be_trained():
