@@ -5,11 +5,12 @@ are made on the device, one after the other from what is kept of those before th
 (`model/incremental.py`): a whole chunk in one loop, or a few at a time for those who show
 them at once. The host retrieves between two chunks.
 
-A model sees the window that it was trained on. When that is full its oldest chunk leaves,
-and what is kept is made anew of the others: nothing of the chunk is left in it, and all
-places count from the window's beginning, as in training. So it makes no difference whether
+A model sees the window that it was trained on. When that is full its older half leaves, and
+what is kept is made anew of the other: nothing of what has left is in it, and all places
+count from the window's beginning, as in training. So it makes no difference whether
 positions are distances (the paper), rotations, or rotations behind a token that opens every
-sequence (pretrained decoders).
+sequence (pretrained decoders). Where a window begins depends on nothing but the number of
+the chunk that is written: a text goes on as it would have without a stop.
 
 Letters here: A likeliest tokens, told beside the one that was drawn; P tokens of a chunk
 that were drawn in one loop.
@@ -218,18 +219,32 @@ class Text:
         """New tokens, those behind the end of the text included."""
         return len(self.tokens) - self._start
 
-    def last_chunks(self, most: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """The number of the first of the last chunks, their tokens and segments."""
-        first = max(self.num_chunks - most, 0)
+    def window_start(self, chunk: int) -> int:
+        """The number of the first chunk that is seen while this one is written.
+
+        Half a window leaves at a time, so that a long one is read anew as seldom.
+        """
+        half = max(self._window_chunks // 2, 1)
+        too_many = max(chunk + 1 - self._window_chunks, 0)
+        return -(-too_many // half) * half
+
+    @property
+    def is_window_full(self) -> bool:
+        """Whether the next chunk sees less of what is there than the last one did."""
+        next_chunk = self.num_chunks
+        return self.window_start(next_chunk) > self.window_start(next_chunk - 1)
+
+    def chunks_from(self, first: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and segments from a chunk on; nothing where that is yet to come."""
         end = self.num_chunks * self.chunk_len
         tokens_L = np.array(self.tokens[first * self.chunk_len : end], np.int32)
         segments_L = np.ones_like(tokens_L)
         segments_L[: max(self.padding - first * self.chunk_len, 0)] = 0
-        return first, tokens_L, segments_L
+        return tokens_L, segments_L
 
     def wanted(self) -> list[int]:
         """The chunks of the window whose neighbours are not there yet."""
-        first = max(self.num_chunks - self._window_chunks, 0)
+        first = self.window_start(self.num_chunks - 1)
         return [c for c in range(first, self.num_chunks) if c not in self.found]
 
     def is_new(self, chunk: int) -> bool:
@@ -527,7 +542,7 @@ class Decoder:
         each = [*settings] * (len(texts) if len(settings) == 1 else 1)
         self._rows, self._place = sampling.rows(each), 0
         self._draws = _Draws.before(texts, vocab_size)
-        self._cache = self._filled(texts, self._window_chunks)
+        self._cache = self._filled(texts)
 
     def enter(self, row: int, text: Text, settings: Sequence[Sampling]) -> None:
         """Reads a prompt into a row, in place of the text that was there; between chunks.
@@ -538,7 +553,7 @@ class Decoder:
         self._rows = sampling.rows(settings)
         vocab_size = self._draws.seen_BV.shape[1]
         new = (
-            self._filled([text], self._window_chunks),
+            self._filled([text]),
             _Draws.before([text], vocab_size),
         )
         kept = self._cache._replace(read=None, readable_BNS=None)
@@ -601,11 +616,7 @@ class Decoder:
     def _begin_chunk(self, texts: Sequence[Text]):
         """Reads the last token of each row; gives the logits of the next, and the mass."""
         self._start, self._moved_rows = self._cache, {}
-        self._moving = [
-            row
-            for row, text in enumerate(texts)
-            if text.num_chunks >= self._window_chunks
-        ]
+        self._moving = [row for row, text in enumerate(texts) if text.is_window_full]
         self._read = self._with_encodings(
             self._library.batch([[_last_found(text)] for text in texts], 1)
         )
@@ -616,10 +627,10 @@ class Decoder:
         return logits_BV, mass_BN
 
     def _move_window(self, texts: Sequence[Text]) -> None:
-        """Lets the oldest chunk leave the rows whose window is full.
+        """Lets the older half leave the rows whose window is full.
 
-        The first token of the chunk belongs to the window before, in which the chunk that
-        leaves was still to be seen.
+        The first token of the chunk belongs to the window before, in which what leaves was
+        still to be seen.
         """
         rows, self._moving = self._moving, []
         if not rows:
@@ -627,7 +638,7 @@ class Decoder:
         # Few shapes are compiled: the first row stands for those that are not needed.
         count = min(1 << (len(rows) - 1).bit_length(), len(texts))
         places = np.array([*rows, *rows[:1] * (count - len(rows))])
-        new = self._filled([texts[row] for row in places], self._window_chunks - 1)
+        new = self._filled([texts[row] for row in places], of_next=True)
         self._moved_rows = {row: (new, place) for place, row in enumerate(rows)}
         read = {name: x[places] for name, x in self._read.items()}
         moved = self._moved(new, self._token_B[places], read)
@@ -695,26 +706,35 @@ class Decoder:
             return batch
         return self._encodings.neighbours_added_to(self._params, batch)
 
-    def _filled(self, texts: Sequence[Text], most: int) -> incremental.Cache:
-        """What is kept of the last chunks of each text, all but the last token."""
-        parts = [text.last_chunks(most) for text in texts]
+    def _filled(
+        self, texts: Sequence[Text], *, of_next: bool = False
+    ) -> incremental.Cache:
+        """What is kept of the window of each text, all but the last token.
+
+        Args:
+            of_next: whether the window is that of the next chunk, or of the last.
+        """
+        firsts = [text.window_start(text.num_chunks - (not of_next)) for text in texts]
+        parts = [
+            text.chunks_from(first) for text, first in zip(texts, firsts, strict=True)
+        ]
         chunk_len = self._cfg.chunk_len
         # Few shapes are compiled, and short prompts cost little.
-        longest = max([len(tokens_L) // chunk_len for _, tokens_L, _ in parts] + [1])
+        longest = max([len(tokens_L) // chunk_len for tokens_L, _ in parts] + [1])
         num_chunks = min(1 << (longest - 1).bit_length(), self._window_chunks)
         shape = (len(texts), num_chunks * chunk_len)
         inputs_BL, segments_BL = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        for row, (_, tokens_L, segments_L) in enumerate(parts):
+        for row, (tokens_L, segments_L) in enumerate(parts):
             inputs_BL[row, : len(tokens_L)] = tokens_L
             segments_BL[row, : len(segments_L)] = segments_L
         found = [
             [text.found.get(chunk) for chunk in range(first, text.num_chunks)]
-            for text, (first, _, _) in zip(texts, parts, strict=True)
+            for text, first in zip(texts, firsts, strict=True)
         ]
         batch = self._with_encodings(self._library.batch(found, num_chunks))
         batch |= {"inputs_BL": inputs_BL, "segments_BL": segments_BL}
         # A window of one chunk begins empty.
-        num_tokens_B = np.array([max(len(tokens_L), 1) for _, tokens_L, _ in parts])
+        num_tokens_B = np.array([max(len(tokens_L), 1) for tokens_L, _ in parts])
         return _filled(
             self._cfg,
             self._num_places,

@@ -102,7 +102,7 @@ def _check(cfg, params, prompt, generated, window_chunks, neighbours_of):
     np.testing.assert_allclose(generated.log_probs, expected_LV.max(axis=-1), atol=1e-4)
 
 
-@pytest.mark.parametrize("window_chunks", [1, 3, 8])
+@pytest.mark.parametrize("window_chunks", [1, 3, 4, 8])
 def test_prompts_of_any_length_go_on_as_each_would_alone(window_chunks):
     """The reference keeps nothing; windows are full, become so one by one, or never are."""
     prompts = [PROMPT + PROMPT[:3], PROMPT[:5]]

@@ -41,9 +41,13 @@ def log_probs(cfg, params, prompt, new, window_chunks, neighbours_of=None):
 
 
 def _window(cfg, text, padding, window_chunks, found):
-    """The last chunks of a text as a batch of one, and the place of its last token."""
-    chunk_len = cfg.chunk_len
-    first = max(-(-len(text) // chunk_len) - window_chunks, 0)
+    """The window of a text as a batch of one, and the place of its last token.
+
+    Whenever it is too long half a window leaves.
+    """
+    chunk_len, first = cfg.chunk_len, 0
+    while len(text) > (first + window_chunks) * chunk_len:
+        first += max(window_chunks // 2, 1)
     seen = text[first * chunk_len :]
     length = window_chunks * chunk_len
     inputs_BL, segments_BL = np.zeros((2, 1, length), np.int32)

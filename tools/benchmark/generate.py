@@ -4,7 +4,7 @@
 
 The model is that of `experiments/configs/tiny.py` with random parameters; each chunk gets
 random neighbours, so what a search takes is left out. A row whose prompt fills the window
-pays for the chunk that leaves it with a pass over the others, once a chunk.
+pays with a pass over its newer half for the older one that leaves it.
 """
 
 import argparse
