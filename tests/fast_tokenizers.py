@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 
-from data_pipeline.text.byte_pair_model import byte_letters
+from data_pipeline.text.tokenizers.byte_pair_model import byte_letters
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|a|>", "<|b|>")
 TEXT = [

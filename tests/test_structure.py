@@ -23,6 +23,10 @@ _ROOMS = {
     "data_pipeline": (
         "config storage text embedding index database sequences build service"
     ),
+    "data_pipeline.text": (
+        "documents document_store words long_documents readers corpora copies tokenizers "
+        "tokenizer chunks"
+    ),
     "data_pipeline.service": (
         "wire server shards routing client shard_server router serve_local"
     ),

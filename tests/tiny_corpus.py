@@ -13,7 +13,7 @@ import pytest
 from data_pipeline.build import pipeline
 from data_pipeline.config import DataConfig
 from data_pipeline.database import Database
-from data_pipeline.text.deduplicate import digest, split_of
+from data_pipeline.text.copies.deduplicate import digest, split_of
 from tests.toy_embedder import in_place_of_all as toy_embedder
 from tools.faults.kills import contents
 

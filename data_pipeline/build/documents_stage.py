@@ -25,10 +25,11 @@ from data_pipeline.config import DataConfig
 from data_pipeline.storage.files import link, read_json, write_json
 from data_pipeline.storage.mapped_arrays import open_array
 from data_pipeline.storage.printing import counted
-from data_pipeline.text import corpora, deduplicate, long_documents
+from data_pipeline.text import corpora, long_documents
+from data_pipeline.text.copies import deduplicate
 from data_pipeline.text.document_store import Spool, Writer
 from data_pipeline.text.documents import Document, Skipped, write_documents
-from data_pipeline.text.source_file import Reading
+from data_pipeline.text.readers.source_file import Reading
 
 _KEYS, _SIGNATURES, _SKIPPED = "keys.parquet", "signatures.npy", "skipped.json"
 # The grams of all documents, one after the other, and how many each has.

@@ -25,7 +25,7 @@ from data_pipeline.index import lexical
 from data_pipeline.storage import files
 from data_pipeline.storage.mapped_arrays import open_array
 from data_pipeline.text.chunks import ARRAYS
-from data_pipeline.text.deduplicate import SPLITS
+from data_pipeline.text.copies.deduplicate import SPLITS
 
 # What a build leaves while it is under way, and the sequences: all of it holds text.
 _MADE_OF_TEXT = ("texts", "kept", "tables", "searches", "sequences", "dataset")

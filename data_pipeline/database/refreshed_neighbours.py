@@ -22,7 +22,7 @@ from data_pipeline.index.sharded import ShardedIndex, merge
 from data_pipeline.storage import files
 from data_pipeline.storage.files import read_json
 from data_pipeline.storage.progress import Progress
-from data_pipeline.text.deduplicate import SPLITS
+from data_pipeline.text.copies.deduplicate import SPLITS
 
 
 def refresh_neighbours(snapshot: Snapshot) -> None:

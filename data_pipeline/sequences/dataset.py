@@ -21,7 +21,7 @@ from data_pipeline.config import DataConfig
 from data_pipeline.database import Snapshot
 from data_pipeline.sequences.packing import blocks, pack
 from data_pipeline.storage.files import link, read_json
-from data_pipeline.text.deduplicate import SPLITS
+from data_pipeline.text.copies.deduplicate import SPLITS
 
 VERSION = "1.0.0"
 _NAME = "retro"

@@ -20,9 +20,9 @@ from data_pipeline.database.neighbours import exact_neighbours
 from data_pipeline.embedding.chunk_vectors import embed_chunks
 from data_pipeline.sequences import packing
 from data_pipeline.sequences.batches import Batch, named, padded
-from data_pipeline.text import wikitext
 from data_pipeline.text.chunks import cut_document
 from data_pipeline.text.documents import Document
+from data_pipeline.text.readers import wikitext
 from data_pipeline.text.tokenizer import Tokenizer
 
 

@@ -19,9 +19,15 @@ import numpy as np
 from data_pipeline.config import INSTALLED_CORPORA, PYTHON_CORPUS
 from data_pipeline.storage.extras import install_command
 from data_pipeline.storage.files import fingerprint
-from data_pipeline.text import compression, document_files, factbook, folders, records
 from data_pipeline.text.documents import Document, Skipped, printable
-from data_pipeline.text.source_file import Reading
+from data_pipeline.text.readers import (
+    compression,
+    document_files,
+    factbook,
+    folders,
+    records,
+)
+from data_pipeline.text.readers.source_file import Reading
 
 __all__ = ["Document", "Reading", "Skipped", "read_documents"]
 
@@ -134,7 +140,7 @@ def _open_corpus(
     if corpus == "factbook":
         return factbook.read_documents(skipped)
     if corpus in PYTHON_CORPUS:
-        from data_pipeline.text import python_corpus
+        from data_pipeline.text.readers import python_corpus
 
         return python_corpus.read_documents(skipped, max_size_bytes=max_size_bytes)
     path = Path(corpus)

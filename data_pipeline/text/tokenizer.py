@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Int32
 
 from data_pipeline.storage.files import write_file
-from data_pipeline.text import sentencepiece_model, tokenizer_files
-from data_pipeline.text.byte_pair_model import BytePairModel
-from data_pipeline.text.sentencepiece_model import SentencePieceModel
+from data_pipeline.text.tokenizers import sentencepiece_model, tokenizer_files
+from data_pipeline.text.tokenizers.byte_pair_model import BytePairModel
+from data_pipeline.text.tokenizers.sentencepiece_model import SentencePieceModel
 
 _PROBE = " a  b\n\t<s></s><0x41><|endoftext|>\u00e9\u4e2d\ufb01\r\n \U0001f923\0 "
 

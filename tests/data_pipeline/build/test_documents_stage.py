@@ -10,7 +10,7 @@ from data_pipeline.build import documents_stage
 from data_pipeline.build.pipeline import STEPS, Build
 from data_pipeline.storage.files import read_json
 from data_pipeline.text import corpora
-from data_pipeline.text.deduplicate import Signer
+from data_pipeline.text.copies.deduplicate import Signer
 from data_pipeline.text.documents import Skipped
 from tests import tiny_corpus
 

@@ -24,7 +24,7 @@ from data_pipeline.service.client import RetrievalClient
 from data_pipeline.storage import costs
 from data_pipeline.storage.files import read_json
 from data_pipeline.text import corpora
-from data_pipeline.text.deduplicate import digest, split_of
+from data_pipeline.text.copies.deduplicate import digest, split_of
 from data_pipeline.text.tokenizer import Tokenizer
 from tests import fast_tokenizers, served, tiny_corpus
 

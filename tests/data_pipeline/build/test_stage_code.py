@@ -33,8 +33,8 @@ def test_every_stage_has_a_number_and_a_work():
 def test_the_code_of_a_stage_is_what_it_runs():
     files = {stage: set(stage_code._hashes(stage)) for stage in stage_code._STAGES}
     for stage, file in [
-        ("texts", "text/document_files.py"),
-        ("kept", "text/deduplicate.py"),
+        ("texts", "text/readers/document_files.py"),
+        ("kept", "text/copies/deduplicate.py"),
         ("tokenizer", "text/tokenizer.py"),
         ("chunks", "text/chunks.py"),
         ("embeddings", "embedding/bert.py"),

@@ -7,7 +7,7 @@ import pytest
 from data_pipeline.build import pipeline
 from data_pipeline.database import Database, verify, versions
 from data_pipeline.sequences.batches import Sequences
-from data_pipeline.text.deduplicate import SPLITS
+from data_pipeline.text.copies.deduplicate import SPLITS
 from tests import tiny_corpus
 from tests.changed_database import NEWS, OTHER_NEWS, found_in, opening
 

@@ -8,11 +8,11 @@ import json
 import re
 from collections.abc import Iterator
 
-from data_pipeline.text import encodings
 from data_pipeline.text.documents import Document
-from data_pipeline.text.records import begins_json_lines, read_json
-from data_pipeline.text.source_file import SourceFile
-from data_pipeline.text.web_pages import read_html
+from data_pipeline.text.readers import encodings
+from data_pipeline.text.readers.records import begins_json_lines, read_json
+from data_pipeline.text.readers.source_file import SourceFile
+from data_pipeline.text.readers.web_pages import read_html
 
 # " = Title = " between blank lines; " = = Section = = " is no title.
 _WIKITEXT_TITLE = re.compile(

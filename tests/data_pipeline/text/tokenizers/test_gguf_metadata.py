@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.text import gguf_metadata
+from data_pipeline.text.tokenizers import gguf_metadata
 from tests.fast_tokenizers import gguf
 
 VALUES = {"a": "caf\u00e9", "b": 7, "c": ["x", ""], "d": [1, -2, 3], "e": True}

@@ -5,8 +5,8 @@ import json
 import pytest
 import tokenizers
 
-from data_pipeline.text.byte_pair_model import DECLARED
 from data_pipeline.text.tokenizer import Tokenizer
+from data_pipeline.text.tokenizers.byte_pair_model import DECLARED
 from tests import fast_tokenizers
 from tests.fast_tokenizers import SPECIALS, TEMPLATE, TEXT, gguf, gguf_values
 

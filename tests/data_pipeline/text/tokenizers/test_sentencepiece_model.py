@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.text import sentencepiece_model
-from data_pipeline.text.sentencepiece_model import SentencePieceModel
+from data_pipeline.text.tokenizers import sentencepiece_model
+from data_pipeline.text.tokenizers.sentencepiece_model import SentencePieceModel
 
 
 @given(st.lists(st.text(max_size=30), max_size=20), st.integers(1, 200))

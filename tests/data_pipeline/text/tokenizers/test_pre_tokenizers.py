@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from data_pipeline.text import pre_tokenizers
 from data_pipeline.text.tokenizer import Tokenizer
+from data_pipeline.text.tokenizers import pre_tokenizers
 from tests import fast_tokenizers
 
 TEKKEN = (

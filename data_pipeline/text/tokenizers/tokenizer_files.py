@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.storage.files import read_json
-from data_pipeline.text import gguf_metadata, pre_tokenizers
-from data_pipeline.text.byte_pair_model import DECLARED
+from data_pipeline.text.tokenizers import gguf_metadata, pre_tokenizers
+from data_pipeline.text.tokenizers.byte_pair_model import DECLARED
 
 _MAX_BYTES = 2**28  # of a tokenizer; the largest that is published has 35 MB
 _NAMES = ("bos_token", "eos_token", "pad_token")

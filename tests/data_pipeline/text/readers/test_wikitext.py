@@ -1,6 +1,6 @@
 """WikiText's marks are joined as in the usual score; sizes are the page's."""
 
-from data_pipeline.text.wikitext import detokenised, page_size
+from data_pipeline.text.readers.wikitext import detokenised, page_size
 
 _PAGE = (
     " \n = Valkyria = \n \n The game 's story ( of 2 @,@ 500 words ) is well @-@ known , and "

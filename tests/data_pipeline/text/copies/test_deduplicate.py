@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.text.deduplicate import (
+from data_pipeline.text.copies.deduplicate import (
     Signer,
     choose,
     digest,
@@ -16,7 +16,7 @@ from data_pipeline.text.deduplicate import (
     jaccard,
     near_duplicates,
 )
-from data_pipeline.text.deduplicate import split_of as split_of_digest
+from data_pipeline.text.copies.deduplicate import split_of as split_of_digest
 from data_pipeline.text.documents import Document
 
 

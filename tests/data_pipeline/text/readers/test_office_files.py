@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.text.source_file import Reading
+from data_pipeline.text.readers.source_file import Reading
 from tests.corpus_files import read
 
 

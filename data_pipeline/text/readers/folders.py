@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_pipeline.storage.files import read_json
 from data_pipeline.text.documents import Skipped, printable
-from data_pipeline.text.source_file import OF_THE_SYSTEM
+from data_pipeline.text.readers.source_file import OF_THE_SYSTEM
 
 File = tuple[Path, os.stat_result]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.text import python_corpus
 from data_pipeline.text.corpora import Skipped
+from data_pipeline.text.readers import python_corpus
 from tests.corpus_files import counts, read
 
 CODE = "\n".join(

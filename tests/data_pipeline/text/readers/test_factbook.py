@@ -9,8 +9,9 @@ import pytest
 
 from data_pipeline.build.pipeline import Build
 from data_pipeline.config import DataConfig
-from data_pipeline.text import corpora, factbook
+from data_pipeline.text import corpora
 from data_pipeline.text.documents import Skipped
+from data_pipeline.text.readers import factbook
 from tests import tiny_corpus
 
 _FIJI = {

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int32
 
-from data_pipeline.text import pre_tokenizers
+from data_pipeline.text.tokenizers import pre_tokenizers
 
 if TYPE_CHECKING:
     import tokenizers

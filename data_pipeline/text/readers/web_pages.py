@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
-from data_pipeline.text import encodings
-from data_pipeline.text.compression import DamagedFileError
 from data_pipeline.text.documents import Document
-from data_pipeline.text.source_file import SourceFile
+from data_pipeline.text.readers import encodings
+from data_pipeline.text.readers.compression import DamagedFileError
+from data_pipeline.text.readers.source_file import SourceFile
 
 _NO_TEXT = frozenset(
     {"script", "style", "template", "noscript", "svg", "iframe", "object", "select"}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt32
 
-from data_pipeline.text.containment import GramsOf, HeldOut
+from data_pipeline.text.copies.containment import GramsOf, HeldOut
 from data_pipeline.text.words import words_in_blocks
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import zstandard
 
-from data_pipeline.text import compression
-from data_pipeline.text.compression import DamagedFileError, LeftOutError
+from data_pipeline.text.readers import compression
+from data_pipeline.text.readers.compression import DamagedFileError, LeftOutError
 from tests.corpus_files import COMPRESS
 
 SUFFIXES = [suffix for suffix in COMPRESS if suffix]

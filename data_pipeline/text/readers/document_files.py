@@ -7,10 +7,16 @@ fault in the data is never an exception.
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from data_pipeline.text import compression, office_files, plain_text, records, web_pages
-from data_pipeline.text.compression import DamagedFileError, LeftOutError
 from data_pipeline.text.documents import Document, Skipped, printable
-from data_pipeline.text.source_file import OF_THE_SYSTEM, Reading, SourceFile
+from data_pipeline.text.readers import (
+    compression,
+    office_files,
+    plain_text,
+    records,
+    web_pages,
+)
+from data_pipeline.text.readers.compression import DamagedFileError, LeftOutError
+from data_pipeline.text.readers.source_file import OF_THE_SYSTEM, Reading, SourceFile
 
 Reader = Callable[[SourceFile], Iterator[Document]]
 

@@ -4,14 +4,14 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipeline.text.compression import (
+from data_pipeline.text.documents import Document
+from data_pipeline.text.readers.compression import (
     DamagedFileError,
     LeftOutError,
     check_expansion,
 )
-from data_pipeline.text.documents import Document
-from data_pipeline.text.encodings import without_surrogates
-from data_pipeline.text.source_file import TOO_LARGE, SourceFile
+from data_pipeline.text.readers.encodings import without_surrogates
+from data_pipeline.text.readers.source_file import TOO_LARGE, SourceFile
 
 
 def read_pdf(file: SourceFile) -> Iterator[Document]:

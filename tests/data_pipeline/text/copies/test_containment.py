@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.text.containment import HeldOut
+from data_pipeline.text.copies.containment import HeldOut
 
 grams = st.sets(st.integers(0, 12), min_size=1, max_size=8)
 

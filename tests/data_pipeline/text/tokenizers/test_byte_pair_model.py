@@ -11,8 +11,8 @@ import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.text import byte_pair_model
 from data_pipeline.text.tokenizer import Tokenizer
+from data_pipeline.text.tokenizers import byte_pair_model
 from tests import fast_tokenizers
 from tests.fast_tokenizers import SPECIALS, TEXT
 
@@ -191,7 +191,7 @@ def test_nfc_and_prefixes_are_left_out():
 
 _FORKS = """
 import os
-from tests.data_pipeline.text.test_byte_pair_model import KINDS, TEXT
+from tests.data_pipeline.text.tokenizers.test_byte_pair_model import KINDS, TEXT
 KINDS[0].encode_batch(TEXT)
 child = os.fork()
 if child == 0:
