@@ -30,6 +30,7 @@ from retro_jax.numerics.token_loss import cross_entropy
 from retro_jax.training.batch import Batch, model_inputs, without_neighbours
 
 MOST_KEYS = 1024  # of a position
+POSITION_BYTES = 16 * MOST_KEYS  # of memory that are held for each, see `Nearest`
 _POSITIONS = 4096  # that are compared with a block at once
 
 

@@ -7,6 +7,7 @@ Letters here: X chunks, D documents.
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
@@ -288,8 +289,23 @@ def _shown(measured: Measured, title: str) -> Progress:
 
 
 def _texts(measured: Measured) -> DatabaseTexts:
-    """The text that kNN-LM looks through."""
-    evaluated = measured.cfg.evaluation
+    """The text that kNN-LM looks through.
+
+    Raises:
+        ValueError: if there is none, or this machine can't hold what is nearest to the text
+            that is measured.
+    """
+    cfg, evaluated = measured.cfg, measured.cfg.evaluation
+    sequence_len = cfg.data.sequence_chunks * cfg.model.chunk_len
+    num_positions = num_sequences(cfg, measured.sequences) * sequence_len
+    needed_bytes = num_positions * knn_lm.POSITION_BYTES
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed_bytes > memory_bytes / 2:
+        raise ValueError(
+            f"kNN-LM would hold {needed_bytes / 1e9:.1f} GB for {num_positions:,} tokens of "
+            f"text, more than half of this machine's {memory_bytes / 1e9:.1f} GB: set "
+            "evaluation.max_sequences, or leave knn out"
+        )
     texts = DatabaseTexts(
         measured.database.snapshot,
         most_chunks=evaluated.knn_chunks,

@@ -106,6 +106,13 @@ def test_a_database_of_which_no_document_has_room_is_refused_first(run, monkeypa
         _evaluated(run, name="few", conditions=("off", "knn"), knn_chunks=1)
 
 
+def test_text_too_large_for_knn_lm_is_refused_first(run, monkeypatch):
+    monkeypatch.setattr(measurement, "_losses", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(measurement.knn_lm, "POSITION_BYTES", 2**50)
+    with pytest.raises(ValueError, match="kNN-LM would hold .* evaluation.max_seq"):
+        _evaluated(run, name="much", conditions=("off", "knn"))
+
+
 def test_curves_end_in_the_conditions(side_by_side):
     found, on = side_by_side, side_by_side["conditions"]["on"]
     by_count = {each["neighbours"]: each for each in found["neighbours"]}
