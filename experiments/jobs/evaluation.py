@@ -14,6 +14,7 @@ from data_pipeline.storage.progress import Progress, say
 from data_pipeline.text.corpora import Reading, Skipped, read_documents
 from experiments import workdirs
 from experiments.jobs import continuations, decoder_start, facts, measurement, reading
+from experiments.jobs.kept_losses import KeptLosses
 from experiments.jobs.run import Run
 from experiments.report import report
 from retro_jax.devices import processes, sharding
@@ -150,7 +151,11 @@ class Evaluation:
             parts = ("data", "evaluation")
             workdirs.record_settings(self._cfg, self._run.workdir, parts)
         step = run["step"]
-        if results.get("fingerprint") != self._judged(step, text):
+        judged = self._judged(step, text)
+        if results.get("fingerprint") != judged:
+            limits = self._limits(params, step)
+            so_far = path.with_name(f".{path.stem}-so-far")
+            kept = KeptLosses(so_far, fingerprint([judged, str(limits)]))
             results = measurement.conditions(
                 measurement.Measured(
                     cfg=self._cfg,
@@ -160,14 +165,16 @@ class Evaluation:
                     database=self._run.database,
                     untrained=self._untrained(params),
                     encodings=self._run.encodings,
-                    limits=self._limits(params, step),
+                    limits=limits,
                     text=text,
+                    kept=kept,
                 )
             )
-            results |= {"fingerprint": self._judged(step, text), "step": step}
+            results |= {"fingerprint": judged, "step": step}
             results |= {"init_from": run.get("init_from")}
             results |= {"settings": dataclasses.asdict(self._cfg.evaluation)}
             _write_if_first(path, results)  # so that what fails below does not cost it
+            kept.clear()
         for name, make in self._shown().items():
             if name not in results:
                 results[name] = make(params)

@@ -21,6 +21,7 @@ from data_pipeline.sequences.held_out import HeldOut, Text
 from data_pipeline.storage.progress import Progress
 from experiments.config import Experiment
 from experiments.jobs import leakage, reading
+from experiments.jobs.kept_losses import KeptLosses
 from retro_jax import evaluation, knn_lm
 from retro_jax.devices import sharding
 from retro_jax.model import flops, parameters, reading_heads
@@ -44,6 +45,7 @@ class Measured:
     encodings: Encodings | None = None
     limits: reading.Limits = reading.ALL
     text: Text | None = None  # of the sequences, where they are searched for anew
+    kept: KeptLosses | None = None  # of this measurement, if it was stopped
 
 
 def conditions(measured: Measured) -> dict:
@@ -57,7 +59,7 @@ def conditions(measured: Measured) -> dict:
     names = cfg.evaluation.conditions if cfg.has_cca else ()
     # Before anything is measured: there may be none.
     texts = _texts(measured) if "knn" in names else None
-    losses = {"off": _losses(measured, "off")}
+    losses = {"off": _losses_or_kept(measured, "off")}
     if not losses["off"].bytes_X.sum():  # a text of one token is followed by its end
         raise ValueError(
             "the held-out text is too short: no byte of it is predicted; give more"
@@ -67,7 +69,7 @@ def conditions(measured: Measured) -> dict:
         if name == "knn" and texts is not None:
             losses[name], results["knn"] = _of_knn_lm(measured, texts)
         elif name != "off" and (name != "untrained" or measured.untrained is not None):
-            losses[name] = _losses(measured, name)
+            losses[name] = _losses_or_kept(measured, name)
     longest_X = leakage.longest_runs(cfg, batches(cfg, sequences))
     little_X = leakage.has_little_overlap(cfg, longest_X)
     off, seed = losses["off"], cfg.evaluation.seed
@@ -252,6 +254,17 @@ def searched(
         share=share,
         seed=cfg.evaluation.seed,
     )
+
+
+def _losses_or_kept(measured: Measured, name: str) -> evaluation.ChunkLosses:
+    """What is lost on each chunk in one condition, as it was measured before the stop."""
+    if measured.kept is None:
+        return _losses(measured, name)
+    found = measured.kept.get(name)
+    if found is None:
+        found = _losses(measured, name)
+        measured.kept.put(name, found)
+    return found
 
 
 def _losses(
