@@ -83,8 +83,14 @@ def scored(
     tokenizer: Tokenizer,
     rows: Sequence[Read],
     encodings: Encodings | None = None,
+    advance: Callable[[int], None] = lambda questions: None,
 ) -> list[Scored]:
-    """Answers questions and scores their passages; those with fewer than two are left out."""
+    """Answers questions and scores their passages; those with fewer than two are left out.
+
+    Args:
+        advance: called with the number of questions done.
+    """
+    advance(sum(len(row.passages) < 2 for row in rows))
     rows = [row for row in rows if len(row.passages) > 1]
     found = []
     for start in range(0, len(rows), cfg.evaluation.batch_size):
@@ -102,6 +108,7 @@ def scored(
             encodings=encodings,
             effects=True,
         )
+        advance(len(some))
         for row, made in zip(some, said, strict=True):
             source = made.sources[0] if made.sources else None
             if source is None or source.attention_N is None or source.effects_N is None:

@@ -211,9 +211,15 @@ def _attributed(
         )
         for each in rows
     ]
-    scored = attribution.scored(
-        asking.cfg, asking.params, asking.tokenizer, reads, asking.encodings
-    )
+    with Progress("effects of passages", len(reads), "questions") as progress:
+        scored = attribution.scored(
+            asking.cfg,
+            asking.params,
+            asking.tokenizer,
+            reads,
+            asking.encodings,
+            advance=progress.advance,
+        )
     return dict(attribution.summary(scored, asking.cfg.evaluation.seed))
 
 
