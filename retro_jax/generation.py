@@ -857,17 +857,9 @@ def _drawn(cfg, params, table, start, draws, rows, eod_B, likeliest, first, stop
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _scored(cfg, vocab_size: int, params, table, cache, logits_BV, tokens_BM):
-    """Log-probabilities of tokens that were said."""
+    """Log-probabilities of tokens that were said, all read in one pass."""
     model = parameters.rebuild(cfg, params)
-
-    def one(carry, token_and_place):
-        cache, logits_BV = carry
-        token_B, place = token_and_place
-        log_probs_BV = jax.nn.log_softmax(logits_BV[:, :vocab_size], axis=-1)
-        said_B1 = jnp.take_along_axis(log_probs_BV, token_B[:, None], axis=1)
-        cache, logits_BV, _ = incremental.step(model, table, cache, token_B, place)
-        return (cache, logits_BV), said_B1[:, 0]
-
-    places_M = jnp.arange(tokens_BM.shape[1])
-    _, scored_MB = jax.lax.scan(one, (cache, logits_BV), (tokens_BM.T, places_M))
-    return scored_MB.T
+    _, logits_BMV = incremental.steps(model, table, cache, tokens_BM, 0)
+    before_BMV = jnp.concatenate([logits_BV[:, None], logits_BMV[:, :-1]], axis=1)
+    log_probs_BMV = jax.nn.log_softmax(before_BMV[..., :vocab_size], axis=-1)
+    return jnp.take_along_axis(log_probs_BMV, tokens_BM[..., None], axis=2)[..., 0]

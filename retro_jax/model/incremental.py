@@ -1,8 +1,9 @@
 """One token at a time: the keys and values of a text are kept, not computed again.
 
-`filled` reads a text that is there already, `step` one token more. Both compute what
-`Retro.__call__` does at these positions. A token that completes a chunk comes with the
-chunk's neighbours: it is the first that reads them, and they are encoded in that step.
+`filled` reads a text that is there already, `step` one token more, `steps` several that are
+known. All compute what `Retro.__call__` does at these positions. A token that completes a
+chunk comes with the chunk's neighbours: it is the first that reads them, and they are
+encoded in that step.
 
 A cache has the shape of the longest text that the model was trained on, whatever is in it,
 so one step is compiled. Each row has a place of its own for the next token, counted from
@@ -185,67 +186,101 @@ def step(
         The cache with this token; the logits of the next; and how much each neighbour is
         attended to, as a mean over layers and heads (None if nothing is read).
     """
-    cfg = model.cfg
-    readers = _Reading(model, cache, place, found, encoded_BCNTSE)
+    reading = _Reading(model, cache, place, found, encoded_BCNTSE)
+    after, logits_BLV = _read(model, table, cache, token_B[:, None], reading)
+    mass_BN = None if reading.mass_BLN is None else reading.mass_BLN[:, 0]
+    return after, logits_BLV[:, 0], mass_BN
+
+
+def steps(
+    model: Retro,
+    table: tuple[Distances, ...],
+    cache: Cache,
+    tokens_BL: Int[Array, "B L"],
+    place: Int[Array, ""] | int,
+) -> tuple[Cache, Float[Array, "B L V"]]:
+    """Reads tokens of each row that are there already, as one `step` after the other would.
+
+    Args:
+        place: of the first of them in its chunk, which the last of them at most completes;
+            it is not the one that neighbours are found for.
+    Returns:
+        The cache with them, and the logits after each.
+    """
+    reading = _Reading(model, cache, place, None, None)
+    return _read(model, table, cache, tokens_BL, reading)
+
+
+def _read(
+    model: Retro,
+    table: tuple[Distances, ...],
+    cache: Cache,
+    tokens_BL: Int[Array, "B L"],
+    reading: "_Reading",
+) -> tuple[Cache, Float[Array, "B L V"]]:
+    """The cache with these tokens, and the logits after each of them."""
+    cfg, (batch, length) = model.cfg, tokens_BL.shape
     hidden_BLD = embed(
         model.embedding_VD[...],
-        token_B[:, None],
+        tokens_BL,
         activation_dtype(cfg),
         scaled=cfg.scale_embeddings,
     )
-    slot_B = cache.num_tokens_B + cfg.num_openers
-    is_text_BS = cache.is_text_BS.at[jnp.arange(len(token_B)), slot_B].set(True)
-    past_BS = slot_B[:, None] - jnp.arange(is_text_BS.shape[1])
-    visible_BS = is_text_BS & (past_BS >= 0)
+    first_B = cache.num_tokens_B + cfg.num_openers
+    slot_BL = first_B[:, None] + jnp.arange(length)
+    rows_B1 = jnp.arange(batch)[:, None]
+    is_text_BS = cache.is_text_BS.at[rows_B1, slot_BL].set(True)
+    past_BLS = slot_BL[..., None] - jnp.arange(is_text_BS.shape[1])
+    visible_BLS = is_text_BS[:, None] & (past_BLS >= 0)
     if cfg.window_len is not None:
-        visible_BS &= past_BS < cfg.window_len
+        visible_BLS &= past_BLS < cfg.window_len
     layers = []
     for number, layer in enumerate(model.decoder):
         attention, normed_BLD = layer.attention, layer.norm_attention(hidden_BLD)
-        new = attention.keys_and_values(normed_BLD[:, None], slot_B[:, None, None])
-        layers.append(_written(cache.layers[number], new, slot_B))
+        new = attention.keys_and_values(normed_BLD[:, None], first_B[:, None, None])
+        layers.append(_written(cache.layers[number], new, slot_BL))
         attended_BLHK, _ = _attended(
             attention,
-            attention.queries(normed_BLD, slot_B[:, None]),
+            attention.queries(normed_BLD, first_B[:, None]),
             layers[-1],
-            visible_BS[:, None],
+            visible_BLS[:, :, None],
             table[number].own_PHK,
-            jnp.maximum(past_BS, 0),
+            jnp.maximum(past_BLS, 0),
         )
         hidden_BLD += attention.update(attended_BLHK)
-        hidden_BLD = readers.retrieved(layer, number, hidden_BLD, table)
+        hidden_BLD = reading.retrieved(layer, number, hidden_BLD, table)
         hidden_BLD = layer.feed_forward(hidden_BLD)
     logits_BLV = model.read_out(model.norm(hidden_BLD))
     after = Cache(
         tuple(layers),
         is_text_BS,
-        cache.num_tokens_B + 1,
-        readers.chunk_BMD,
-        tuple(readers.read) or None,
-        readers.readable_BNS,
+        cache.num_tokens_B + length,
+        reading.chunk_BMD,
+        tuple(reading.read) or None,
+        reading.readable_BNS,
     )
-    return after, logits_BLV[:, 0], readers.mass_BN
+    return after, logits_BLV
 
 
-def _written(layer: KeysAndValues, new: KeysAndValues, slot_B) -> KeysAndValues:
-    """Keys and values with one more of each row in its slot."""
-    rows_B = jnp.arange(len(slot_B))
+def _written(layer: KeysAndValues, new: KeysAndValues, slot_BL) -> KeysAndValues:
+    """Keys and values with those of each row's new tokens in their slots."""
+    rows_B1 = jnp.arange(len(slot_BL))[:, None]
     keys, values = (
-        kept.at[rows_B, :, slot_B].set(x_BNSHK[:, :, 0])
+        kept.at[rows_B1, 0, slot_BL].set(x_BNSHK[:, 0])
         for kept, x_BNSHK in zip(layer, new, strict=True)
     )
     return keys, values
 
 
 class _Reading:
-    """The cross-attention of one step, layer by layer."""
+    """The cross-attention of some tokens, layer by layer."""
 
     def __init__(self, model: Retro, cache: Cache, place, found, encoded_BCNTSE):
         self._model, self._place, self._found = model, place, found
         self._encoded_BCNTSE = encoded_BCNTSE
         self.chunk_BMD, self.readable_BNS = cache.chunk_BMD, cache.readable_BNS
         self.read: list[KeysAndValues] = []
-        self.mass_BN: Array | None = None
+        self.mass_BLN: Array | None = None
         self._kept = list(cache.read or ())
         # In its attending chunk: the token that completes a chunk is the first.
         self._query = place + 1
@@ -254,12 +289,14 @@ class _Reading:
             self.readable_BNS = found.mask_BCMNR[:, 0, 0]
 
     def retrieved(self, layer: DecoderLayer, number: int, hidden_BLD, table):
-        """Adds what the token reads in the neighbours, as `DecoderLayer.retrieve` does."""
+        """Adds what tokens read in the neighbours, as `DecoderLayer.retrieve` does."""
         if layer.cross is None or layer.norm_cross is None:
             return hidden_BLD
         cfg, is_first = self._model.cfg, number + 1 == min(self._model.cfg.cca_layers)
         if is_first and self.chunk_BMD is not None:
-            self.chunk_BMD = self.chunk_BMD.at[:, self._place].set(hidden_BLD[:, 0])
+            self.chunk_BMD = jax.lax.dynamic_update_slice(
+                self.chunk_BMD, hidden_BLD, (0, self._place, 0)
+            )
         kept = self._keys_and_values(layer.cross, layer.norm_source, number)
         if kept is None or self.readable_BNS is None:
             return hidden_BLD
@@ -267,17 +304,18 @@ class _Reading:
         query_BLHK = layer.cross.queries(
             layer.norm_cross(hidden_BLD), self._query + cfg.cca_distance
         )
-        num_keys = kept[0].shape[2]
-        attended_BLHK, mass_BN = _attended(
+        num_keys, length = kept[0].shape[2], hidden_BLD.shape[1]
+        query_L = self._query + jnp.arange(length)
+        attended_BLHK, mass_BLN = _attended(
             layer.cross,
             query_BLHK,
             kept,
-            self.readable_BNS,
+            self.readable_BNS[:, None],
             table[number].cross_PHK,
-            (self._query + num_keys - 1 - jnp.arange(num_keys))[None],
+            (query_L[:, None] + num_keys - 1 - jnp.arange(num_keys))[None],
         )
-        mass_BN = mass_BN / len(cfg.cca_layers)
-        self.mass_BN = mass_BN if self.mass_BN is None else self.mass_BN + mass_BN
+        mass_BLN = mass_BLN / len(cfg.cca_layers)
+        self.mass_BLN = mass_BLN if self.mass_BLN is None else self.mass_BLN + mass_BLN
         return hidden_BLD + layer.cross.update(attended_BLHK)
 
     def _keys_and_values(
@@ -298,24 +336,26 @@ class _Reading:
 
 def _attended(
     attention: Attention,
-    query_BLHK: Float[Array, "B 1 H K"],
+    query_BLHK: Float[Array, "B L H K"],
     kept: KeysAndValues,
-    visible_BNS: Bool[Array, "B N S"],
+    visible_BLNS: Bool[Array, "B _ N S"],
     distances_PHK: Float[Array, "P H K"] | None,
-    which_BS: Int[Array, "#B S"],
-) -> tuple[Float[Array, "B 1 H K"], Float[Array, "B N"]]:
-    """What one query of each row reads, and its mean weight over heads on each group.
+    which_BLS: Int[Array, "#B L S"],
+) -> tuple[Float[Array, "B L H K"], Float[Array, "B L N"]]:
+    """What some queries of each row read, and their mean weight over heads on each group.
 
     Args:
-        which_BS: each key's entry in `distances_PHK`.
+        which_BLS: each key's entry in `distances_PHK`.
     """
     key_BNSHK, value_BNSHK = kept
-    batch, _, num_heads, size = query_BLHK.shape
-    num_shared = num_heads // key_BNSHK.shape[3]
+    batch, length, num_heads, size = query_BLHK.shape
+    num_keys = key_BNSHK.shape[3]
+    num_shared = num_heads // num_keys
 
     def by_key(x_BLHK):
-        """Heads that share a key stand where several queries would."""
-        return x_BLHK.reshape(batch, -1, num_shared, size).swapaxes(1, 2)
+        """Heads that share a key stand where further queries would."""
+        x_BLHK = x_BLHK.reshape(batch, length, num_keys, num_shared, size)
+        return x_BLHK.swapaxes(2, 3).reshape(batch, -1, num_keys, size)
 
     content_BLHK = query_BLHK
     if distances_PHK is not None:
@@ -323,19 +363,30 @@ def _attended(
     logits_BHLNS = attention_products.logits(by_key(content_BLHK), key_BNSHK)
     if distances_PHK is not None:
         place_BLHK = plus(query_BLHK, attention.bias_position_HK)
-        of_distances_BHP = attention_products.logits(
+        of_distances_BHLP = attention_products.logits(
             place_BLHK, distances_PHK[None, None]
-        )[:, :, 0, 0]
-        of_keys_BHS = jnp.take_along_axis(
-            of_distances_BHP,
-            jnp.broadcast_to(which_BS, (batch, which_BS.shape[1]))[:, None],
-            axis=2,
+        )[:, :, :, 0]
+        num_slots = which_BLS.shape[2]
+        which_BLS = jnp.broadcast_to(which_BLS, (batch, length, num_slots))
+        of_keys_BHLS = jnp.take_along_axis(
+            of_distances_BHLP, which_BLS[:, None], axis=3
         )
-        shape = (batch, -1, num_shared, 1, which_BS.shape[1])
-        logits_BHLNS += of_keys_BHS.reshape(shape)
+        shape = (batch, num_keys, num_shared, length, num_slots)
+        of_keys_BHLS = of_keys_BHLS.reshape(shape).swapaxes(2, 3)
+        logits_BHLNS += of_keys_BHLS.reshape(batch, num_keys, -1, 1, num_slots)
     weights_BHLNS = masked_softmax(
-        logits_BHLNS * size**-0.5, visible_BNS[:, None, None], key_BNSHK.dtype
+        logits_BHLNS * size**-0.5,
+        jnp.repeat(
+            jnp.broadcast_to(visible_BLNS, (batch, length, *visible_BLNS.shape[2:])),
+            num_shared,
+            axis=1,
+        )[:, None],
+        key_BNSHK.dtype,
     )
     read_BLHK = attention_products.read(weights_BHLNS, value_BNSHK)
-    mass_BN = weights_BHLNS.astype(jnp.float32).sum(axis=(1, 2, 4)) / num_heads
-    return read_BLHK.swapaxes(1, 2).reshape(query_BLHK.shape), mass_BN
+    read_BLHK = read_BLHK.reshape(batch, length, num_shared, num_keys, size)
+    mass_BHLN = weights_BHLNS.astype(jnp.float32).sum(axis=-1)
+    mass_BLN = mass_BHLN.reshape(
+        batch, num_keys, length, num_shared, mass_BHLN.shape[-1]
+    ).sum(axis=(1, 3))
+    return read_BLHK.swapaxes(2, 3).reshape(query_BLHK.shape), mass_BLN / num_heads

@@ -71,6 +71,29 @@ def _all_steps(cfg, params, batch):
     return np.stack(logits, axis=1)
 
 
+def _at_once(cfg, params, batch):
+    """As `_all_steps`, but for the tokens of a chunk that are read at once."""
+    chunk_len, rows = cfg.chunk_len, np.arange(len(PROMPT_CHUNKS))
+    cache = jax.jit(functools.partial(_filled, cfg))(params, batch)
+    batch = jax.tree.map(jnp.asarray, batch)
+    model = parameters.rebuild(cfg, params)
+    table = incremental.distances(model, C * chunk_len)
+    chunk_B, logits = PROMPT_CHUNKS - 1, []
+    for _ in range(C - max(PROMPT_CHUNKS)):
+        last_B = batch["inputs_BL"][rows, chunk_B * chunk_len + chunk_len - 1]
+        found = _of_chunk(model, batch, chunk_B)
+        cache, logits_BV, _ = incremental.step(
+            model, table, cache, last_B, chunk_len - 1, found
+        )
+        logits.append(logits_BV[:, None])
+        chunk_B = chunk_B + 1
+        within_BM = (chunk_B * chunk_len)[:, None] + np.arange(chunk_len - 1)
+        tokens_BM = jnp.asarray(batch["inputs_BL"][rows[:, None], within_BM])
+        cache, logits_BMV = incremental.steps(model, table, cache, tokens_BM, 0)
+        logits.append(logits_BMV)
+    return np.concatenate(logits, axis=1)
+
+
 def _filled(cfg, params, batch):
     model = parameters.rebuild(cfg, params)
     num_chunks = max(PROMPT_CHUNKS)
@@ -110,3 +133,14 @@ def test_the_logits_at_every_position_are_those_of_the_whole_text(form):
         expected_LV = expected_BLV[row, first : first + made_BLV.shape[1]]
         np.testing.assert_allclose(made_BLV[row], expected_LV, atol=1e-4)
     assert np.abs(expected_BLV).max() > 0.1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tokens_that_are_read_at_once_give_the_logits_of_one_after_the_other(form):
+    cfg = FORMS[form]
+    params, batch = _params(cfg), _batch(cfg)
+    one_by_one_BLV = _all_steps(cfg, params, batch)
+    made_BLV = _at_once(cfg, params, batch)
+    assert made_BLV.shape[1] == (C - max(PROMPT_CHUNKS)) * cfg.chunk_len
+    expected_BLV = one_by_one_BLV[:, : made_BLV.shape[1]]
+    np.testing.assert_allclose(made_BLV, expected_BLV, atol=1e-5)
