@@ -51,7 +51,14 @@ def _without_places(flags: str) -> str:
         name, equals, value = flag.partition("=")
         is_place = value.startswith(("/", "~"))
         told.append(f"{name}{equals}{Path(value).name if is_place else value}")
-    return shlex.join(told)
+    return " ".join(map(_quoted, told))
+
+
+def _quoted(word: str) -> str:
+    """A word as a shell takes it, in double quotes where single ones stand in it."""
+    if "'" in word and not set('"$`\\!') & set(word):
+        return f'"{word}"'
+    return shlex.quote(word)
 
 
 def _seconds(status: dict) -> float:

@@ -201,7 +201,10 @@ def _found_over_seeds(label: str, rows: Sequence[Mapping]) -> Table:
             each["label"],
             findings.shown(each["kind"], each["mean"]),
             _ends(each["interval"], functools.partial(findings.shown, each["kind"])),
-            f"{min(each['of_seeds']):.4g} to {max(each['of_seeds']):.4g}",
+            " to ".join(
+                findings.shown(each["kind"], end)
+                for end in (min(each["of_seeds"]), max(each["of_seeds"]))
+            ),
             str(each["seeds"]),
         ]
         for each in rows
@@ -315,16 +318,17 @@ def _gains(
     name: str, variants: Mapping[str, Mapping], names: Mapping[str, str]
 ) -> list[plots.Plot]:
     """A figure of what each condition changes, for each variant."""
-    shown = [
-        plots.Difference(
-            condition if len(variants) == 1 else f"{names[label]}: {condition}",
-            values["minus_off"],
-            values["minus_off_interval"],
-        )
-        for label, of_variant in variants.items()
-        for condition, values in of_variant["conditions"].items()
-        if "minus_off" in values
-    ]
+    shown = []
+    for label, of_variant in variants.items():
+        for condition in verdict.in_order(of_variant["conditions"]):
+            values = of_variant["conditions"][condition]
+            if "minus_off" not in values:
+                continue
+            head = verdict.LABELS.get(condition, condition)
+            if len(variants) > 1:
+                head = f"{names[label]}: {head}"
+            ends = values["minus_off_interval"]
+            shown.append(plots.Difference(head, values["minus_off"], ends))
     title = "Difference to retrieval off"
     return [plots.of_differences(f"{name}-gains", title, shown)] if shown else []
 
@@ -337,9 +341,10 @@ def _conditions(variants: Mapping[str, Mapping], names: Mapping[str, str]) -> Ta
     )
     is_one, rows = len(variants) == 1, []
     for label, of_variant in variants.items():
-        for condition, values in of_variant["conditions"].items():
-            head = condition if is_one else f"{names[label]}: {condition}"
-            rows.append([head, *_condition(values)])
+        for condition in verdict.in_order(of_variant["conditions"]):
+            shown = verdict.LABELS.get(condition, condition)
+            head = shown if is_one else f"{names[label]}: {shown}"
+            rows.append([head, *_condition(of_variant["conditions"][condition])])
     return Table(caption, _CONDITIONS, rows, is_long=len(rows) > 12)
 
 

@@ -19,6 +19,7 @@ _QUESTIONS = {  # condition -> claim, label
     "edited": ("updates", "the new number, once the documents had changed"),
 }
 _OF_BOTH = ("questions", "updates")  # what is right with the documents in the database
+_BY_RUN = ("untrained", "on", "random")  # the others show no more there
 _ATTRIBUTION = {
     "most_attention_is_true": (
         "most attention on a passage that states the answer",

@@ -1,6 +1,9 @@
 """Where a launch's numbers come from: nothing of it is typed, and no place is told."""
 
 import json
+import shlex
+
+import pytest
 
 from data_pipeline.storage.files import write_json
 from experiments.launching import provenance, work_units
@@ -74,3 +77,19 @@ def test_what_is_not_there_is_not_made_up(tmp_path):
     told = provenance.of_launch([unit(tmp_path / "out", [])])
     assert told["date"] is None and told["commit"] is None and told["databases"] == []
     assert told["command"] == "retro launch --out=DIR"
+
+
+@pytest.mark.parametrize(
+    ("flag", "shown"),
+    [
+        ("--config.a=('off','on')", "\"--config.a=('off','on')\""),
+        ("--config.a=two words", "'--config.a=two words'"),
+        ("--config.a=it's $5", "'--config.a=it'\"'\"'s $5'"),
+        ("--config.a=/one/machine/folder", "--config.a=folder"),
+    ],
+)
+def test_flags_are_told_as_a_shell_takes_them(flag, shown):
+    told = provenance._without_places(shlex.join([flag]))
+    assert told == shown
+    if "/" not in flag:
+        assert shlex.split(told) == [flag]

@@ -237,7 +237,7 @@ def test_what_a_launch_found_stands_in_the_section_of_its_claim(tmp_path):
     assert (
         leakage.weight == evidence.CLAIM and leakage.command in made["made"]["command"]
     )
-    ends, values = "−0.3750 to −0.1250", "-0.25 to -0.25"
+    ends, values = "−0.3750 to −0.1250", "−0.2500 to −0.2500"
     (table,) = leakage.tables
     assert table.rows == [["runs of 8", "−0.2500", ends, values, "5"]]
     (updates,) = sections["updates"].results
