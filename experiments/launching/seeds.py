@@ -88,6 +88,9 @@ def _findings(found: Sequence[Measured]) -> list[dict]:
     made = []
     for (claim, label), of_seeds in named.items():
         values = [finding.value for finding in of_seeds]
+        ends = interval(values)
+        if ends and of_seeds[0].kind == findings.SHARE:
+            ends = [max(ends[0], 0.0), min(ends[1], 1.0)]
         made.append(
             {
                 "claim": claim,
@@ -95,7 +98,7 @@ def _findings(found: Sequence[Measured]) -> list[dict]:
                 "kind": of_seeds[0].kind,
                 "seeds": len(values),
                 "mean": sum(values) / len(values),
-                "interval": interval(values),
+                "interval": ends,
                 "of_seeds": values,
             }
         )

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from experiments.report import verdict
 
-# Kinds of numbers: bits per byte minus those with retrieval off; a part of all; any other.
-GAIN, SHARE, NUMBER = "gain", "share", "number"
+# Kinds of numbers: bits per byte minus those with retrieval off; a share of all, in 0..1; a
+# part of another gain, which may be more than all of it; any other.
+GAIN, SHARE, PART, NUMBER = "gain", "share", "part", "number"
 _QUESTIONS = {  # condition -> claim, label
     "off": ("questions", "right, no passages"),
     "prompt": ("questions", "right, the passages in the prompt"),
@@ -37,7 +38,7 @@ class Finding(NamedTuple):
     Attributes:
         claim: whose section shows it.
         label: what it is of; one of a claim.
-        kind: GAIN, SHARE or NUMBER.
+        kind: GAIN, SHARE, PART or NUMBER.
         interval: of 95 % over documents, where there is one.
     """
 
@@ -50,7 +51,7 @@ class Finding(NamedTuple):
 
 def shown(kind: str, value: float) -> str:
     """Writes a value of a kind for people: '−0.0100', '62 %' or '0.85'."""
-    if kind == SHARE:
+    if kind in (SHARE, PART):
         return verdict.percent(value)
     return verdict.signed(value) if kind == GAIN else verdict.number(value, 2)
 
@@ -84,7 +85,7 @@ def _leakage(results: Mapping) -> Iterator[Finding]:
         yield _gain("leakage", label, on)
         if on.get("gain_kept") is not None:
             kept = f"{label}: part of the whole gain"
-            yield Finding("leakage", kept, SHARE, on["gain_kept"])
+            yield Finding("leakage", kept, PART, on["gain_kept"])
     canary = (results.get("conditions") or {}).get("oracle")
     if canary:
         yield _gain("leakage", "the true text as a passage (a canary)", canary)
@@ -98,7 +99,7 @@ def _prompt(results: Mapping) -> Iterator[Finding]:
             yield _gain("prompt", verdict.LABELS.get(name, name), conditions[name])
     if {"on", "prompt"} <= conditions.keys() and conditions["prompt"]["minus_off"] < 0:
         share = conditions["on"]["minus_off"] / conditions["prompt"]["minus_off"]
-        yield Finding("prompt", "part of the prompt's gain", SHARE, share)
+        yield Finding("prompt", "part of the prompt's gain", PART, share)
     for name, flops in (measured.get("flops_of_chunk") or {}).items():
         how = {"prompt": "in the prompt", "anew": "read anew", "kept": "read before"}
         label = f"GFLOP for the passages of a chunk, {how.get(name, name)}"
