@@ -38,6 +38,7 @@ _BESIDE = {
     "step, nothing kept": (_FORWARD, _ENCODING),
     "step, neighbours kept": (_FORWARD,),
     "step, neighbours and text kept": (_FORWARD,),
+    "step, all kept, unrelated passages to change nothing": (_FORWARD,),
 }
 
 
@@ -85,6 +86,8 @@ class _Passes:
         self.batch = _batch(experiment)
         kept = Encodings(cfg, 10**10).added_to(params, self.batch)
         encoded = {name: kept[name] for name in kept if name != "lower_BSD"}
+        marked_BC = np.zeros(self.batch["neighbour_lengths_BCN"].shape[:2], bool)
+        told = {**kept, "unrelated_BC": marked_BC}  # which they are costs nothing
         tokens = self.batch["neighbours_BCNR"].reshape(-1, cfg.neighbour_len)
         step = jax.jit(
             functools.partial(train_step, cfg, optimizer, 1, trained=trained),
@@ -97,7 +100,7 @@ class _Passes:
         self._given = {
             _FORWARD: without_neighbours(self.batch),
             _ENCODING: tokens,
-            **dict(zip(_BESIDE, (self.batch, encoded, kept), strict=True)),
+            **dict(zip(_BESIDE, (self.batch, encoded, kept, told), strict=True)),
         }
         self._compiled = {
             name: compiled(step, self._state, given)

@@ -54,9 +54,7 @@ def _of_chunk(model, batch, chunk_B):
 def _all_steps(cfg, params, batch):
     """Logits after each token from the end of the prompts on, row by row."""
     chunk_len, rows = cfg.chunk_len, np.arange(len(PROMPT_CHUNKS))
-    filled = jax.jit(functools.partial(_filled, cfg))
-    step = jax.jit(functools.partial(_step, cfg))
-    cache = filled(params, batch)
+    cache = _filled(cfg, params, batch)
     table = incremental.distances(parameters.rebuild(cfg, params), C * chunk_len)
     places_B, logits = PROMPT_CHUNKS * chunk_len - 1, []
     for _ in range((C - max(PROMPT_CHUNKS)) * chunk_len + 1):
@@ -65,7 +63,7 @@ def _all_steps(cfg, params, batch):
         is_last = place == chunk_len - 1
         model = parameters.rebuild(cfg, params)
         found = _of_chunk(model, batch, places_B // chunk_len) if is_last else None
-        cache, logits_BV, _ = step(params, table, cache, token_B, place, found)
+        cache, logits_BV, _ = _step(cfg, params, table, cache, token_B, place, found)
         logits.append(logits_BV)
         places_B = places_B + 1
     return np.stack(logits, axis=1)
@@ -74,7 +72,7 @@ def _all_steps(cfg, params, batch):
 def _at_once(cfg, params, batch):
     """As `_all_steps`, but for the tokens of a chunk that are read at once."""
     chunk_len, rows = cfg.chunk_len, np.arange(len(PROMPT_CHUNKS))
-    cache = jax.jit(functools.partial(_filled, cfg))(params, batch)
+    cache = _filled(cfg, params, batch)
     batch = jax.tree.map(jnp.asarray, batch)
     model = parameters.rebuild(cfg, params)
     table = incremental.distances(model, C * chunk_len)
@@ -82,18 +80,19 @@ def _at_once(cfg, params, batch):
     for _ in range(C - max(PROMPT_CHUNKS)):
         last_B = batch["inputs_BL"][rows, chunk_B * chunk_len + chunk_len - 1]
         found = _of_chunk(model, batch, chunk_B)
-        cache, logits_BV, _ = incremental.step(
-            model, table, cache, last_B, chunk_len - 1, found
+        cache, logits_BV, _ = _step(
+            cfg, params, table, cache, last_B, chunk_len - 1, found
         )
         logits.append(logits_BV[:, None])
         chunk_B = chunk_B + 1
         within_BM = (chunk_B * chunk_len)[:, None] + np.arange(chunk_len - 1)
         tokens_BM = jnp.asarray(batch["inputs_BL"][rows[:, None], within_BM])
-        cache, logits_BMV = incremental.steps(model, table, cache, tokens_BM, 0)
+        cache, logits_BMV = _steps(cfg, params, table, cache, tokens_BM, 0)
         logits.append(logits_BMV)
     return np.concatenate(logits, axis=1)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _filled(cfg, params, batch):
     model = parameters.rebuild(cfg, params)
     num_chunks = max(PROMPT_CHUNKS)
@@ -111,8 +110,14 @@ def _filled(cfg, params, batch):
     )
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _step(cfg, params, *arguments):
     return incremental.step(parameters.rebuild(cfg, params), *arguments)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _steps(cfg, params, *arguments):
+    return incremental.steps(parameters.rebuild(cfg, params), *arguments)
 
 
 @pytest.mark.parametrize("form", FORMS)
