@@ -202,8 +202,9 @@ def steps(
     """Reads tokens of each row that are there already, as one `step` after the other would.
 
     Args:
-        place: of the first of them in its chunk, which the last of them at most completes;
-            it is not the one that neighbours are found for.
+        tokens_BL: of one chunk. All read the neighbours that the cache holds, so the logits
+            after one that completes the chunk, and the cache then, are of no meaning.
+        place: of the first of them in the chunk.
     Returns:
         The cache with them, and the logits after each.
     """

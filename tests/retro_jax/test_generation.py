@@ -111,6 +111,18 @@ def test_prompts_of_any_length_go_on_as_each_would_alone(window_chunks):
         _check(CFG, PARAMS, prompt, generated, window_chunks, _neighbours_of)
 
 
+@pytest.mark.parametrize("window_chunks", [3, 4, 5])
+def test_a_text_goes_on_as_it_would_have_without_a_stop(window_chunks):
+    """Though by then it is longer than the window, of which half has left."""
+    how = {"window_chunks": window_chunks}
+    whole = _generate([PROMPT], FakeRetriever(), num_tokens=6 * M, **how)[0]
+    for said in (2 * M, 3 * M, 4 * M):
+        prompt = PROMPT + whole.tokens[:said].tolist()
+        rest = _generate([prompt], FakeRetriever(), num_tokens=6 * M - said, **how)[0]
+        np.testing.assert_array_equal(rest.tokens, whole.tokens[said:])
+        np.testing.assert_allclose(rest.log_probs, whole.log_probs[said:], atol=1e-4)
+
+
 def test_only_rows_whose_window_is_full_are_read_anew(monkeypatch):
     sizes, filled = [], generation._filled
 

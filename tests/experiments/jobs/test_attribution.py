@@ -62,7 +62,11 @@ def test_a_model_reads_the_passages_that_are_given(run):
         Read(prompt[:2], "12", 1, passages[:1], np.array([True])),  # left out
         Read(prompt[:3], "12", 2, passages[:2], np.array([True, False])),
     ]
-    first, second = attribution.scored(made.run.cfg, params, tokenizer, rows)
+    done: list[int] = []
+    first, second = attribution.scored(
+        made.run.cfg, params, tokenizer, rows, advance=done.append
+    )
+    assert sum(done) == 3  # what is left out is done, too
     assert first.read is rows[0] and second.read is rows[2]
     assert first.attention_N.shape == first.effects_N.shape == (3,)
     assert second.attention_N.shape == (2,)
