@@ -172,29 +172,28 @@ def _result(name: str, made: Mapping) -> Result:
 
 
 def _findings(made: Mapping) -> Iterator[tuple[str, list[Table], str]]:
-    """What a file has found for claims besides its own: the claim, tables and their weight."""
-    variants = made.get("variants") or {}
+    """What a file has found for claims: the claim, tables and their weight.
+
+    Of a launch the first variant counts, beside which the others stand.
+    """
     scale = _scale(str((made.get("made") or {}).get("command", "")))
+    is_launch = "variants" in made
+    first: Mapping = next(iter(made["variants"].values()), {}) if is_launch else {}
+    of_run = [] if is_launch else findings.of_results(made)
     for claim in claims.CLAIMS:
-        tables, seeds = [], []
-        for label, of_variant in variants.items():
-            rows = [
-                each
-                for each in of_variant.get("findings") or ()
-                if each["claim"] == claim.name
-            ]
-            if rows:
-                tables.append(_found_over_seeds(label, rows))
-                seeds += [each["seeds"] for each in rows]
-        of_run = [] if variants else findings.of_results(made)
-        rows = [each for each in of_run if each.claim == claim.name]
-        if rows:
-            tables.append(_found_by_one(rows))
-        if tables:
-            yield claim.name, tables, _weight_of(seeds, scale)
+        of_seeds = [
+            each for each in first.get("findings") or () if each["claim"] == claim.name
+        ]
+        of_one = [each for each in of_run if each.claim == claim.name]
+        if of_seeds:
+            seeds = [each["seeds"] for each in of_seeds]
+            table = _found_over_seeds(of_seeds)
+            yield claim.name, [table], _weight_of(seeds, scale)
+        elif of_one:
+            yield claim.name, [_found_by_one(of_one)], OBSERVATION
 
 
-def _found_over_seeds(label: str, rows: Sequence[Mapping]) -> Table:
+def _found_over_seeds(rows: Sequence[Mapping]) -> Table:
     """Findings of a variant, as means over its seeds."""
     cells = [
         [
@@ -209,10 +208,11 @@ def _found_over_seeds(label: str, rows: Sequence[Mapping]) -> Table:
         ]
         for each in rows
     ]
-    whose = f"Of {label}: " if label else ""
-    caption = f"{whose}means over seeds. Gains are bits per byte minus those with retrieval off."
+    caption = (
+        "Means over seeds. Gains are bits per byte minus those with retrieval off."
+    )
     header = ("what", "mean", "95 % over seeds", "least to most", "seeds")
-    return Table(caption[0].upper() + caption[1:], header, cells, len(cells) > 12)
+    return Table(caption, header, cells, len(cells) > 12)
 
 
 def _found_by_one(rows: Sequence[findings.Finding]) -> Table:
@@ -250,7 +250,7 @@ def _weight(variants: Mapping[str, Mapping], scale: str | None) -> str:
 
 
 def _weight_of(seeds: Sequence[int], scale: str | None) -> str:
-    """How much numbers count, by the scale and the seeds of each; none are of one run."""
+    """How much numbers count, by the scale and the seeds of each."""
     if scale == "smoke":
         return SMOKE
     few = min(seeds, default=0) < table13.SEEDS_OF_A_CLAIM

@@ -187,6 +187,10 @@ def test_the_kept_results_make_a_report(tmp_path):
     text = (tmp_path / "report.md").read_text()
     for name in evidence.read(evidence.RESULTS):
         assert f"`{name}`" in text
+    # What the pages say of copying, prompts and questions stands in the file of its launch.
+    kept = evidence.read(evidence.RESULTS)["retrofit-factbook"]["variants"][""]
+    found = {each["claim"] for each in kept["findings"]}
+    assert found == {"leakage", "prompt", "questions", "updates", "attribution"}
     # A place on somebody's machine is nobody's evidence.
     for path in evidence.RESULTS.glob("*.json"):
         assert not re.search(r'"/(home|work|tmp|root|Users)/', path.read_text()), path
@@ -230,7 +234,9 @@ def test_what_a_launch_found_stands_in_the_section_of_its_claim(tmp_path):
             _found("retrofit", "something", "number", 2.0, 5),
         ],
     }
-    made = _made("retrofit", 5, {"": variant})
+    # A launch of many variants would fill the page with those of each.
+    other = variant | {"findings": [_found("prompt", "of another", "gain", 1.0, 5)]}
+    made = _made("retrofit", 5, {"": variant, "train.steps=3": other})
     page = evidence.make_page({"retrofit-notes": made}, [])
     sections = {each.claim.name: each for each in page["sections"]}
     (leakage,) = sections["leakage"].results
@@ -244,7 +250,7 @@ def test_what_a_launch_found_stands_in_the_section_of_its_claim(tmp_path):
     assert updates.weight == evidence.OBSERVATION and updates.caveat
     assert updates.tables[0].rows[0][1] == "50\N{NO-BREAK SPACE}%"
     (own,) = sections["retrofit"].results
-    assert len(own.tables) == 2 and own.drawn
+    assert own.tables[-1].rows[0][0] == "something" and own.drawn
     assert sections["prompt"].weight == evidence.NOTHING
     (tmp_path / "retrofit-notes.json").write_text(json.dumps(made))
     evidence.write(tmp_path, tmp_path / "out")
