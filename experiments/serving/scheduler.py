@@ -92,8 +92,9 @@ class Scheduler:
 
     @property
     def num_under_way(self) -> int:
-        """Texts that are being written."""
-        return len(self._under_way)
+        """Texts that are being written; one whose end was told is none of them."""
+        with self._changed:
+            return len(self._under_way)
 
     @property
     def is_alive(self) -> bool:
@@ -220,13 +221,16 @@ class Scheduler:
             return
         self.counts.steps += 1
         self.counts.step_seconds += time.monotonic() - start_s
-        for task in list(self._under_way):
-            piece = said[task]
-            self.counts.generated_tokens += len(piece.tokens)
-            if task.take(piece) or piece.finish:
-                began_s = self._under_way.pop(task)
-                self._durations_s.append(time.monotonic() - began_s)
-                self._model.leave(task)
+        # Who is told the end of a text and then asks what is under way must not find
+        # it there: the lock is held from the telling until it is gone.
+        with self._changed:
+            for task in list(self._under_way):
+                piece = said[task]
+                self.counts.generated_tokens += len(piece.tokens)
+                if task.take(piece) or piece.finish:
+                    began_s = self._under_way.pop(task)
+                    self._durations_s.append(time.monotonic() - began_s)
+                    self._model.leave(task)
 
     def _fail_all(self, error: Exception, *, waiting: bool = True) -> None:
         with self._changed:

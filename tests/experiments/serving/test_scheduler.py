@@ -1,5 +1,6 @@
 """A queue that is bounded, and a thread that outlives what goes wrong."""
 
+import threading
 import time
 
 import numpy as np
@@ -59,9 +60,27 @@ def test_texts_join_between_chunks_and_share_steps(scheduler, model):
     asked = _full(scheduler, model)[:3]
     model.hold.set()
     until(lambda: all(each.is_over for each in asked))
-    assert model.most_at_once == 2 and model.num_texts == 0
+    assert scheduler.num_under_way == 0 and model.num_texts == 0
+    assert model.most_at_once == 2
     assert scheduler.counts.generated_tokens == 24
     assert scheduler.counts.steps < 15  # what three texts need one by one
+
+
+def test_a_text_whose_end_was_told_is_not_under_way(scheduler):
+    asked, found = _Asked(num_tokens=1), []
+
+    def is_told(piece) -> bool:
+        """Looks as another thread would that was told at once."""
+        look = threading.Thread(target=lambda: found.append(scheduler.num_under_way))
+        look.start()
+        look.join(timeout=0.2)
+        asked.taken.append(piece)
+        return True
+
+    asked.task.take = is_told
+    scheduler.submit([asked.task])
+    until(lambda: found)
+    assert found == [0]
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(scheduler, model):
