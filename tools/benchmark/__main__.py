@@ -24,6 +24,7 @@ _PARTS = {
     "embed": ("chunks a second of the embedder, beside sentence-transformers", 5),
     "index": ("build time, recall and queries a second of the indexes", 5),
     "service": ("queries a second and latencies of the retrieval service", 5),
+    "serving": ("first tokens, tokens a second and failures of a model's server", 5),
     "hybrid": ("questions whose paragraph is found by vectors, words and both", 1),
     "database": ("time to open, load and search a database, and memory", 5),
     "faults": ("what kills, stalls, overload and damage leave: counts", 1),
