@@ -32,6 +32,9 @@ _ABSENT = {  # in a sequence that is all padding; 0 in all other features
     "neighbour_distances_BCN": np.inf,
 }
 
+_PARSED_AT_ONCE = min(os.cpu_count() or 1, 8)  # batches, each in a thread
+_BATCHES_AHEAD = 4  # that wait while a step runs
+
 
 class Sequences:
     """The sequences of one split of a dataset on disk."""
@@ -154,10 +157,12 @@ class Sequences:
         plan = tf.data.Dataset.zip((self._files(files), of_files))
         records = plan.flat_map(records_of).batch(batch_size, drop_remainder=True)
         batches = records.take(num_steps - first_step)
-        batches = batches.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+        batches = batches.map(parse, num_parallel_calls=_PARSED_AT_ONCE)
         options = tf.data.Options()
         options.deterministic = True
-        batches = batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+        # What would tune it keeps a process from ending, for up to 5 seconds.
+        options.autotune.enabled = False
+        batches = batches.prefetch(_BATCHES_AHEAD).with_options(options)
         for batch, has_neighbours in self._read(batches):
             for name in () if has_neighbours else _NEIGHBOURS:
                 del batch[name]
