@@ -38,6 +38,7 @@ _CONDITIONS = (
     *("passages", "minus off", "95 % over seeds", "95 % over documents"),
     *("seeds below off", "bits per byte", "95 % over seeds"),
 )
+_SMOKE_SCALE = "smoke"  # of the ablations
 CLAIM, OBSERVATION, SMOKE = "five seeds", "an observation", "a smoke run"
 NOTHING = "not measured"
 
@@ -146,11 +147,9 @@ def make_page(found: Mapping[str, Mapping], log: Sequence[Mapping]) -> dict[str,
 def _headline(weights: Sequence[str]) -> str:
     """How many claims were measured, and how well."""
     counts = [(weight, weights.count(weight)) for weight in (CLAIM, OBSERVATION, SMOKE)]
-    told = [f"{count} by {weight}" for weight, count in counts if count]
-    what = ", ".join(told) or "none"
-    return (
-        f"Of {len(weights)} claims were measured: {what}. "
-        f"{weights.count(NOTHING)} were not measured."
+    told = [f"{count} measured by {weight}" for weight, count in counts if count]
+    return f"{len(weights)} claims: " + ", ".join(
+        [*told, f"{weights.count(NOTHING)} not measured."]
     )
 
 
@@ -174,9 +173,12 @@ def _result(name: str, made: Mapping) -> Result:
 def _findings(made: Mapping) -> Iterator[tuple[str, list[Table], str]]:
     """What a file has found for claims: the claim, tables and their weight.
 
-    Of a launch the first variant counts, beside which the others stand.
+    Of a launch the first variant counts, beside which the others stand. A smoke run has
+    found nothing.
     """
     scale = _scale(str((made.get("made") or {}).get("command", "")))
+    if scale == _SMOKE_SCALE:
+        return
     is_launch = "variants" in made
     first: Mapping = next(iter(made["variants"].values()), {}) if is_launch else {}
     of_run = [] if is_launch else findings.of_results(made)
@@ -251,7 +253,7 @@ def _weight(variants: Mapping[str, Mapping], scale: str | None) -> str:
 
 def _weight_of(seeds: Sequence[int], scale: str | None) -> str:
     """How much numbers count, by the scale and the seeds of each."""
-    if scale == "smoke":
+    if scale == _SMOKE_SCALE:
         return SMOKE
     few = min(seeds, default=0) < table13.SEEDS_OF_A_CLAIM
     return OBSERVATION if few else CLAIM

@@ -119,7 +119,7 @@ def test_both_pages_hold_the_same_numbers_and_where_they_come_from(written):
 def test_what_was_not_measured_is_marked_and_few_seeds_are_no_claim(written):
     page, text, _ = written
     headline = (
-        "Of 12 claims were measured: 1 by five seeds, 2 by an observation. 9 were"
+        "12 claims: 1 measured by five seeds, 2 measured by an observation, 9 not"
     )
     assert headline in page and headline in text
     assert page.count("Not measured.") == len(claims.CLAIMS) - 3
@@ -148,7 +148,7 @@ def test_a_smoke_run_says_that_it_is_one():
     (section,) = (each for each in page["sections"] if each.results)
     assert section.weight == evidence.SMOKE
     assert section.results[0].caveat.startswith("A smoke run")
-    assert "1 by a smoke run" in page["headline"]
+    assert "1 measured by a smoke run" in page["headline"]
 
 
 def test_a_result_of_no_claim_has_a_section_of_its_own():
