@@ -117,7 +117,7 @@ def print_result(result: Result) -> None:
     """Prints the table, then the conditions and notes. A row may lack columns.
 
     Rows that name their `part` make a table for each part. A table that is too wide for a
-    screen is turned: a line for each column.
+    screen is turned: a line for each column; where a cell is a sentence, a line for each cell.
     """
     for _, rows in itertools.groupby(result.rows, lambda row: row.get("part")):
         print("\n".join(_table(list(rows))))
@@ -132,7 +132,14 @@ def _table(rows: Sequence[Row]) -> list[str]:
     table = _aligned([header, *lines])
     if len(table[0]) <= _MAX_WIDTH:
         return table
-    return _aligned([list(line) for line in zip(header, *lines, strict=True)])
+    turned = _aligned([list(line) for line in zip(header, *lines, strict=True)])
+    if len(turned[0]) <= _MAX_WIDTH:
+        return turned
+    return [
+        line
+        for row in rows
+        for line in ["", *(f"{name}: {value}" for name, value in row.items())]
+    ]
 
 
 def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:

@@ -21,3 +21,7 @@ def test_results_are_written_whole_and_read_back(tmp_path, capsys):
     rows[0] |= {f"column {number}": number for number in range(20)}
     result.print_result(written)
     assert " column 3   3    -" in capsys.readouterr().out
+    rows[1]["why"] = "a sentence " * 20
+    result.print_result(written)
+    lines = capsys.readouterr().out.splitlines()
+    assert "column 3: 3" in lines and f"why: {'a sentence ' * 20}" in lines
