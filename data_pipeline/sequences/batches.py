@@ -158,11 +158,7 @@ class Sequences:
         records = plan.flat_map(records_of).batch(batch_size, drop_remainder=True)
         batches = records.take(num_steps - first_step)
         batches = batches.map(parse, num_parallel_calls=_PARSED_AT_ONCE)
-        options = tf.data.Options()
-        options.deterministic = True
-        # What would tune it keeps a process from ending, for up to 5 seconds.
-        options.autotune.enabled = False
-        batches = batches.prefetch(_BATCHES_AHEAD).with_options(options)
+        batches = batches.prefetch(_BATCHES_AHEAD).with_options(_options())
         for batch, has_neighbours in self._read(batches):
             for name in () if has_neighbours else _NEIGHBOURS:
                 del batch[name]
@@ -248,6 +244,17 @@ def _keep_tensorflow_off_accelerators() -> None:
 
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)
+
+
+def _options():
+    """How batches are made: in their order, and by no tuner."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.deterministic = True
+    # The tuner's thread keeps a process from ending, for up to 5 seconds.
+    options.autotune.enabled = False
+    return options
 
 
 def _parsed(records_B, features: Mapping) -> dict:
