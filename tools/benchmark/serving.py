@@ -329,8 +329,8 @@ def _crowd(args, servers: dict[str, Client], prompts) -> list[Row]:
             {
                 "retrieval": name,
                 "clients": args.crowd,
-                "200": found.pop("200", 0),
-                "429 with Retry-After": found.pop("429, come again", 0),
+                "answered": found.pop("200", 0),
+                "told to come again": found.pop("429, come again", 0),
                 "anything else": ", ".join(f"{k}: {v}" for k, v in found.items()) or 0,
                 "health after": server.ask("GET", "/health")[0],
             }

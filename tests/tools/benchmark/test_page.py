@@ -26,7 +26,7 @@ def test_the_pages_are_what_the_command_makes():
 def test_each_question_has_a_page_with_one_table_and_two_sentences():
     pages = page.render()
     index = pages.pop("index.md")
-    assert len(pages) == 17
+    assert len(pages) == 18
     for name, question in pages.items():
         title, text, table, runs = question.strip().split("\n\n")
         assert title.startswith("# ") and f"[{title[2:]}]({name})" in index
