@@ -112,6 +112,26 @@ def test_ctrl_c_ends_the_command_with_a_word_and_nothing_half_written(tmp_path):
     assert not (tmp_path / "database" / "embeddings" / "stage.json").exists()
 
 
+def test_a_command_looks_for_no_cycles_as_it_ends():
+    """JAX leaves so many objects that a look at all of them takes seconds."""
+    lines = (
+        "import sys",
+        "from experiments import command_line",
+        "class Cycle:",
+        "    def __init__(self): self.own = self",
+        "    def __del__(self): print('looked')",
+        "def command(argv): print('done'); Cycle()",
+        "command_line.start(command)",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "done\n"
+
+
 def test_a_full_disk_is_called_so(capsys):
     """numpy says of it how many numbers it has written."""
 
