@@ -87,11 +87,15 @@ def _host(unit: Unit, flags: list[str]) -> subprocess.Popen:
 
 def _flags(hosts: int) -> list[list[str]]:
     """What tells each of several processes on this machine how to find the others."""
+    shared = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={hosts}"]
+    return [[*shared, f"--process_id={number}"] for number in range(hosts)]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={hosts}"]
-    return [[*shared, f"--process_id={number}"] for number in range(hosts)]
+        return probe.getsockname()[1]
 
 
 def _is_failure(status: int) -> bool:

@@ -15,7 +15,6 @@ import os
 import pathlib
 import random
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from experiments.launching.local import free_port
 from tools.benchmark.result import (
     Result,
     Row,
@@ -38,6 +38,7 @@ from tools.benchmark.result import (
 )
 
 _START_S, _ANSWER_S = 600.0, 600.0
+_COMPILING = 8  # prompts of all shapes that come before those that are timed
 _SAMPLES = 40  # of a soak's memory
 _WARM_UP = 16  # requests after which a soak's memory counts
 
@@ -57,19 +58,28 @@ class Client:
             content = answer.read()
             return answer.status, json.loads(content), dict(answer.getheaders())
 
-    def first_piece_s(self, body: dict) -> float:
-        """Streams a text and gives when its first piece came, or its end if none did."""
-        start_s, first_s = time.perf_counter(), None
+    def stream(self, body: dict) -> tuple[int, float]:
+        """Streams a text; gives the status and when its first piece came, or its end.
+
+        Raises:
+            ValueError: if the stream ends before it says so, or with an error.
+        """
+        start_s, first_s, last = time.perf_counter(), None, b""
         with self._sent("POST", "/v1/completions", body | {"stream": True}) as answer:
             for line in answer:
                 if first_s is None and _shows_text(line):
                     first_s = time.perf_counter() - start_s
-        return time.perf_counter() - start_s if first_s is None else first_s
+                last = line.strip() or last
+            if answer.status == 200 and last != b"data: [DONE]":
+                raise ValueError(f"a stream ended with {last[:200]!r}")
+            now_s = time.perf_counter() - start_s
+            return answer.status, now_s if first_s is None else first_s
 
-    def leave_early(self, body: dict) -> None:
-        """Begins to read a stream, and goes away."""
+    def leave_early(self, body: dict) -> int:
+        """Begins to read a stream, and goes away; gives the status."""
         with self._sent("POST", "/v1/completions", body | {"stream": True}) as answer:
             answer.readline()
+            return answer.status
 
     def is_answered(self) -> bool:
         """Whether the server is there and well."""
@@ -103,7 +113,7 @@ class Client:
 @contextlib.contextmanager
 def _serving(workdir: str, *flags: str) -> Iterator[Client]:
     """Serves a run while the block runs; ValueError with its last line if that ends."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "experiments.server", f"--workdir={workdir}"]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen([*command, f"--port={port}", *flags], stderr=log)
@@ -127,13 +137,7 @@ def _serving(workdir: str, *flags: str) -> Iterator[Client]:
 def _shows_text(line: bytes) -> bool:
     if not line.startswith(b"data: {"):
         return False
-    return any(choice["text"] for choice in json.loads(line[6:])["choices"])
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
+    return any(choice["text"] for choice in json.loads(line[6:]).get("choices", ()))
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -177,6 +181,8 @@ def run(args: argparse.Namespace) -> Result:
     notes = [
         "Servers take turns round by round; ratios of each round (least to largest).",
         "A client sends its next request when the last one is answered.",
+        "First pieces are of prompts that come once.",
+        "Rates repeat their texts: what a decoder has read of their passages is kept.",
     ]
     return Result(name="serving", conditions=conditions, rows=rows, notes=notes)
 
@@ -209,10 +215,13 @@ def _body(prompt: Sequence[int], tokens: int) -> dict:
 def _first(args, servers: dict[str, Client], prompts) -> list[Row]:
     """Times the first piece of streams that come alone."""
     found: dict[str, list[float]] = {name: [] for name in servers}
-    for prompt in prompts[: 4 + 8 * args.rounds]:
+    for prompt in prompts[: _COMPILING + 8 * args.rounds]:
         for name, server in servers.items():
-            found[name].append(1000 * server.first_piece_s(_body(prompt, 8)))
-    timed = {name: times_ms[4:] for name, times_ms in found.items()}  # 4 compile
+            status, first_s = server.stream(_body(prompt, 8))
+            if status != 200:
+                raise ValueError(f"a stream was refused: status {status}")
+            found[name].append(1000 * first_s)
+    timed = {name: times_ms[_COMPILING:] for name, times_ms in found.items()}
     return [
         {
             "retrieval": name,
@@ -338,16 +347,6 @@ def _crowd(args, servers: dict[str, Client], prompts) -> list[Row]:
     return rows
 
 
-def _streamed(server: Client, body: dict) -> int:
-    server.first_piece_s(body)
-    return 200
-
-
-def _left(server: Client, body: dict) -> int:
-    server.leave_early(body)
-    return 200
-
-
 def _posted(path: str, **fields) -> Callable[[Client, dict], int]:
     return lambda server, body: server.ask("POST", path, body | fields)[0]
 
@@ -355,8 +354,8 @@ def _posted(path: str, **fields) -> Callable[[Client, dict], int]:
 # What a soak asks for: texts, whole, streamed and left; scores, passages, and what is refused.
 _ACTS = (
     _posted("/v1/completions"),
-    _streamed,
-    _left,
+    lambda server, body: server.stream(body)[0],
+    Client.leave_early,
     _posted("/v1/completions", max_tokens=0, echo=True, logprobs=1),
     lambda server, body: server.ask("POST", "/v1/search", {"query": "the size"})[0],
     _posted("/v1/completions", n="x"),

@@ -12,13 +12,13 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from experiments.launching.local import free_port
 from retro_jax.runs.metrics import read_metrics
 from tools.benchmark.result import ROOT, Row, progress, significant
 from tools.faults import small_database, toy_embedder
@@ -175,7 +175,7 @@ class Drills:
     def refused_store(self) -> tuple[str, float, str]:
         """A store at an address where nobody answers."""
         environment = _environment(1) | {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{_free_port()}",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
             "AWS_ACCESS_KEY_ID": "someone",
             "AWS_SECRET_ACCESS_KEY": "secret",
         }
@@ -215,7 +215,7 @@ class Drills:
         of_last: Mapping = {},
         **of_all,
     ) -> list[subprocess.Popen]:
-        address = f"localhost:{_free_port()}"
+        address = f"localhost:{free_port()}"
         common = {"folder": str(folder), "count": count, "address": address}
         common |= {"mesh": mesh, "steps": _STEPS, **of_all}
         tasks = [common | {"number": number} for number in range(count)]
@@ -361,8 +361,3 @@ def _environment(devices: int) -> dict[str, str]:
         "XLA_FLAGS": _XLA.format(devices=devices),
         "PYTHONPATH": str(ROOT),
     }
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]

@@ -40,13 +40,18 @@ def rows(tiny_database):
         port = urllib.parse.urlsplit(address).port
         stub.model.step_s = 0.01
         patch.setattr(serving, "_serving", there)
-        found = {}
+        client, wrong = serving.Client(port, os.getpid()), {"prompt": "a", "n": "x"}
+        found = {"refused": (client.stream(wrong)[0], client.leave_early(wrong))}
         for part in ("first", "rates", "scores", "crowd", "soak"):
             _ARGS.parts = part
             found[part] = serving.run(_ARGS).rows
             if part == "rates":
                 found["most at once"] = stub.model.most_at_once
     return found
+
+
+def test_a_status_is_the_server_s_also_of_a_stream(rows):
+    assert rows["refused"] == (400, 400)
 
 
 def test_first_pieces_are_timed_on_and_off(rows):
